@@ -1,0 +1,64 @@
+/* reply.h - what clients receive: the JSON of a finished request and the frames of an event stream.
+ *
+ * A frame is `id: <n>`, `event: <type>`, one `data:` line of JSON that repeats type and job id, and
+ * an empty line. Every function appends to a caller's buffer. */
+#ifndef TACA_API_REPLY_H
+#define TACA_API_REPLY_H
+
+#include "api/error.h"
+#include "api/request.h"
+
+enum { API_ID_LEN = 32 };
+
+struct api_timings {
+    double queue_ms, text_ms, denoise_ms, vae_ms, encode_ms, total_ms;
+};
+struct api_result_image {
+    int index;
+    uint64_t seed;
+    int width_px, height_px;
+    const void *bytes; /* encoded file */
+    size_t len;
+};
+
+void api_base64(struct taca_buf *out, const void *bytes, size_t len);
+
+/* {"id","created","model","images":[{index,seed,width,height,format,b64_json}],"timings","warnings",
+ *  "taca"} */
+void api_reply_json(struct taca_buf *out, const char *id, int64_t created_s,
+                    const struct api_request *r, const struct taca_model_info *m,
+                    const struct api_result_image *images, int n, const struct api_timings *t,
+                    unsigned warnings);
+/* "prompt_cut" ... as a JSON array of {code,message}. */
+void api_warnings_json(struct taca_buf *out, unsigned warnings);
+
+void api_event_queued(struct taca_buf *out, uint64_t event_id, const char *id, int64_t created_s,
+                      int position, double eta_ms);
+void api_event_started(struct taca_buf *out, uint64_t event_id, const char *id, double queue_ms,
+                       const char *model, int steps);
+struct api_progress {
+    int index, step, steps; /* image index; steps done of steps */
+    double elapsed_ms, eta_ms;
+    int batch, batch_tokens; /* sequences and tokens of the last forward */
+};
+void api_event_progress(struct taca_buf *out, uint64_t event_id, const char *id,
+                        const struct api_progress *p);
+void api_event_preview(struct taca_buf *out, uint64_t event_id, const char *id, int step,
+                       int partial_index, const struct api_result_image *img);
+void api_event_image(struct taca_buf *out, uint64_t event_id, const char *id,
+                     const struct api_result_image *img);
+void api_event_completed(struct taca_buf *out, uint64_t event_id, const char *id, int64_t created_s,
+                         const struct api_timings *t, unsigned warnings, int n);
+void api_event_cancelled(struct taca_buf *out, uint64_t event_id, const char *id,
+                         const char *reason);
+void api_event_error(struct taca_buf *out, uint64_t event_id, const char *id,
+                     const struct api_error *e);
+void api_event_retrying(struct taca_buf *out, uint64_t event_id, const char *id, int attempt,
+                        const char *reason);
+
+/* {"object":"list","data":[...]} of /v1/models and the body of /v1/capabilities. */
+void api_models_json(struct taca_buf *out, const struct taca_model_info *m, int64_t created_s);
+void api_capabilities_json(struct taca_buf *out, const struct taca_model_info *m,
+                           const struct api_limits *l);
+
+#endif

@@ -1,0 +1,65 @@
+/* engine.h - from prompt to pixels on one device, a denoising step at a time.
+ *
+ * The unit of work is one step of a set of sequences; a sequence is one image in the making.
+ * Between two steps a sequence is only data: it can join, wait, leave or die at no cost, and
+ * sequences of one forward may differ in size, step, guidance, seed and TACA window. One thread
+ * owns an engine; only taca_engine_info may be read from others. Knows nothing of HTTP, queues or
+ * clocks.
+ *
+ *     taca_seq_open(e, &params, &s, &warnings, &err);
+ *     while (!taca_seq_done(s)) taca_step(e, &s, 1, &err);
+ *     taca_decode(e, &s, 1, &image, &err);
+ *     taca_seq_close(e, s); */
+#ifndef TACA_ENGINE_ENGINE_H
+#define TACA_ENGINE_ENGINE_H
+
+#include "engine/params.h"
+
+struct taca_engine;
+struct taca_seq;
+
+enum taca_precision { TACA_PRECISION_AUTO, TACA_PRECISION_F32, TACA_PRECISION_BF16 };
+
+struct taca_engine_opts {
+    const char *model_path; /* Hugging Face directory */
+    const char *model_id;   /* NULL = the checkpoint's own name */
+    int threads;            /* 0 = what the process may use */
+    enum taca_precision precision;
+    bool deterministic; /* an image does not depend on what else is in its batches, bit for bit */
+    size_t text_cache_bytes; /* 0 = 64 MiB */
+};
+
+enum taca_code taca_engine_open(struct taca_engine **out, const struct taca_engine_opts *opts,
+                                struct taca_err *err) TACA_MUST_USE;
+void taca_engine_close(struct taca_engine *e); /* NULL is fine; sequences must be closed */
+const struct taca_model_info *taca_engine_info(const struct taca_engine *e);
+enum taca_code taca_engine_cost(const struct taca_engine *e, const struct taca_gen_params *p,
+                                struct taca_cost *out, struct taca_err *err) TACA_MUST_USE;
+
+/* Checks the parameters, encodes the prompts, draws the noise and computes the modulation of every
+ * step. *warnings (may be NULL) gets a set of enum taca_warning. */
+enum taca_code taca_seq_open(struct taca_engine *e, const struct taca_gen_params *p,
+                             struct taca_seq **out, unsigned *warnings,
+                             struct taca_err *err) TACA_MUST_USE;
+void taca_seq_close(struct taca_engine *e, struct taca_seq *s); /* NULL is fine */
+int taca_seq_step(const struct taca_seq *s);                    /* steps done */
+int taca_seq_steps(const struct taca_seq *s);                   /* steps in all */
+bool taca_seq_done(const struct taca_seq *s);
+int taca_seq_tokens(const struct taca_seq *s); /* image + text tokens it adds to a forward */
+
+/* One denoising step of each of n >= 1 distinct, unfinished sequences, in one forward. On failure
+ * no sequence has advanced. */
+enum taca_code taca_step(struct taca_engine *e, struct taca_seq *const *seqs, int n,
+                         struct taca_err *err) TACA_MUST_USE;
+
+/* The current guess of the finished image at 1/8 of its size (latent-to-RGB), after at least one
+ * step. */
+enum taca_code taca_seq_preview(struct taca_engine *e, const struct taca_seq *s,
+                                struct taca_image *out, struct taca_err *err) TACA_MUST_USE;
+
+/* Finished sequences to images; out[i] belongs to the caller. TACA_ENUMERIC when a latent is not
+ * finite. On failure no image is left in out. */
+enum taca_code taca_decode(struct taca_engine *e, struct taca_seq *const *seqs, int n,
+                           struct taca_image *out, struct taca_err *err) TACA_MUST_USE;
+
+#endif

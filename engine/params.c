@@ -1,0 +1,154 @@
+/* params.c - see params.h. */
+#include "engine/params.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct taca_window taca_window_default(void) {
+    return (struct taca_window){.rule = TACA_WINDOW_FRACTION,
+                                .gamma = 1.2,
+                                .fraction = 0.1,
+                                .end_step = 3,
+                                .sigma_min = 0.97,
+                                .sigma_max = 1.0};
+}
+
+void taca_gen_params_init(struct taca_gen_params *p, const struct taca_model_info *m) {
+    *p = (struct taca_gen_params){.prompt = "",
+                                  .width_px = m->default_width_px,
+                                  .height_px = m->default_height_px,
+                                  .steps = m->default_steps,
+                                  .cfg_scale = m->default_cfg_scale,
+                                  .taca = taca_window_default()};
+    p->taca.rule = TACA_WINDOW_OFF;
+}
+
+static enum taca_code check_side(const char *name, int px, const struct taca_model_info *m,
+                                 struct taca_err *err) {
+    if (px < m->min_side_px || px > m->max_side_px || px % m->side_multiple_px != 0)
+        return taca_fail_param(err, name, "%s must be a multiple of %d in %d..%d, got %d", name,
+                               m->side_multiple_px, m->min_side_px, m->max_side_px, px);
+    return TACA_OK;
+}
+
+/* Inside min..max; NaN is outside everything. */
+static enum taca_code check_number(const char *name, double v, double min, double max,
+                                   struct taca_err *err) {
+    if (v >= min && v <= max) return TACA_OK;
+    return taca_fail_param(err, name, "%s must be in %g..%g, got %g", name, min, max, v);
+}
+
+static enum taca_code check_window(const struct taca_window *w, struct taca_err *err) {
+    enum taca_code rc = check_number("taca.scale", w->gamma, 0, 10, err);
+    if (!rc) rc = check_number("taca.fraction", w->fraction, 0, 1, err);
+    if (!rc && (w->first_step < 0 || w->end_step < w->first_step || w->end_step > TACA_MAX_STEPS))
+        rc = taca_fail_param(err, "taca.steps",
+                             "taca.steps must be first <= end in 0..%d, got %d..%d", TACA_MAX_STEPS,
+                             w->first_step, w->end_step);
+    if (!rc && !(w->sigma_min >= 0 && w->sigma_min <= w->sigma_max && w->sigma_max <= 1))
+        rc = taca_fail_param(err, "taca.timestep_low",
+                             "taca window must satisfy 0 <= low <= high <= 1000, got %g..%g",
+                             w->sigma_min * 1000, w->sigma_max * 1000);
+    return rc;
+}
+
+enum taca_code taca_gen_params_check(const struct taca_gen_params *p,
+                                     const struct taca_model_info *m, struct taca_err *err) {
+    if (!p->prompt) return taca_fail_param(err, "prompt", "prompt is required");
+    enum taca_code rc = check_side("width", p->width_px, m, err);
+    if (!rc) rc = check_side("height", p->height_px, m, err);
+    if (!rc && (p->steps < 1 || p->steps > TACA_MAX_STEPS))
+        rc = taca_fail_param(err, "steps", "steps must be in 1..%d, got %d", TACA_MAX_STEPS,
+                             p->steps);
+    if (!rc) rc = check_number("cfg_scale", p->cfg_scale, 0, 30, err);
+    if (!rc && p->shift != 0) rc = check_number("shift", p->shift, 0.01, 100, err);
+    if (!rc && (p->clip_skip < 0 || p->clip_skip > 12))
+        rc = taca_fail_param(err, "clip_skip", "clip_skip must be in 0..12, got %d", p->clip_skip);
+    if (!rc && p->seed >= UINT64_C(1) << 53)
+        rc = taca_fail_param(err, "seed", "seed must be in 0..2^53-1");
+    if (!rc) rc = check_window(&p->taca, err);
+    return rc;
+}
+
+/* The string members in a fixed order, for copy and pack. */
+enum { N_STRINGS = 6 };
+static const char **string_at(struct taca_gen_params *p, int i) {
+    const char **all[N_STRINGS] = {
+        &p->prompt,          &p->prompt_2,          &p->prompt_3,
+        &p->negative_prompt, &p->negative_prompt_2, &p->negative_prompt_3};
+    return all[i];
+}
+
+enum taca_code taca_gen_params_copy(struct taca_gen_params *dst, const struct taca_gen_params *src,
+                                    struct taca_arena *a, struct taca_err *err) {
+    struct taca_gen_params out = *src;
+    for (int i = 0; i < N_STRINGS; i++) {
+        const char **s = string_at(&out, i);
+        if (!*s) continue;
+        *s = taca_arena_strndup(a, *s, strlen(*s));
+        if (!*s) return taca_fail(err, TACA_ENOMEM, "copying a request");
+    }
+    *dst = out;
+    return TACA_OK;
+}
+
+/* A packed request: this head, then for each string a uint32 length (UINT32_MAX = NULL) and bytes.
+ */
+enum { PACK_MAGIC = 0x54475031 }; /* "TGP1": change with the struct */
+
+void taca_gen_params_pack(struct taca_buf *out, const struct taca_gen_params *p) {
+    struct taca_gen_params flat = *p;
+    uint32_t magic = PACK_MAGIC, head = sizeof flat;
+    for (int i = 0; i < N_STRINGS; i++) *string_at(&flat, i) = NULL; /* no pointers on the wire */
+    taca_buf_put(out, &magic, sizeof magic);
+    taca_buf_put(out, &head, sizeof head);
+    taca_buf_put(out, &flat, sizeof flat);
+    flat = *p;
+    for (int i = 0; i < N_STRINGS; i++) {
+        const char *s = *string_at(&flat, i);
+        uint32_t len = s ? (uint32_t)strlen(s) : UINT32_MAX;
+        taca_buf_put(out, &len, sizeof len);
+        if (s) taca_buf_put(out, s, len);
+    }
+}
+
+static bool take(const unsigned char **p, size_t *left, void *dst, size_t n) {
+    if (*left < n) return false;
+    if (dst) memcpy(dst, *p, n);
+    *p += n;
+    *left -= n;
+    return true;
+}
+
+enum taca_code taca_gen_params_unpack(struct taca_gen_params *p, const void *bytes, size_t len,
+                                      struct taca_arena *a, struct taca_err *err) {
+    const unsigned char *at = bytes;
+    size_t left = len;
+    uint32_t magic, head;
+    struct taca_gen_params out;
+    if (!take(&at, &left, &magic, sizeof magic) || magic != PACK_MAGIC ||
+        !take(&at, &left, &head, sizeof head) || head != sizeof out ||
+        !take(&at, &left, &out, sizeof out))
+        return taca_fail(err, TACA_EPROTO, "packed request of %zu bytes: bad head", len);
+    for (int i = 0; i < N_STRINGS; i++) {
+        uint32_t n;
+        if (!take(&at, &left, &n, sizeof n))
+            return taca_fail(err, TACA_EPROTO, "packed request of %zu bytes: cut string", len);
+        *string_at(&out, i) = NULL;
+        if (n == UINT32_MAX) continue;
+        const char *s = (const char *)at;
+        if (!take(&at, &left, NULL, n))
+            return taca_fail(err, TACA_EPROTO, "packed request of %zu bytes: cut string", len);
+        if (!(*string_at(&out, i) = taca_arena_strndup(a, s, n)))
+            return taca_fail(err, TACA_ENOMEM, "unpacking a request");
+    }
+    if (left) return taca_fail(err, TACA_EPROTO, "packed request: %zu bytes too many", left);
+    *p = out;
+    return TACA_OK;
+}
+
+void taca_image_finish(struct taca_image *img) {
+    free(img->rgb);
+    *img = (struct taca_image){0};
+}

@@ -1,0 +1,108 @@
+/* params.h - what an image request is, in plain data. The only part of the engine that the API
+ * layer sees: no tensors, no devices. Strings are NUL-terminated UTF-8 and borrowed;
+ * taca_gen_params_copy puts them into an arena, taca_gen_params_pack/unpack carry them across a
+ * pipe. */
+#ifndef TACA_ENGINE_PARAMS_H
+#define TACA_ENGINE_PARAMS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "base/mem.h"
+
+enum { TACA_MAX_STEPS = 200 };
+
+/* When temperature-adjusted cross-modal attention acts. A step i of n with noise level sigma (after
+ * the schedule's shift) is inside when OFF       never FRACTION  i / n < fraction (released code: 3
+ * of 30 = 0.1) STEPS     first_step <= i < end_step SIGMA     sigma_min <= sigma <= sigma_max
+ * (paper: timestep >= 970, so sigma_min 0.97) Bounds are inclusive where written so, evaluated in
+ * double on the host. */
+enum taca_window_rule {
+    TACA_WINDOW_OFF,
+    TACA_WINDOW_FRACTION,
+    TACA_WINDOW_STEPS,
+    TACA_WINDOW_SIGMA
+};
+struct taca_window {
+    enum taca_window_rule rule;
+    double gamma; /* factor on image-to-text logits inside the window, 0..10 */
+    double fraction;
+    int first_step, end_step;
+    double sigma_min, sigma_max;
+};
+/* gamma 1.2 in the first tenth of the steps. */
+struct taca_window taca_window_default(void);
+
+/* One image. Zero is not a valid value: start from taca_gen_params_init. */
+struct taca_gen_params {
+    const char *prompt;          /* every encoder, unless prompt_2 is given */
+    const char *prompt_2;        /* second CLIP of SD3, T5 of FLUX; NULL or "" = prompt */
+    const char *prompt_3;        /* T5 of SD3; NULL or "" = prompt */
+    const char *negative_prompt; /* used when cfg_scale > 1; NULL = "" */
+    const char *negative_prompt_2, *negative_prompt_3;
+    int width_px, height_px;
+    int steps;
+    double cfg_scale; /* <= 1: one pass without the negative prompt */
+    double shift;     /* of the noise schedule; 0 = the checkpoint's own */
+    int clip_skip;    /* 0 = last but one layer; positive prompt only */
+    uint64_t seed;    /* torch CPU generator seed, below 2^53 */
+    struct taca_window taca;
+};
+
+/* What a loaded checkpoint is; fixed after open, readable from any thread. */
+struct taca_model_info {
+    char id[64];       /* "demo" */
+    char family[16];   /* "sd3", "sd3.5" */
+    char backend[16];  /* "cpu" */
+    char device[96];   /* "avx512-bf16, 2 threads" */
+    char precision[8]; /* "f32", "bf16" */
+    int default_width_px, default_height_px, default_steps;
+    double default_cfg_scale;
+    int min_side_px, max_side_px, side_multiple_px;
+    int clip_tokens; /* per prompt, BOS and EOS included */
+    int t5_tokens;   /* 0 = no T5 rows */
+    bool has_t5;
+    int64_t parameters; /* of all components */
+    int64_t weight_bytes;
+};
+
+/* What one image will cost. */
+struct taca_cost {
+    int tokens;           /* image + text tokens of one forward, all CFG branches */
+    double step_flops;    /* one step, all CFG branches */
+    double total_flops;   /* text, steps and decoding */
+    size_t seq_bytes;     /* held from admission to image */
+    size_t scratch_bytes; /* peak of a step or of decoding, whichever is larger */
+};
+
+/* The model's own defaults; prompt "", seed 0, TACA off. */
+void taca_gen_params_init(struct taca_gen_params *p, const struct taca_model_info *m);
+/* TACA_EINVAL naming the field and the accepted range. */
+enum taca_code taca_gen_params_check(const struct taca_gen_params *p,
+                                     const struct taca_model_info *m,
+                                     struct taca_err *err) TACA_MUST_USE;
+/* Strings into `a`. */
+enum taca_code taca_gen_params_copy(struct taca_gen_params *dst, const struct taca_gen_params *src,
+                                    struct taca_arena *a, struct taca_err *err) TACA_MUST_USE;
+/* Flat bytes, little-endian host layout, versioned; unpack checks every length. */
+void taca_gen_params_pack(struct taca_buf *out, const struct taca_gen_params *p);
+enum taca_code taca_gen_params_unpack(struct taca_gen_params *p, const void *bytes, size_t len,
+                                      struct taca_arena *a, struct taca_err *err) TACA_MUST_USE;
+
+struct taca_image {
+    int width_px, height_px;
+    uint8_t *rgb; /* width * height * 3, rows top down; free with taca_image_finish */
+};
+void taca_image_finish(struct taca_image *img);
+
+/* Things a client should know though its request was served. */
+enum taca_warning {
+    TACA_WARN_PROMPT_CUT = 1 << 0, /* more tokens than the encoder takes; the rest was dropped */
+    TACA_WARN_NEGATIVE_CUT = 1 << 1,
+    TACA_WARN_NEGATIVE_IGNORED = 1 << 2, /* negative prompt given, cfg_scale <= 1 */
+};
+
+#endif

@@ -1,0 +1,31 @@
+/* schedule.h - the noise levels a generation walks through.
+ *
+ * Flow matching integrates from sigma = 1 (pure noise) to sigma = 0 (image). This file turns "28
+ * steps, shift 3" into sigmas exactly as the reference scheduler does; it knows nothing of models
+ * or devices. */
+#ifndef TACA_ENGINE_SAMPLE_SCHEDULE_H
+#define TACA_ENGINE_SAMPLE_SCHEDULE_H
+
+#include <jansson.h>
+
+#include "engine/params.h"
+
+struct taca_scheduler { /* a scheduler_config.json */
+    double shift;       /* 1 = linear */
+    int train_steps;    /* 1000 */
+    bool dynamic;       /* use_dynamic_shifting: refused for now with a clear message */
+};
+enum taca_code taca_scheduler_load(struct taca_scheduler *out, const json_t *config,
+                                   struct taca_err *err) TACA_MUST_USE;
+
+struct taca_schedule {
+    int steps;
+    float sigma[TACA_MAX_STEPS + 1]; /* strictly falling; [0] = 1, [steps] = 0 */
+    float timestep[TACA_MAX_STEPS];  /* 1000 * sigma as the model is told it */
+};
+/* `steps` 1..TACA_MAX_STEPS; shift > 0 replaces the scheduler's, 0 keeps it. *out untouched on
+ * error. */
+enum taca_code taca_schedule_init(struct taca_schedule *out, const struct taca_scheduler *s,
+                                  int steps, double shift, struct taca_err *err) TACA_MUST_USE;
+
+#endif

@@ -1,0 +1,267 @@
+/* backend.h - the ops an MM-DiT needs, each with its equation, on whatever device a backend drives.
+ *
+ * A backend is one device with its memory, its weights and its first error. Model code calls the
+ * taca_* functions below; they check shapes and go through the backend's table (struct
+ * taca_backend_ops, kernels/backend_ops.h), which only backends see. Rules for every op:
+ *   - destination first; dtypes f32 or bf16 per view unless said otherwise; arithmetic in float,
+ *     rounded to nearest even on the way out;
+ *   - a destination aliases no source unless the op says "in place";
+ *   - returns void: the backend keeps its first error (shape, device) and does nothing from then
+ *     on; taca_sync reports it. So a forward pass reads like the paper;
+ *   - rows are ragged: a batch is packed rows plus a struct taca_layout, never padding;
+ *   - work is queued: data of a destination may be read by the host only after taca_download.
+ * With `deterministic` a result row depends only on its own inputs and its segment, bit for bit,
+ * not on what else is in the batch. */
+#ifndef TACA_KERNELS_BACKEND_H
+#define TACA_KERNELS_BACKEND_H
+
+#include <stdbool.h>
+
+#include "base/err.h"
+#include "kernels/tensor.h"
+
+struct taca_backend;
+
+struct taca_backend_opts {
+    int threads;               /* CPU worker threads; 0 = what the process may use */
+    enum taca_dtype precision; /* matmul inputs: TACA_F32 or TACA_BF16 */
+    bool deterministic;
+    bool scalar; /* CPU: plain C paths only, the oracle of the vector code */
+};
+
+/* Opens the CPU backend. bf16 on a CPU without AVX512-BF16 falls back to f32 (see
+ * taca_backend_precision). */
+enum taca_code taca_cpu_open(struct taca_backend **out, const struct taca_backend_opts *opts,
+                             struct taca_err *err) TACA_MUST_USE;
+/* A backend that computes nothing and counts: run a forward on it with empty scratch to learn what
+ * it costs. Weight handles of any backend may be passed to its ops. */
+struct taca_counts {
+    double flops;         /* 1 multiply-add = 2; matmul, convolution and attention only */
+    double weight_bytes;  /* read once per op that uses them */
+    size_t scratch_bytes; /* peak of the scratch given to it */
+};
+enum taca_code taca_count_open(struct taca_backend **out, enum taca_dtype precision,
+                               struct taca_err *err) TACA_MUST_USE;
+struct taca_counts taca_count_read(const struct taca_backend *b);
+
+void taca_backend_close(struct taca_backend *b); /* frees its weights too; NULL is fine */
+const char *taca_backend_name(const struct taca_backend *b);   /* "cpu" */
+const char *taca_backend_detail(const struct taca_backend *b); /* "avx512-bf16, 2 threads" */
+/* dtype of matmul inputs: activations that only feed a linear should be stored so. */
+enum taca_dtype taca_backend_precision(const struct taca_backend *b);
+
+/* ---- memory -------------------------------------------------------------------------------- */
+
+void *taca_alloc(struct taca_backend *b, size_t bytes,
+                 struct taca_err *err); /* 64-aligned; NULL on failure */
+void taca_free(struct taca_backend *b, void *p);
+void taca_upload(struct taca_backend *b, void *dst, const void *host, size_t bytes);
+void taca_download(struct taca_backend *b, void *host, const void *src, size_t bytes); /* waits */
+void taca_fill_zero(struct taca_backend *b, void *dst, size_t bytes);
+/* Waits for queued work; the first error since the last sync, which is cleared. */
+enum taca_code taca_sync(struct taca_backend *b, struct taca_err *err) TACA_MUST_USE;
+
+/* Step scratch: a bump allocator over one block of backend memory. taca_scratch_reserve makes room
+ * (the only place that allocates); the taca_scratch_* getters advance, and on a counting backend or
+ * a scratch without room they return views with data == NULL while `peak` keeps growing, the latter
+ * also setting the backend's error. Release by setting `used` back to a saved value. */
+struct taca_scratch {
+    struct taca_backend *b;
+    char *base;
+    size_t size, used, peak;
+};
+enum taca_code taca_scratch_reserve(struct taca_scratch *s, size_t bytes,
+                                    struct taca_err *err) TACA_MUST_USE;
+void taca_scratch_finish(struct taca_scratch *s);
+struct taca_mat taca_scratch_mat(struct taca_scratch *s, enum taca_dtype dtype, int64_t rows,
+                                 int64_t cols);
+struct taca_map taca_scratch_map(struct taca_scratch *s, enum taca_dtype dtype, int64_t n,
+                                 int64_t h, int64_t w, int64_t c);
+
+/* ---- weights: live as long as the backend, prepared once at load ---------------------------- */
+
+/* y = x W^T + b. The parts' rows are stacked (q, k, v become one matmul); each part is [out_i, in]
+ * (or [out_i, in, 1, 1], or a patch convolution [out_i, c, p, p], flattened). biases[i] is [out_i];
+ * biases == NULL means no bias at all. */
+struct taca_linear {
+    int64_t in, out;
+    enum taca_dtype dtype; /* as stored for the matmul */
+    bool has_bias;
+};
+enum taca_code taca_linear_open(struct taca_backend *b, struct taca_linear **out,
+                                const struct taca_tensor *parts, const struct taca_tensor *biases,
+                                int n_parts, struct taca_err *err) TACA_MUST_USE;
+
+struct taca_conv {
+    int64_t c_in, c_out, kh, kw;
+    int stride;
+    int pad_top, pad_left, pad_bottom, pad_right;
+    enum taca_dtype dtype;
+};
+/* weight [c_out, c_in, kh, kw], bias [c_out]; geometry fields of *shape (stride, pads) are taken.
+ */
+enum taca_code taca_conv_open(struct taca_backend *b, struct taca_conv **out,
+                              const struct taca_tensor *weight, const struct taca_tensor *bias,
+                              const struct taca_conv *shape, struct taca_err *err) TACA_MUST_USE;
+
+/* n floats on the device (norm gains, biases). */
+struct taca_vec {
+    const float *data;
+    int64_t n;
+};
+enum taca_code taca_vec_open(struct taca_backend *b, struct taca_vec *out,
+                             const struct taca_tensor *t, struct taca_err *err) TACA_MUST_USE;
+/* A lookup table [rows, cols] (token embeddings, position table), kept as f32. Rank 2, or rank 3
+ * with a leading 1. */
+enum taca_code taca_table_open(struct taca_backend *b, struct taca_mat *out,
+                               const struct taca_tensor *t, struct taca_err *err) TACA_MUST_USE;
+
+/* ---- raggedness ------------------------------------------------------------------------------ */
+
+/* One attention segment: rows [img, img + n_img) of the image stream and [txt, txt + n_txt) of the
+ * text stream. A CFG pair is two segments. Encoders and the VAE use the image stream alone. */
+struct taca_seg {
+    int64_t img, n_img;
+    int64_t txt, n_txt;
+    float gamma; /* TACA: factor on logits of image queries and text keys; 1 = plain attention */
+};
+
+/* The segments of one batch, shared by all ops of a forward; init copies them to the device. Row
+ * ranges are contiguous, in order and cover each stream. */
+struct taca_layout {
+    struct taca_backend *b;
+    const struct taca_seg *segs; /* host copy */
+    int n_segs;
+    int64_t img_rows, txt_rows;
+    void *device; /* the backend's own form */
+};
+enum taca_code taca_layout_init(struct taca_layout *l, struct taca_backend *b,
+                                const struct taca_seg *segs, int n_segs,
+                                struct taca_err *err) TACA_MUST_USE;
+void taca_layout_finish(struct taca_layout *l);
+
+enum taca_stream { TACA_IMG, TACA_TXT };
+
+/* ---- ops ------------------------------------------------------------------------------------- */
+
+enum taca_act {
+    TACA_ACT_NONE,
+    TACA_ACT_SILU,       /* x / (1 + exp(-x)) */
+    TACA_ACT_GELU_TANH,  /* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) */
+    TACA_ACT_GELU_ERF,   /* 0.5 x (1 + erf(x / sqrt 2)) */
+    TACA_ACT_QUICK_GELU, /* x / (1 + exp(-1.702 x)) */
+};
+
+/* y = act(x W^T + b).   x [rows, in], y [rows, out]; x may be f32 whatever the weights are. */
+void taca_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                 const struct taca_linear *w, enum taca_act act);
+
+/* y = act(x), in place allowed. Same shape. */
+void taca_activate(struct taca_backend *b, struct taca_mat y, struct taca_mat x, enum taca_act act);
+
+/* y = (x - mean) / sqrt(var + eps) * gain + bias per row, biased variance.
+ *   gain, bias  [cols] or NULL (1 and 0) */
+void taca_layer_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                     const struct taca_vec *gain, const struct taca_vec *bias, float eps);
+
+/* y_r = LN(x_r) o (1 + mod[s, scale..]) + mod[s, shift..], s = segment of row r in `stream`;
+ * LN without gain and bias.   x, y [rows of stream, d]; mod f32 [n_segs, width]; shift, scale are
+ * first columns of d-wide ranges. */
+void taca_norm_modulate(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                        struct taca_mat mod, int64_t shift, int64_t scale,
+                        const struct taca_layout *l, enum taca_stream stream, float eps);
+
+/* x_r += mod[s, gate..] o y_r.   x f32, y any, shapes and mod as above. */
+void taca_gate_add(struct taca_backend *b, struct taca_mat x, struct taca_mat y,
+                   struct taca_mat mod, int64_t gate, const struct taca_layout *l,
+                   enum taca_stream stream);
+
+/* y = a + c, in place allowed (y may be a or c). */
+void taca_add(struct taca_backend *b, struct taca_mat y, struct taca_mat a, struct taca_mat c);
+
+/* x_h = x_h / sqrt(mean(x_h^2) + eps) * gain for each head h of each row, in place.
+ *   x [rows, heads * D], gain [D] */
+void taca_head_rms_norm(struct taca_backend *b, struct taca_mat x, const struct taca_vec *gain,
+                        float eps);
+
+/* o = softmax(z) v per segment and head, over the segment's image and text keys jointly, where
+ *   z_ij = gamma_s * scale * q_i.k_j   for image query i and text key j,
+ *   z_ij = scale * q_i.k_j             otherwise;  CAUSAL: key j <= query i, image stream only.
+ *   q, k, v  [rows of the stream, heads * head_dim]; o alike, aliases none of them
+ * Softmax in float with the maximum taken after gamma; no n x n matrix is stored. gamma = 1 gives
+ * the plain result bit for bit. A stream without rows may have zeroed views; o of the text stream
+ * may be zeroed (data NULL): text queries are then not computed. */
+enum taca_mask { TACA_MASK_NONE, TACA_MASK_CAUSAL };
+struct taca_qkv {
+    struct taca_mat q, k, v;
+};
+struct taca_attn {
+    int heads;
+    float scale;
+    enum taca_mask mask;
+};
+void taca_attention(struct taca_backend *b, struct taca_mat o_img, struct taca_mat o_txt,
+                    struct taca_qkv img, struct taca_qkv txt, const struct taca_layout *l,
+                    const struct taca_attn *a);
+
+/* y_r = table[ids[r]].   ids: rows(y) host integers, each in [0, rows(table)). */
+void taca_embed(struct taca_backend *b, struct taca_mat y, struct taca_mat table,
+                const int32_t *ids);
+
+/* Sinusoidal features of t: y[r] = [cos(t_r f_k) | sin(t_r f_k)], k < cols/2, f_k = exp(e_k) with
+ * e_k = float(-ln 10000) * k / (cols/2): exponent, frequency and product each rounded to float, as
+ * the reference does.   t: rows(y) host floats; y f32 */
+void taca_time_features(struct taca_backend *b, struct taca_mat y, const float *t);
+
+/* Tokens of a latent in row-major patch order.   x [c, h, w], y [h/p * w/p, c*p*p]
+ *   CHANNEL_MAJOR  column (ch * p + dy) * p + dx      (SD3 input, FLUX both ways)
+ *   CHANNEL_LAST   column (dy * p + dx) * c + ch      (SD3 output) */
+enum taca_patch { TACA_PATCH_CHANNEL_MAJOR, TACA_PATCH_CHANNEL_LAST };
+void taca_patchify(struct taca_backend *b, struct taca_mat y, struct taca_chw x, int p,
+                   enum taca_patch order);
+void taca_unpatchify(struct taca_backend *b, struct taca_chw y, struct taca_mat x, int p,
+                     enum taca_patch order);
+
+/* x[r * w + c] += table[(top + r) * side + left + c], the centred h x w window of a side x side
+ * table: top = (side - h) / 2, left = (side - w) / 2.   x [h*w, d], table [side*side, d] */
+void taca_add_position(struct taca_backend *b, struct taca_mat x, struct taca_mat table,
+                       int64_t side, int64_t h, int64_t w);
+
+/* Euler step with classifier-free guidance: v = u + g (c - u), or v = c when u.data is NULL;
+ * x += dsigma v; c := v (kept for previews).   x, c, u same shape */
+void taca_cfg_euler(struct taca_backend *b, struct taca_chw x, struct taca_chw c, struct taca_chw u,
+                    float guidance, float dsigma);
+
+/* y = a * x + c elementwise, in place allowed. */
+void taca_axpb(struct taca_backend *b, struct taca_chw y, struct taca_chw x, float a, float c);
+
+/* ---- feature maps ---------------------------------------------------------------------------- */
+
+/* map[0, y, x, ch] = chw[ch, y, x] and back. n = 1. */
+void taca_chw_to_map(struct taca_backend *b, struct taca_map y, struct taca_chw x);
+void taca_map_to_chw(struct taca_backend *b, struct taca_chw y, struct taca_map x);
+
+/* y[n,i,j,o] = bias[o] + sum_{k,l,c} w[o,c,k,l] x[n, i*stride + k - pad_top, j*stride + l -
+ * pad_left, c], zero outside x. */
+void taca_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
+                 const struct taca_conv *w);
+
+/* y = act((x - mean_g) / sqrt(var_g + eps) * gain_c + bias_c); mean and biased variance over the
+ * h * w * c/groups values of image n and group g. act is NONE or SILU. In place allowed. */
+void taca_group_norm(struct taca_backend *b, struct taca_map y, struct taca_map x,
+                     const struct taca_vec *gain, const struct taca_vec *bias, int groups,
+                     float eps, enum taca_act act);
+
+/* y[n, i, j, c] = x[n, i/2, j/2, c]. */
+void taca_upsample2(struct taca_backend *b, struct taca_map y, struct taca_map x);
+
+/* dst = round_half_even(255 * clamp(x/2 + 1/2, 0, 1)) as h * w RGB bytes in HOST memory; n = 1, c
+ * = 3. Waits. Non-finite values become 0 and are reported as TACA_ENUMERIC at sync. */
+void taca_map_to_rgb8(struct taca_backend *b, uint8_t *dst, struct taca_map x);
+
+/* A map seen as rows of pixels [n*h*w, c], and the other way round. */
+static inline struct taca_mat taca_map_rows(struct taca_map m) {
+    return (struct taca_mat){m.data, m.dtype, m.n * m.h * m.w, m.c, m.c};
+}
+
+#endif

@@ -1,0 +1,65 @@
+/* front.h - the front door: listeners with the head guard on the loop, libmicrohttpd daemons
+ * without a listen socket behind it, routes, event streams, and the watch for clients that left.
+ *
+ * Runs on the loop thread (listeners, watch) and on one thread per MHD daemon (requests). It never
+ * computes: a parsed request becomes a job and goes to `submit`. */
+#ifndef TACA_SERVER_FRONT_H
+#define TACA_SERVER_FRONT_H
+
+#include <stdatomic.h>
+#include <uv.h>
+
+#include "api/limits.h"
+#include "base/err.h"
+#include "engine/params.h"
+#include "server/job.h"
+
+/* What the loop tells the front door, readable from any thread. */
+enum service_state { SERVICE_LOADING, SERVICE_READY, SERVICE_DRAINING, SERVICE_FAILED };
+struct service_status {
+    atomic_int state;            /* enum service_state */
+    atomic_int waiting, running; /* jobs */
+    atomic_llong last_beat_us;   /* the loop's heartbeat, for /livez */
+    /* set before state becomes READY, never changed after */
+    struct taca_model_info model;
+    int64_t model_loaded_s;
+};
+
+struct front_opts {
+    const char *host;         /* "localhost", an address, or a comma-separated list */
+    int port;                 /* 0 = any: front_port tells */
+    const char *admin_listen; /* "127.0.0.1:8081", "" = none */
+    int max_connections;
+    int head_timeout_ms;
+    int body_timeout_ms;
+    int sse_ping_ms;
+    struct api_limits limits;
+};
+
+struct front_hooks {
+    void *ctx;
+    struct service_status *status;
+    /* Any http thread. True: the job is the loop's now. False: draining, the caller still owns it.
+     */
+    bool (*submit)(void *ctx, struct job *job);
+    /* Loop thread: the client of this job left (half-closed or reset) before its answer was
+     * complete. */
+    void (*client_gone)(void *ctx, uint64_t job_key);
+    /* Any http thread: the text of /metrics. */
+    void (*metrics)(void *ctx, struct taca_buf *out);
+};
+
+struct front;
+enum taca_code front_open(struct front **out, uv_loop_t *loop, const struct front_opts *opts,
+                          const struct front_hooks *hooks, struct taca_err *err) TACA_MUST_USE;
+int front_port(const struct front *f);
+int front_admin_port(const struct front *f); /* 0 = none */
+/* Stops accepting; connections that are in go on. */
+void front_stop_accepting(struct front *f);
+/* Connections that still exist behind the guard. */
+int front_connections(const struct front *f);
+/* Ends every waiting connection, stops the daemons, closes its uv handles and calls done() on the
+ * loop when the last is closed; the front is then freed. Streams must have ended or are cut. */
+void front_close(struct front *f, void (*done)(void *ctx), void *ctx);
+
+#endif

@@ -1,0 +1,60 @@
+/* metrics.h - the numbers of /metrics, kept as atomics so that any thread may count and any may
+ * read.
+ *
+ * Names and labels are those of the operator's handbook (docs/metrics.md); nothing here is ever
+ * labelled by prompt, job or user. One table in metrics.c describes every family. */
+#ifndef TACA_SERVER_METRICS_H
+#define TACA_SERVER_METRICS_H
+
+#include <stdint.h>
+
+#include "base/buf.h"
+
+/* Counters with one label each; values are fixed lists in metrics.c. */
+enum metric_counter {
+    METRIC_REQUESTS,  /* taca_requests_total{model,outcome}: ok cancelled failed rejected expired */
+    METRIC_REJECTED,  /* taca_rejected_total{reason} */
+    METRIC_CANCELLED, /* taca_cancelled_total{reason} */
+    METRIC_RESTARTS,  /* taca_worker_restarts_total{reason} */
+    METRIC_EVENTS_DROPPED, /* taca_events_dropped_total{kind} */
+    METRIC_STEPS,
+    METRIC_IMAGES,
+    METRIC_PIXELS,
+    METRIC_PADDING_TOKENS
+};
+enum metric_gauge {
+    METRIC_CONNECTIONS,
+    METRIC_SSE_STREAMS,
+    METRIC_RUNNING,
+    METRIC_WAITING,
+    METRIC_CAPACITY,
+    METRIC_BACKLOG_SECONDS,
+    METRIC_DRAINING,
+    METRIC_LAST_STEP,
+    METRIC_MODEL_LOADED,
+    METRIC_MODEL_LOAD_SECONDS
+};
+enum metric_histogram {
+    METRIC_QUEUE_WAIT, /* seconds */
+    METRIC_REQUEST_DURATION,
+    METRIC_STEP_DURATION,
+    METRIC_STEP_IMAGES,
+    METRIC_STEP_TOKENS,
+    METRIC_STAGE_TEXT,
+    METRIC_STAGE_DENOISE,
+    METRIC_STAGE_VAE,
+    METRIC_STAGE_ENCODE
+};
+
+void metric_add(enum metric_counter c, const char *label,
+                uint64_t n); /* label NULL where there is none */
+void metric_set(enum metric_gauge g, double v);
+void metric_inc(enum metric_gauge g, int by);
+void metric_observe(enum metric_histogram h, double v);
+/* taca_http_requests_total{route,method,code} and its duration. `route` is a constant pattern. */
+void metric_http(const char *route, const char *method, int code, double seconds);
+void metrics_set_model(const char *model); /* once, before READY */
+/* Prometheus text format 0.0.4. */
+void metrics_render(struct taca_buf *out);
+
+#endif

@@ -1,0 +1,26 @@
+/* serve.h - the service as one call, and its worker process. */
+#ifndef TACA_SERVER_SERVE_H
+#define TACA_SERVER_SERVE_H
+
+#include "engine/engine.h"
+#include "server/front.h"
+
+struct serve_opts {
+    struct front_opts front;
+    struct taca_engine_opts engine;
+    const char *self;     /* path of this executable, for the worker process */
+    int max_queue;        /* jobs waiting */
+    int max_batch_images; /* sequences in one step */
+    int max_batch_tokens; /* tokens of one forward; 0 = no limit */
+    int encode_threads;
+    int start_timeout_ms; /* a job not started by then fails with 504 */
+    int drain_grace_ms, drain_timeout_ms;
+    int step_timeout_ms; /* a worker without an answer for this long is killed */
+};
+
+/* Runs until SIGTERM/SIGINT; the exit code of the process (0 clean, 1 failed, 78 configuration). */
+int taca_serve(const struct serve_opts *opts);
+/* The child: engine behind a socketpair on descriptor 3, pixels into the shared memory on 4. */
+int taca_worker(const struct taca_engine_opts *opts);
+
+#endif
