@@ -1,7 +1,50 @@
-/* main.c - the subcommands of taca and how to find them. */
+/* main.c - finds the subcommand. */
+#include <signal.h>
 #include <stdio.h>
+#include <string.h>
 
-int main(void) {
-    printf("taca %s\n", TACA_VERSION);
-    return 0;
+#include "base/near.h"
+#include "cli/cli.h"
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *about; /* NULL: hidden */
+} commands[] = {
+    {"generate", cli_generate, "make a picture from a prompt, here and now"},
+};
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+static void print_usage(FILE *to) {
+    fprintf(to,
+            "taca %s - images from text with FLUX and Stable Diffusion 3 transformers\n\n"
+            "usage: taca COMMAND [options]\n\n",
+            TACA_VERSION);
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (commands[i].about) fprintf(to, "  %-12s %s\n", commands[i].name, commands[i].about);
+    fprintf(to, "\n`taca COMMAND --help` tells the rest.\n");
+}
+
+int cli_fail(const char *command, const struct taca_err *err) {
+    fprintf(stderr, "taca %s: %s\n", command, err->text[0] ? err->text : taca_code_text(err->code));
+    return err->code == TACA_EINVAL ? EXIT_USAGE : EXIT_FAILED;
+}
+
+int main(int argc, char **argv) {
+    signal(SIGPIPE, SIG_IGN);
+    const char *word = argc > 1 ? argv[1] : "";
+    if (!*word) return print_usage(stderr), EXIT_USAGE;
+    if (strcmp(word, "--version") == 0 || strcmp(word, "version") == 0)
+        return printf("taca %s\n", TACA_VERSION), EXIT_OK;
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0)
+        return print_usage(stdout), EXIT_OK;
+    const char *names[N_COMMANDS];
+    for (int i = 0; i < N_COMMANDS; i++) {
+        names[i] = commands[i].name;
+        if (strcmp(word, commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
+    }
+    const char *near = taca_nearest(word, names, N_COMMANDS);
+    fprintf(stderr, "taca: unknown command '%s'%s%s%s\n", word, near ? ", did you mean " : "",
+            near ? near : "", near ? "?" : " (see taca --help)");
+    return EXIT_USAGE;
 }

@@ -1,0 +1,55 @@
+/* flags.h - command-line options from a table: parsing, environment twins, ranges, help.
+ *
+ * Precedence: command line, then environment, then the value that *out holds beforehand (the
+ * default). Forms: --name V, --name=V, -x V, --switch, --no-switch, `--` ends the options. A
+ * mistake prints one line that names the option and the accepted values. */
+#ifndef TACA_CLI_FLAGS_H
+#define TACA_CLI_FLAGS_H
+
+#include <stdbool.h>
+
+enum flag_type {
+    FLAG_STRING, /* const char ** */
+    FLAG_INT,    /* int *, min..max */
+    FLAG_NUMBER, /* double *, min..max */
+    FLAG_SWITCH, /* bool * */
+    FLAG_CHOICE, /* int *: index into choices, a '|'-separated list */
+    FLAG_LIST    /* struct flag_list *: may be repeated */
+};
+
+enum { FLAG_LIST_MAX = 16 };
+struct flag_list {
+    const char *item[FLAG_LIST_MAX];
+    int n;
+};
+
+struct flag {
+    const char *name; /* without the dashes */
+    char letter;      /* 0 = none */
+    enum flag_type type;
+    void *out;
+    double min, max;     /* INT and NUMBER, inclusive */
+    const char *choices; /* CHOICE: "auto|f32|bf16" */
+    const char *env;     /* "TACA_PORT" or NULL */
+    const char *arg;     /* "N" in the help; NULL for a switch */
+    const char *help;    /* one sentence; NULL hides the option */
+};
+
+struct flag_set {
+    const char *usage; /* "generate PROMPT [options]" */
+    const char *about; /* what the command does, some lines */
+    const struct flag *flags;
+    int n_flags;
+    int min_args, max_args; /* positional */
+    const char *args[32];   /* filled */
+    int n_args;
+};
+
+enum flags_result { FLAGS_OK, FLAGS_HELP, FLAGS_BAD };
+/* argv[0] is the subcommand. HELP: the help is on stdout, exit 0. BAD: the reason is on stderr,
+ * exit 2. */
+enum flags_result flags_parse(struct flag_set *set, int argc, char **argv);
+
+#define FLAGS_COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
+
+#endif
