@@ -16,19 +16,24 @@ struct taca_ckpt;
 
 /* path: a .safetensors file, or a component directory with <base>.safetensors or
  * <base>.safetensors.index.json (base "diffusion_pytorch_model" or "model"; variants such as
- * model.fp16.safetensors are accepted when alone). */
+ * model.fp16.safetensors are accepted when alone). An index only says where to look: every tensor
+ * it lists must be in the shard it names, and no tensor may be in two shards. */
 enum taca_code taca_ckpt_open(struct taca_ckpt **out, const char *path,
                               struct taca_err *err) TACA_MUST_USE;
 void taca_ckpt_close(struct taca_ckpt *c);
 bool taca_ckpt_has(const struct taca_ckpt *c, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
-/* Shape of a tensor as stored, NULL when absent: for structure that only the file knows. */
+/* Shape of a tensor as stored, NULL when absent: for structure that only the file knows. Neither
+ * this nor taca_ckpt_has counts as asking for it. */
 const struct taca_tensor *taca_ckpt_peek(const struct taca_ckpt *c, const char *name);
 /* The tensor called `name` with exactly this shape (rank dims; -1 accepts any). */
 enum taca_code taca_ckpt_get(struct taca_ckpt *c, struct taca_tensor *out, const char *name,
                              int rank, const int64_t *dim, struct taca_err *err) TACA_MUST_USE;
 int64_t taca_ckpt_parameters(const struct taca_ckpt *c); /* elements in all */
 int64_t taca_ckpt_bytes(const struct taca_ckpt *c);
+int taca_ckpt_files(const struct taca_ckpt *c); /* 1, or the number of shards */
+/* Elements by dtype, the last entry for dtypes that are not supported. */
+void taca_ckpt_dtypes(const struct taca_ckpt *c, int64_t elements[TACA_DTYPES + 1]);
 /* Calls fn for every tensor never asked for. */
 void taca_ckpt_unused(const struct taca_ckpt *c, void (*fn)(void *ctx, const char *name),
                       void *ctx);

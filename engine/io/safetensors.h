@@ -1,10 +1,11 @@
 /* safetensors.h - one .safetensors file, mapped read-only and fully checked before use.
  *
  * Rules enforced (a violation is TACA_EFORMAT naming the file, the tensor and what was found):
- * header length inside the file and at most 100 MB; JSON object without duplicate keys; known
- * dtypes; non-negative shapes whose product does not overflow; every tensor's bytes equal to its
- * shape; tensors tile the data exactly, no hole, no overlap, nothing behind. A Git LFS pointer or
- * an HTML page is named as such. Dtypes without an entry in enum taca_dtype are legal in the file
+ * header length inside the file and at most 100 MB; JSON object without duplicate keys, of at most
+ * a million values; names of 1 to 512 bytes; known dtypes; at most TACA_MAX_RANK non-negative
+ * dimensions whose product does not overflow; every tensor's bytes equal to its shape; tensors tile
+ * the data exactly, no hole, no overlap, nothing behind. A Git LFS pointer, an HTML page, a pickle
+ * and the like are named as such. Dtypes without an entry in enum taca_dtype are legal in the file
  * but cannot be found. */
 #ifndef TACA_ENGINE_IO_SAFETENSORS_H
 #define TACA_ENGINE_IO_SAFETENSORS_H
@@ -22,6 +23,17 @@ size_t taca_safetensors_count(const struct taca_safetensors *st);
 const struct taca_tensor *taca_safetensors_at(const struct taca_safetensors *st, size_t i);
 const struct taca_tensor *taca_safetensors_find(const struct taca_safetensors *st,
                                                 const char *name);
+
+/* Tensors of a dtype that find cannot return. */
+struct taca_st_other {
+    const char *name;
+    const char *dtype; /* as the file spells it: "F8_E4M3" */
+    int64_t elements;
+    size_t bytes;
+};
+size_t taca_safetensors_other_count(const struct taca_safetensors *st);
+const struct taca_st_other *taca_safetensors_other_at(const struct taca_safetensors *st, size_t i);
+
 /* Writes a file (tools and tests). */
 enum taca_code taca_safetensors_write(const char *path, const struct taca_tensor *tensors, size_t n,
                                       struct taca_err *err) TACA_MUST_USE;

@@ -1,0 +1,150 @@
+/* json.c - JSON from untrusted files, and fields of configs with their ranges. See checkpoint.h. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/io/checkpoint.h"
+#include "engine/io/io.h"
+
+enum { MAX_FILE = 16 << 20, MAX_DEPTH = 64, MAX_VALUES = 4 << 20 };
+
+/* Depth and number of values of a JSON text, by its punctuation alone. Malformed text gives some
+ * number; the parser refuses it later. */
+static bool within(const char *text, size_t len, int max_depth, size_t max_values, bool *deep) {
+    int depth = 0;
+    size_t values = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < len; i++) {
+        char c = text[i];
+        if (in_string) {
+            if (c == '\\')
+                i++;
+            else if (c == '"')
+                in_string = false;
+            continue;
+        }
+        if (c == '"') in_string = true;
+        if (c == '{' || c == '[') depth++;
+        if (c == '}' || c == ']') depth--;
+        if (c == ',' || c == ':' || c == '{' || c == '[') values++;
+        *deep = depth > max_depth;
+        if (*deep || values > max_values) return false;
+    }
+    return true;
+}
+
+enum taca_code io_json_parse(json_t **out, const char *text, size_t len, int max_depth,
+                             size_t max_values, const char *what, struct taca_err *err) {
+    bool deep = false;
+    if (!within(text, len, max_depth, max_values, &deep)) {
+        if (deep)
+            return taca_fail(err, TACA_EFORMAT, "%s: JSON nested deeper than %d", what, max_depth);
+        return taca_fail(err, TACA_EFORMAT, "%s: JSON of more than %zu values", what, max_values);
+    }
+    json_error_t e = {.text = ""};
+    json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
+    if (!root && (e.text[0] == 0 || json_error_code(&e) == json_error_out_of_memory))
+        return taca_fail(err, TACA_ENOMEM, "%s: out of memory reading JSON", what);
+    if (!root) {
+        char shown[IO_SHOWN];
+        return taca_fail(err, TACA_EFORMAT, "%s: not valid JSON, line %d column %d: %s", what,
+                         e.line, e.column, io_shown(shown, e.text));
+    }
+    if (!json_is_object(root)) {
+        json_decref(root);
+        return taca_fail(err, TACA_EFORMAT, "%s: a JSON array where an object was wanted", what);
+    }
+    *out = root;
+    return TACA_OK;
+}
+
+enum taca_code taca_json_load(json_t **out, const char *path, struct taca_err *err) {
+    struct io_map m = {0};
+    enum taca_code rc = io_map_open(&m, path, err);
+    if (rc != TACA_OK) return rc;
+    const char *like = io_looks_like(m.data, m.size);
+    if (m.size > MAX_FILE)
+        rc = taca_fail(err, TACA_EFORMAT, "%s: %zu bytes of JSON, at most %d are read", path,
+                       m.size, MAX_FILE);
+    else if (like && m.data && m.data[0] == '{')
+        like = NULL;
+    if (rc == TACA_OK && like)
+        rc = taca_fail(err, TACA_EFORMAT, "%s: wanted JSON, this is %s", path, like);
+    if (rc == TACA_OK)
+        rc = io_json_parse(out, (const char *)m.data, m.size, MAX_DEPTH, MAX_VALUES, path, err);
+    io_map_close(&m);
+    return rc;
+}
+
+/* "key: found <json>, wanted <what>" */
+static enum taca_code wrong(struct taca_err *err, const char *key, const json_t *v,
+                            const char *wanted) {
+    char shown[IO_SHOWN];
+    char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
+    enum taca_code rc = taca_fail(err, TACA_EFORMAT, "%s: found %s, wanted %s", key,
+                                  io_shown(shown, text ? text : "?"), wanted);
+    free(text);
+    return rc;
+}
+
+/* NULL when the field is absent or null */
+static const json_t *field(const json_t *cfg, const char *key) {
+    const json_t *v = json_object_get(cfg, key);
+    return json_is_null(v) ? NULL : v;
+}
+
+enum taca_code taca_cfg_int(const json_t *cfg, const char *key, int64_t fallback, int64_t min,
+                            int64_t max, int64_t *out, struct taca_err *err) {
+    const json_t *v = field(cfg, key);
+    int64_t x = v ? json_integer_value(v) : fallback;
+    if (v && (!json_is_integer(v) || x < min || x > max)) {
+        char wanted[80];
+        snprintf(wanted, sizeof wanted, "an integer in %lld..%lld", (long long)min, (long long)max);
+        return wrong(err, key, v, wanted);
+    }
+    *out = x;
+    return TACA_OK;
+}
+
+enum taca_code taca_cfg_number(const json_t *cfg, const char *key, double fallback, double min,
+                               double max, double *out, struct taca_err *err) {
+    const json_t *v = field(cfg, key);
+    double x = v ? json_number_value(v) : fallback;
+    if (v && (!json_is_number(v) || !(x >= min && x <= max))) {
+        char wanted[80];
+        snprintf(wanted, sizeof wanted, "a number in %g..%g", min, max);
+        return wrong(err, key, v, wanted);
+    }
+    *out = x;
+    return TACA_OK;
+}
+
+enum taca_code taca_cfg_bool(const json_t *cfg, const char *key, bool fallback, bool *out,
+                             struct taca_err *err) {
+    const json_t *v = field(cfg, key);
+    if (v && !json_is_boolean(v)) return wrong(err, key, v, "true or false");
+    *out = v ? json_is_true(v) : fallback;
+    return TACA_OK;
+}
+
+enum taca_code taca_cfg_string(const json_t *cfg, const char *key, const char *fallback,
+                               const char **out, struct taca_err *err) {
+    const json_t *v = field(cfg, key);
+    if (v && !json_is_string(v)) return wrong(err, key, v, "a string");
+    *out = v ? json_string_value(v) : fallback;
+    return TACA_OK;
+}
+
+enum taca_code taca_cfg_ints(const json_t *cfg, const char *key, int64_t *out, int max_n, int *n,
+                             struct taca_err *err) {
+    const json_t *v = field(cfg, key);
+    size_t count = v ? json_array_size(v) : 0;
+    char wanted[80];
+    snprintf(wanted, sizeof wanted, "an array of at most %d integers", max_n);
+    if (v && (!json_is_array(v) || count > (size_t)max_n)) return wrong(err, key, v, wanted);
+    for (size_t i = 0; i < count; i++)
+        if (!json_is_integer(json_array_get(v, i))) return wrong(err, key, v, wanted);
+    for (size_t i = 0; i < count; i++) out[i] = json_integer_value(json_array_get(v, i));
+    *n = (int)count;
+    return TACA_OK;
+}
