@@ -1,7 +1,7 @@
 /* vae.h - AutoencoderKL: latents to pictures and back (SD3 and FLUX layouts, any widths).
  *
- * Latents here are model space: decode applies z / scaling_factor + shift_factor first, encode
- * returns (z - shift_factor) * scaling_factor. */
+ * Latents here are model space: vae_decode applies z / scaling_factor + shift_factor first,
+ * vae_sample ends with (z - shift_factor) * scaling_factor. */
 #ifndef TACA_ENGINE_VAE_VAE_H
 #define TACA_ENGINE_VAE_VAE_H
 
@@ -13,8 +13,8 @@
 struct vae;
 
 struct vae_info {
-    int64_t latent_channels;
-    int factor; /* pixels per latent and side: 2^(levels - 1) */
+    int64_t latent_channels, image_channels; /* 16 and 3 in the published ones */
+    int factor;                              /* pixels per latent and side: 2^(levels - 1) */
     double scaling_factor, shift_factor;
     bool has_encoder; /* false when the checkpoint holds the decoder only */
 };
@@ -25,7 +25,7 @@ void vae_close(struct vae *v);
 const struct vae_info *vae_get_info(const struct vae *v);
 
 /* image [1, factor*h, factor*w, 3] f32 about -1..1 from z [c, h, w]. raw_z: z is already in VAE
- * space. */
+ * space. A shape that does not fit surfaces at sync. */
 void vae_decode(struct vae *v, struct taca_backend *b, struct taca_scratch *s,
                 struct taca_map image, struct taca_chw z, bool raw_z);
 /* moments [2c, h, w] = mean and logvar (not clamped) of image [1, H, W, 3] in -1..1; VAE space. */
