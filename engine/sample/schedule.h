@@ -10,18 +10,23 @@
 
 #include "engine/params.h"
 
-struct taca_scheduler { /* a scheduler_config.json */
-    double shift;       /* 1 = linear */
-    int train_steps;    /* 1000 */
-    bool dynamic;       /* use_dynamic_shifting: refused for now with a clear message */
+/* Outside this range two levels can round to the same float. */
+#define TACA_SHIFT_MIN 0.01
+#define TACA_SHIFT_MAX 100.0
+
+struct taca_scheduler {
+    double shift;    /* 1 = linear */
+    int train_steps; /* 1000 */
 };
+/* From a scheduler_config.json. Options other than a static shift (dynamic shifting, Karras levels
+ * and so on) are TACA_EUNSUPPORTED, naming the option. */
 enum taca_code taca_scheduler_load(struct taca_scheduler *out, const json_t *config,
                                    struct taca_err *err) TACA_MUST_USE;
 
 struct taca_schedule {
     int steps;
     float sigma[TACA_MAX_STEPS + 1]; /* strictly falling; [0] = 1, [steps] = 0 */
-    float timestep[TACA_MAX_STEPS];  /* 1000 * sigma as the model is told it */
+    float timestep[TACA_MAX_STEPS];  /* train_steps * sigma as the model is told it */
 };
 /* `steps` 1..TACA_MAX_STEPS; shift > 0 replaces the scheduler's, 0 keeps it. *out untouched on
  * error. */

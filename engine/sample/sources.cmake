@@ -1,1 +1,1 @@
-target_sources(taca_engine PRIVATE sample/taca.c)
+target_sources(taca_engine PRIVATE sample/noise.c sample/schedule.c sample/taca.c)

@@ -1,0 +1,202 @@
+/* test_schedule.c - noise levels against the reference scheduler: printed tables, hashes of whole
+ * schedules in float bits, and the schedules stored with reference pipeline runs. */
+#include "engine/io/checkpoint.h"
+#include "engine/sample/schedule.h"
+#include "tests/sample/hash.h"
+#include "tests/test.h"
+
+static const struct taca_scheduler sd3 = {.shift = 3, .train_steps = 1000};
+
+static void check_table(const struct taca_schedule *s, const double *want, int n) {
+    CHECK_INT(s->steps, n);
+    for (int i = 0; i < n; i++) CHECK_NEAR(s->sigma[i], want[i], 1e-7 * want[i]);
+    CHECK(s->sigma[n] == 0);
+}
+
+static void test_four_steps_of_sd3(void) {
+    static const double want[] = {1, .857692301, .602150559, .008928572};
+    struct taca_schedule s;
+    struct taca_err err = {0};
+    CHECK_OK(taca_schedule_init(&s, &sd3, 4, 0, &err), err);
+    check_table(&s, want, 4);
+    CHECK_NEAR(s.timestep[1], 857.692301, 1e-4);
+}
+
+static void test_twenty_eight_steps_of_sd3(void) {
+    static const double want[] = {
+        1,          .987380624, .974107742, .960129321, .945387483, .929817915, .913348973,
+        .895900309, .877381921, .857692301, .836716652, .814324796, .790368259, .764677107,
+        .737055838, .707278490, .675082326, .640160203, .602150559, .560625017, .515072107,
+        .464876026, .409288824, .347392648, .278048784, .199826986, .110905729, .008928572};
+    struct taca_schedule s;
+    struct taca_err err = {0};
+    CHECK_OK(taca_schedule_init(&s, &sd3, 28, 0, &err), err);
+    check_table(&s, want, 28);
+}
+
+static void test_shift_one_is_linear(void) {
+    static const double want[] = {1, .667, .334, .001};
+    struct taca_schedule s;
+    struct taca_err err = {0};
+    CHECK_OK(taca_schedule_init(&s, &sd3, 4, 1, &err), err);
+    check_table(&s, want, 4);
+}
+
+static void test_one_step_goes_straight_to_the_image(void) {
+    struct taca_schedule s;
+    struct taca_err err = {0};
+    CHECK_OK(taca_schedule_init(&s, &sd3, 1, 0, &err), err);
+    CHECK_INT(s.steps, 1);
+    CHECK(s.sigma[0] == 1 && s.sigma[1] == 0 && s.timestep[0] == 1000);
+}
+
+static void test_schedules_are_the_references_to_the_bit(void) {
+    static const struct {
+        int n;
+        double shift;
+        uint64_t sigmas, timesteps;
+    } want[] = {
+        {2, 3, 0x780359C278BF840A, 0x95E80772D90FB0C3},
+        {4, 3, 0xB75F8CD57D0D0935, 0xE83B6BBBFE995F45},
+        {20, 3, 0x702250BBBEE92A3D, 0xC2C3874864EF3307},
+        {28, 3, 0x3CC65515DE9726B9, 0xD2E4C15231CAB85D},
+        {30, 3, 0xDF0058D6426226C8, 0xC3F3F1191CE72868},
+        {50, 3, 0xB8DC75452B695F2D, 0xA5385446B7C8D20E},
+        {200, 3, 0xFABFEDC8635F8F0F, 0xFA0919ED56F6A9E0},
+        {4, 1, 0xA9A3B4915314E5FF, 0x730E92363ACA53F5},
+        {200, 1, 0xE755AF9365656D02, 0xB2F53D970A5B76AB},
+        {28, 1.15, 0x84EC432B2FC93DAF, 0xCC45D882BF6886FE},
+        {28, 0.5, 0x694F1B8E82AB1E89, 0xF4D80B6B818EA39E},
+        {10, 2.2, 0x8AA8FE82383F67E3, 0xD63DF8424A44006F},
+        {30, 6, 0x13A42EFA36C520CA, 0x27AE53D838EBFA59},
+        {200, 100, 0x0268D122EC735A84, 0x607595717DD1D6C1},
+    };
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        struct taca_schedule s;
+        struct taca_err err = {0};
+        int n = want[i].n;
+        CHECK_OK(taca_schedule_init(&s, &sd3, n, want[i].shift, &err), err);
+        CHECK(fnv_floats(FNV_START, s.sigma, (size_t)n + 1) == want[i].sigmas);
+        CHECK(fnv_floats(FNV_START, s.timestep, (size_t)n) == want[i].timesteps);
+    }
+}
+
+static void test_levels_fall_strictly_from_one_to_zero(void) {
+    static const double shifts[] = {0.01, 0.07, 0.5, 1, 1.15, 3, 17, 100};
+    for (size_t k = 0; k < sizeof shifts / sizeof *shifts; k++) {
+        for (int n = 1; n <= TACA_MAX_STEPS; n++) {
+            struct taca_schedule s;
+            struct taca_err err = {0};
+            CHECK_OK(taca_schedule_init(&s, &sd3, n, shifts[k], &err), err);
+            bool falls = s.sigma[0] == 1 && s.sigma[n] == 0;
+            for (int i = 0; i < n; i++) falls = falls && s.sigma[i + 1] < s.sigma[i];
+            CHECK(falls);
+        }
+    }
+}
+
+/* `sigmas` and `timesteps` of a reference run; `shift` is its scheduler's. */
+static void check_run(const char *file, double shift) {
+    struct taca_err err = {0};
+    struct taca_ckpt *io = NULL;
+    struct taca_tensor sigmas, timesteps;
+    struct taca_schedule s;
+    float want[TACA_MAX_STEPS + 1];
+    char path[512];
+
+    snprintf(path, sizeof path, "%s/%s", TACA_GOLDEN_DIR, file);
+    CHECK_OK(taca_ckpt_open(&io, path, &err), err);
+    if (!io) return;
+    CHECK_OK(taca_ckpt_get(io, &sigmas, "sigmas", 1, (int64_t[]){-1}, &err), err);
+    int n = (int)sigmas.dim[0] - 1;
+    CHECK_OK(taca_ckpt_get(io, &timesteps, "timesteps", 1, (int64_t[]){n}, &err), err);
+    CHECK_OK(taca_schedule_init(&s, &sd3, n, shift, &err), err);
+    memcpy(want, sigmas.data, sizeof *want * (size_t)(n + 1));
+    CHECK_FLOATS(file, s.sigma, want, (size_t)n + 1, 6e-8);
+    memcpy(want, timesteps.data, sizeof *want * (size_t)n);
+    CHECK_FLOATS(file, s.timestep, want, (size_t)n, 6.2e-5);
+    taca_ckpt_close(io);
+}
+
+static void test_schedules_of_reference_runs(void) {
+    check_run("models/pipe_sd3_t2i.io.safetensors", 3);
+    check_run("models/pipe_sd3_i2i.io.safetensors", 3);
+    check_run("models/pipe_sd3_inpaint.io.safetensors", 3);
+    check_run("taca/pipe_sd3_taca.io.safetensors", 3);
+    check_run("pipelines/sd35_no_t5.io.safetensors", 3);
+}
+
+static void test_bad_requests_name_field_and_range(void) {
+    static const double bad[] = {-1, 0.001, 101, NAN, INFINITY};
+    struct taca_schedule s = {.steps = -7};
+    for (int n = 0; n <= TACA_MAX_STEPS + 1; n += TACA_MAX_STEPS + 1) {
+        struct taca_err err = {0};
+        CHECK_INT(taca_schedule_init(&s, &sd3, n, 0, &err), TACA_EINVAL);
+        CHECK_STR(err.param, "steps");
+        CHECK_HAS(err.text, "1..200");
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct taca_err err = {0};
+        CHECK_INT(taca_schedule_init(&s, &sd3, 4, bad[i], &err), TACA_EINVAL);
+        CHECK_STR(err.param, "shift");
+        CHECK_HAS(err.text, "0.01..100");
+    }
+    CHECK_INT(s.steps, -7); /* untouched on failure */
+}
+
+static enum taca_code load(struct taca_scheduler *s, const char *text, struct taca_err *err) {
+    *err = (struct taca_err){0};
+    json_t *config = json_loads(text, 0, NULL);
+    CHECK(config != NULL);
+    enum taca_code rc = taca_scheduler_load(s, config, err);
+    json_decref(config);
+    return rc;
+}
+
+static void test_configs_are_read(void) {
+    struct taca_scheduler s = {0};
+    struct taca_err err;
+    CHECK_OK(load(&s, "{\"shift\": 3.0, \"num_train_timesteps\": 500}", &err), err);
+    CHECK(s.shift == 3 && s.train_steps == 500);
+    CHECK_OK(load(&s,
+                  "{\"_class_name\": \"FlowMatchEulerDiscreteScheduler\", \"shift_terminal\": null,"
+                  " \"use_dynamic_shifting\": false}",
+                  &err),
+             err);
+    CHECK(s.shift == 1 && s.train_steps == 1000); /* the reference's defaults */
+}
+
+static void test_unsupported_configs_say_what_is_unsupported(void) {
+    static const char *const options[] = {"use_dynamic_shifting",   "use_karras_sigmas",
+                                          "use_exponential_sigmas", "use_beta_sigmas",
+                                          "invert_sigmas",          "stochastic_sampling"};
+    struct taca_scheduler s = {.train_steps = -7};
+    struct taca_err err;
+    char text[128];
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
+        snprintf(text, sizeof text, "{\"shift\": 3.0, \"%s\": true}", options[i]);
+        CHECK_INT(load(&s, text, &err), TACA_EUNSUPPORTED);
+        CHECK_HAS(err.text, options[i]);
+    }
+    CHECK_INT(load(&s, "{\"shift_terminal\": 0.1}", &err), TACA_EUNSUPPORTED);
+    CHECK_INT(load(&s, "{\"_class_name\": \"DDIMScheduler\"}", &err), TACA_EUNSUPPORTED);
+    CHECK_HAS(err.text, "DDIMScheduler");
+    CHECK_INT(load(&s, "{\"shift\": \"big\"}", &err), TACA_EFORMAT);
+    CHECK_INT(load(&s, "{\"shift\": -3}", &err), TACA_EFORMAT);
+    CHECK_INT(load(&s, "{\"num_train_timesteps\": 0}", &err), TACA_EFORMAT);
+    CHECK_INT(s.train_steps, -7);
+}
+
+int main(void) {
+    TEST(test_four_steps_of_sd3);
+    TEST(test_twenty_eight_steps_of_sd3);
+    TEST(test_shift_one_is_linear);
+    TEST(test_one_step_goes_straight_to_the_image);
+    TEST(test_schedules_are_the_references_to_the_bit);
+    TEST(test_levels_fall_strictly_from_one_to_zero);
+    TEST(test_schedules_of_reference_runs);
+    TEST(test_bad_requests_name_field_and_range);
+    TEST(test_configs_are_read);
+    TEST(test_unsupported_configs_say_what_is_unsupported);
+    return TEST_END();
+}
