@@ -144,8 +144,12 @@ static void print_default(const struct flag *f) {
         s = *(const char **)f->out;
         if (s && *s) printf(" [%s]", s);
         break;
-    case FLAG_INT: printf(" [%d]", *(int *)f->out); break;
-    case FLAG_NUMBER: printf(" [%g]", *(double *)f->out); break;
+    case FLAG_INT:
+        if (*(int *)f->out >= f->min) printf(" [%d]", *(int *)f->out);
+        break;
+    case FLAG_NUMBER:
+        if (!isnan(*(double *)f->out)) printf(" [%g]", *(double *)f->out);
+        break;
     case FLAG_CHOICE: printf(" (%s)", f->choices); break;
     case FLAG_SWITCH:
         if (*(bool *)f->out) printf(" [on]");

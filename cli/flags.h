@@ -10,8 +10,8 @@
 
 enum flag_type {
     FLAG_STRING, /* const char ** */
-    FLAG_INT,    /* int *, min..max */
-    FLAG_NUMBER, /* double *, min..max */
+    FLAG_INT,    /* int *, min..max; a default below min means "not given" */
+    FLAG_NUMBER, /* double *, min..max; a default of NAN means "not given" */
     FLAG_SWITCH, /* bool * */
     FLAG_CHOICE, /* int *: index into choices, a '|'-separated list */
     FLAG_LIST    /* struct flag_list *: may be repeated */

@@ -45,7 +45,8 @@ void taca_seq_close(struct taca_engine *e, struct taca_seq *s); /* NULL is fine 
 int taca_seq_step(const struct taca_seq *s);                    /* steps done */
 int taca_seq_steps(const struct taca_seq *s);                   /* steps in all */
 bool taca_seq_done(const struct taca_seq *s);
-int taca_seq_tokens(const struct taca_seq *s); /* image + text tokens it adds to a forward */
+/* Image + text tokens it adds to a forward, all branches. */
+int taca_seq_tokens(const struct taca_engine *e, const struct taca_seq *s);
 
 /* One denoising step of each of n >= 1 distinct, unfinished sequences, in one forward. On failure
  * no sequence has advanced. */

@@ -1,0 +1,197 @@
+/* engine.c - opens a model directory into an engine. Each component's files are closed as soon as
+ * its weights are prepared, so the peak is one component's files beside the prepared weights. */
+#include "engine/engine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/core.h"
+
+enum { TEXT_CACHE_BYTES = 64 << 20 };
+
+struct opening {
+    struct taca_engine *e;
+    struct taca_model_dir dir;
+    int64_t parameters, bytes;
+};
+
+static enum taca_code open_transformer(struct opening *o, struct taca_err *err) {
+    struct taca_ckpt *ckpt = NULL;
+    enum taca_code rc = taca_ckpt_open(&ckpt, o->dir.dir[TACA_TRANSFORMER], err);
+    if (!rc) rc = dit_sd3_open(&o->e->dit, o->e->b, o->dir.config[TACA_TRANSFORMER], ckpt, err);
+    if (!rc) {
+        o->parameters += taca_ckpt_parameters(ckpt);
+        o->bytes += taca_ckpt_bytes(ckpt);
+    }
+    taca_ckpt_close(ckpt);
+    return rc;
+}
+
+static enum taca_code open_vae(struct opening *o, struct taca_err *err) {
+    struct taca_ckpt *ckpt = NULL;
+    enum taca_code rc = taca_ckpt_open(&ckpt, o->dir.dir[TACA_VAE], err);
+    if (!rc) rc = vae_open(&o->e->vae, o->e->b, o->dir.config[TACA_VAE], ckpt, err);
+    if (!rc) {
+        o->parameters += taca_ckpt_parameters(ckpt);
+        o->bytes += taca_ckpt_bytes(ckpt);
+        const int64_t made = dit_get_info(o->e->dit)->in_channels;
+        const int64_t taken = vae_get_info(o->e->vae)->latent_channels;
+        if (made != taken)
+            rc = taca_fail(err, TACA_EFORMAT,
+                           "transformer has %lld latent channels, vae has %lld: not of one model",
+                           (long long)made, (long long)taken);
+    }
+    taca_ckpt_close(ckpt);
+    return rc;
+}
+
+static enum taca_code open_text(struct opening *o, const struct taca_engine_opts *opts,
+                                struct taca_err *err) {
+    const struct dit_info *d = dit_get_info(o->e->dit);
+    int64_t t5_tokens;
+    /* the reference pipeline keeps its 256 T5 rows as zeros when the encoder is absent */
+    enum taca_code rc = taca_cfg_int(o->dir.taca, "t5_tokens", 256, 0, 512, &t5_tokens, err);
+    if (rc) return rc;
+    const struct text_opts t = {
+        .joint_width = d->joint_width,
+        .pooled_width = d->pooled_width,
+        .t5_tokens = (int)t5_tokens,
+        .cache_bytes = opts->text_cache_bytes ? opts->text_cache_bytes : TEXT_CACHE_BYTES,
+    };
+    rc = text_open(&o->e->text, o->e->b, &o->dir, &t, err);
+    if (rc) return rc;
+    o->parameters += text_parameters(o->e->text);
+    o->bytes += text_weight_bytes(o->e->text);
+    o->e->info.t5_tokens = (int)t5_tokens;
+    o->e->info.clip_tokens = text_clip_tokens(o->e->text);
+    return TACA_OK;
+}
+
+/* Largest picture the position table covers, and what taca.json or the config suggest. */
+static enum taca_code fill_sizes(struct opening *o, struct taca_err *err) {
+    struct taca_model_info *m = &o->e->info;
+    const struct dit_info *d = dit_get_info(o->e->dit);
+    const int factor = vae_get_info(o->e->vae)->factor, unit = factor * d->patch;
+    const json_t *ours = o->dir.taca, *cfg = o->dir.config[TACA_TRANSFORMER];
+    int64_t sample, w = 0, h = 0, steps = 0;
+    enum taca_code rc = taca_cfg_int(cfg, "sample_size", 128, 1, 1 << 16, &sample, err);
+    m->side_multiple_px = unit;
+    m->max_side_px = (int)(d->max_patches * unit);
+    if (!rc) rc = taca_cfg_int(ours, "width", sample * factor, unit, m->max_side_px, &w, err);
+    if (!rc) rc = taca_cfg_int(ours, "height", sample * factor, unit, m->max_side_px, &h, err);
+    if (!rc) rc = taca_cfg_int(ours, "steps", 28, 1, TACA_MAX_STEPS, &steps, err);
+    if (!rc) rc = taca_cfg_number(ours, "guidance", 4.5, 0, 30, &m->default_cfg_scale, err);
+    if (rc) return rc;
+    m->default_width_px = (int)w / unit * unit;
+    m->default_height_px = (int)h / unit * unit;
+    m->default_steps = (int)steps;
+    /* models trained at 1024 fall apart below a quarter of that; small ones may go lower */
+    const int small = m->default_width_px >= 1024 ? 256 : 64;
+    m->min_side_px = small / unit * unit >= unit ? small / unit * unit : unit;
+    if (m->min_side_px > m->default_width_px) m->min_side_px = unit;
+    return TACA_OK;
+}
+
+/* The last part of a path without trailing slashes. */
+static void base_name(char *out, size_t size, const char *path) {
+    size_t len = strlen(path);
+    while (len > 1 && path[len - 1] == '/') len--;
+    size_t from = len;
+    while (from > 0 && path[from - 1] != '/') from--;
+    snprintf(out, size, "%.*s", (int)(len - from), path + from);
+}
+
+static enum taca_code fill_info(struct opening *o, const struct taca_engine_opts *opts,
+                                struct taca_err *err) {
+    struct taca_model_info *m = &o->e->info;
+    const struct taca_backend *b = o->e->b;
+    const char *id = NULL;
+    enum taca_code rc = taca_cfg_string(o->dir.taca, "id", NULL, &id, err);
+    if (rc) return rc;
+    if (opts->model_id) id = opts->model_id;
+    if (id)
+        snprintf(m->id, sizeof m->id, "%s", id);
+    else
+        base_name(m->id, sizeof m->id, o->dir.path);
+    snprintf(m->family, sizeof m->family, "%s", dit_get_info(o->e->dit)->family);
+    snprintf(m->backend, sizeof m->backend, "%s", taca_backend_name(b));
+    snprintf(m->device, sizeof m->device, "%s", taca_backend_detail(b));
+    snprintf(m->precision, sizeof m->precision, "%s", taca_dtype_name(taca_backend_precision(b)));
+    m->parameters = o->parameters;
+    m->weight_bytes = o->bytes;
+    return fill_sizes(o, err);
+}
+
+static enum taca_code open_parts(struct opening *o, const struct taca_engine_opts *opts,
+                                 struct taca_err *err) {
+    const struct taca_backend_opts b = {
+        .threads = opts->threads,
+        .precision = opts->precision == TACA_PRECISION_F32 ? TACA_F32 : TACA_BF16,
+        .deterministic = opts->deterministic,
+    };
+    enum taca_code rc = taca_model_dir_open(&o->dir, opts->model_path, err);
+    if (!rc) rc = taca_cpu_open(&o->e->b, &b, err);
+    if (rc) return rc;
+    o->e->scratch.b = o->e->b;
+    if (opts->precision == TACA_PRECISION_BF16 && taca_backend_precision(o->e->b) != TACA_BF16)
+        return taca_fail_param(err, "precision",
+                               "bf16 needs a processor with AVX512-BF16; use f32");
+    rc = taca_scheduler_load(&o->e->scheduler, o->dir.scheduler, err);
+    if (!rc) rc = open_transformer(o, err);
+    if (!rc) rc = open_vae(o, err);
+    if (!rc) rc = open_text(o, opts, err);
+    if (!rc)
+        rc = preview_factors_load(&o->e->preview, o->dir.taca,
+                                  (int)vae_get_info(o->e->vae)->latent_channels, err);
+    if (!rc) rc = fill_info(o, opts, err);
+    return rc;
+}
+
+enum taca_code taca_engine_open(struct taca_engine **out, const struct taca_engine_opts *opts,
+                                struct taca_err *err) {
+    struct opening o = {.e = calloc(1, sizeof *o.e)};
+    if (!o.e) return taca_fail(err, TACA_ENOMEM, "opening %s", opts->model_path);
+    enum taca_code rc = open_parts(&o, opts, err);
+    taca_model_dir_finish(&o.dir);
+    if (rc) {
+        taca_engine_close(o.e);
+        return rc;
+    }
+    *out = o.e;
+    return TACA_OK;
+}
+
+void taca_engine_close(struct taca_engine *e) {
+    if (!e) return;
+    taca_scratch_finish(&e->scratch);
+    text_close(e->text);
+    vae_close(e->vae);
+    dit_close(e->dit);
+    taca_backend_close(e->b); /* and all weights */
+    free(e);
+}
+
+const struct taca_model_info *taca_engine_info(const struct taca_engine *e) {
+    return &e->info;
+}
+
+enum taca_code taca_engine_cost(const struct taca_engine *e, const struct taca_gen_params *p,
+                                struct taca_cost *out, struct taca_err *err) {
+    enum taca_code rc = taca_gen_params_check(p, &e->info, err);
+    if (rc) return rc;
+    const struct dit_info *d = dit_get_info(e->dit);
+    const int factor = vae_get_info(e->vae)->factor, branches = p->cfg_scale > 1 ? 2 : 1;
+    const int64_t h = p->height_px / factor, w = p->width_px / factor, text = text_tokens(e->text);
+    struct memplan plan;
+    rc = memplan_run(e, h, w, text, branches, p->steps, &plan, err);
+    if (rc) return rc;
+    *out = (struct taca_cost){
+        .tokens = (int)((h / d->patch * (w / d->patch) + text) * branches),
+        .step_flops = plan.step_flops,
+        .total_flops = plan.step_flops * p->steps + plan.decode_flops,
+        .seq_bytes = plan.seq_bytes,
+        .scratch_bytes = plan.step_bytes > plan.decode_bytes ? plan.step_bytes : plan.decode_bytes,
+    };
+    return TACA_OK;
+}

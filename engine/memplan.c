@@ -1,0 +1,85 @@
+/* memplan.c - bytes and cost before anything runs: the model itself is run on a backend that only
+ * counts, so the plan cannot drift from the code. */
+#include "engine/core.h"
+
+static enum taca_code plan_step(const struct taca_engine *e, struct taca_backend *count, int64_t h,
+                                int64_t w, int64_t text_rows, int n_branches, struct memplan *out,
+                                struct taca_err *err) {
+    const struct dit_info *d = dit_get_info(e->dit);
+    struct dit_item items[SEQ_BRANCHES];
+    struct taca_seg segs[SEQ_BRANCHES];
+    struct taca_scratch s = {.b = count};
+    struct taca_layout layout;
+    for (int i = 0; i < n_branches; i++)
+        items[i] = (struct dit_item){.latent = {NULL, d->in_channels, h, w},
+                                     .velocity = {NULL, d->in_channels, h, w},
+                                     .context = {NULL, TACA_F32, text_rows, d->width, d->width},
+                                     .mod = {NULL, TACA_F32, 1, d->mod_width, d->mod_width},
+                                     .gamma = 1};
+    dit_segments(e->dit, items, n_branches, segs);
+    enum taca_code rc = taca_layout_init(&layout, count, segs, n_branches, err);
+    if (rc) return rc;
+    dit_run(e->dit, count, &s,
+            &(struct dit_forward){.items = items, .n_items = n_branches, .layout = &layout});
+    rc = taca_sync(count, err);
+    taca_layout_finish(&layout);
+    out->step_flops = taca_count_read(count).flops;
+    out->step_bytes = s.peak;
+    return rc;
+}
+
+/* dit_modulation and dit_context run at admission, in the same scratch. */
+static enum taca_code plan_admission(const struct taca_engine *e, struct taca_backend *count,
+                                     int64_t text_rows, int steps, struct memplan *out,
+                                     struct taca_err *err) {
+    const struct dit_info *d = dit_get_info(e->dit);
+    struct taca_scratch s = {.b = count};
+    float t[TACA_MAX_STEPS] = {0};
+    dit_context(e->dit, count, &s, (struct taca_mat){NULL, TACA_F32, text_rows, d->width, d->width},
+                (struct taca_mat){NULL, TACA_F32, text_rows, d->joint_width, d->joint_width});
+    dit_modulation(e->dit, count, &s,
+                   (struct taca_mat){NULL, TACA_F32, steps, d->mod_width, d->mod_width}, t,
+                   (struct taca_mat){NULL, TACA_F32, 1, d->pooled_width, d->pooled_width});
+    if (out->step_bytes < s.peak) out->step_bytes = s.peak;
+    return taca_sync(count, err);
+}
+
+static enum taca_code plan_decode(const struct taca_engine *e, struct taca_backend *count,
+                                  int64_t h, int64_t w, struct memplan *out, struct taca_err *err) {
+    struct taca_scratch s = {.b = count};
+    const int64_t f = vae_get_info(e->vae)->factor;
+    const double before = taca_count_read(count).flops;
+    struct taca_map image = taca_scratch_map(&s, TACA_F32, 1, h * f, w * f, 3);
+    vae_decode(e->vae, count, &s, image,
+               (struct taca_chw){NULL, vae_get_info(e->vae)->latent_channels, h, w}, false);
+    out->decode_flops = taca_count_read(count).flops - before;
+    out->decode_bytes = s.peak;
+    return taca_sync(count, err);
+}
+
+enum taca_code memplan_run(const struct taca_engine *e, int64_t h, int64_t w, int64_t text_rows,
+                           int n_branches, int steps, struct memplan *out, struct taca_err *err) {
+    struct taca_backend *count;
+    struct memplan plan = {0};
+    enum taca_code rc = taca_count_open(&count, taca_backend_precision(e->b), err);
+    if (rc) return rc;
+    rc = plan_step(e, count, h, w, text_rows, n_branches, &plan, err);
+    if (!rc) rc = plan_admission(e, count, text_rows, steps, &plan, err);
+    if (!rc && e->vae) rc = plan_decode(e, count, h, w, &plan, err);
+    const struct dit_info *d = dit_get_info(e->dit);
+    struct taca_seq s = {.n_branches = n_branches};
+    plan.seq_bytes =
+        seq_lay_out(&s, d, (struct taca_chw){NULL, d->in_channels, h, w}, text_rows, steps);
+    taca_backend_close(count);
+    if (!rc) *out = plan;
+    return rc;
+}
+
+enum taca_code engine_reserve(struct taca_engine *e, const struct memplan *extra,
+                              struct taca_err *err) {
+    /* every buffer of a step is proportional to its rows, so a joint step needs at most the sum */
+    size_t need = e->step_bytes + extra->step_bytes;
+    if (need < extra->decode_bytes) need = extra->decode_bytes;
+    if (need < e->decode_bytes) need = e->decode_bytes;
+    return taca_scratch_reserve(&e->scratch, need, err);
+}

@@ -1,0 +1,296 @@
+/* sequence.c - one image in the making: opened from prompts or given conditioning, advanced by
+ * steps together with others, decoded. Between two steps it is only data. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/core.h"
+#include "engine/sample/taca.h"
+
+/* The sequence's one block of device memory, cut in a fixed order; base NULL only counts. */
+struct cursor {
+    char *base;
+    size_t used;
+};
+
+static float *take_floats(struct cursor *c, int64_t n) {
+    float *p = c->base ? (float *)(void *)(c->base + c->used) : NULL;
+    c->used += ((size_t)n * sizeof(float) + 63) / 64 * 64; /* the next starts on a cache line */
+    return p;
+}
+
+static struct taca_mat take_mat(struct cursor *c, int64_t rows, int64_t cols) {
+    return (struct taca_mat){take_floats(c, rows * cols), TACA_F32, rows, cols, cols};
+}
+
+size_t seq_lay_out(struct taca_seq *s, const struct dit_info *d, struct taca_chw shape,
+                   int64_t text_rows, int steps) {
+    struct cursor c = {s->memory, 0};
+    const int64_t n = shape.c * shape.h * shape.w;
+    s->latent = s->velocity[0] = s->velocity[1] = shape;
+    s->latent.data = take_floats(&c, n);
+    for (int i = 0; i < s->n_branches; i++) {
+        s->velocity[i].data = take_floats(&c, n);
+        s->context[i] = take_mat(&c, text_rows, d->width);
+        s->mod[i] = take_mat(&c, steps, d->mod_width);
+    }
+    return c.used;
+}
+
+/* Everything that does not change from step to step: projected text and all modulations. */
+static void prepare(struct taca_engine *e, struct taca_seq *s, const struct seq_text *text[]) {
+    for (int i = 0; i < s->n_branches; i++) {
+        dit_context(e->dit, e->b, &e->scratch, s->context[i], text[i]->context);
+        dit_modulation(e->dit, e->b, &e->scratch, s->mod[i], s->schedule.timestep, text[i]->pooled);
+    }
+}
+
+static enum taca_code draw_noise(struct taca_engine *e, struct taca_seq *s, struct taca_rng *rng,
+                                 struct taca_err *err) {
+    size_t n = (size_t)(s->latent.c * s->latent.h * s->latent.w);
+    float *noise = malloc(n * sizeof *noise);
+    if (!noise) return taca_fail(err, TACA_ENOMEM, "noise of %zu values", n);
+    taca_rng_randn(rng, noise, n);
+    taca_upload(e->b, s->latent.data, noise, n * sizeof *noise);
+    enum taca_code rc = taca_sync(e->b, err);
+    free(noise);
+    return rc;
+}
+
+static void account(struct taca_engine *e, struct taca_seq *s, const struct memplan *plan) {
+    s->step_bytes = plan->step_bytes;
+    s->decode_bytes = plan->decode_bytes;
+    e->step_bytes += plan->step_bytes;
+    if (e->decode_bytes < plan->decode_bytes) e->decode_bytes = plan->decode_bytes;
+    e->open_seqs++;
+}
+
+enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params *p,
+                             const struct seq_text *cond, const struct seq_text *uncond,
+                             struct taca_rng *rng, struct taca_seq **out, struct taca_err *err) {
+    const struct dit_info *d = dit_get_info(e->dit);
+    const int factor = e->vae ? vae_get_info(e->vae)->factor : 8;
+    const struct taca_chw shape = {NULL, d->in_channels, p->height_px / factor,
+                                   p->width_px / factor};
+    const struct seq_text *text[SEQ_BRANCHES] = {cond, uncond};
+    enum taca_code rc = TACA_OK;
+    struct memplan plan;
+    struct taca_seq *s = calloc(1, sizeof *s);
+    if (!s) return taca_fail(err, TACA_ENOMEM, "opening a sequence");
+    s->width_px = p->width_px;
+    s->height_px = p->height_px;
+    s->window = p->taca;
+    s->cfg_scale = (float)p->cfg_scale;
+    s->n_branches = uncond ? 2 : 1;
+    rc = taca_schedule_init(&s->schedule, &e->scheduler, p->steps, p->shift, err);
+    if (!rc)
+        rc = memplan_run(e, shape.h, shape.w, cond->context.rows, s->n_branches, p->steps, &plan,
+                         err);
+    if (!rc) rc = engine_reserve(e, &plan, err);
+    if (rc) goto out;
+    s->memory = taca_alloc(e->b, plan.seq_bytes, err);
+    if (!s->memory) {
+        rc = TACA_ENOMEM;
+        goto out;
+    }
+    seq_lay_out(s, d, shape, cond->context.rows, p->steps);
+    prepare(e, s, text);
+    rc = draw_noise(e, s, rng, err);
+    if (rc) goto out;
+    account(e, s, &plan);
+    *out = s;
+    return TACA_OK;
+out:
+    taca_free(e->b, s->memory);
+    free(s);
+    return rc;
+}
+
+enum taca_code taca_seq_open(struct taca_engine *e, const struct taca_gen_params *p,
+                             struct taca_seq **out, unsigned *warnings, struct taca_err *err) {
+    const bool guided = p->cfg_scale > 1;
+    const char *negative = p->negative_prompt ? p->negative_prompt : "";
+    const struct text_cond *cond = NULL, *uncond = NULL;
+    struct taca_rng rng;
+    unsigned warn = 0;
+    enum taca_code rc = taca_gen_params_check(p, &e->info, err);
+    if (rc) return rc;
+    rc = taca_scratch_reserve(&e->scratch, text_scratch_bytes(e->text), err);
+    if (!rc)
+        rc = text_acquire(e->text, &e->scratch,
+                          &(struct text_prompt){p->prompt, p->prompt_2, p->prompt_3, p->clip_skip},
+                          &cond, err);
+    if (!rc && guided)
+        rc = text_acquire(
+            e->text, &e->scratch,
+            &(struct text_prompt){negative, p->negative_prompt_2, p->negative_prompt_3, 0}, &uncond,
+            err);
+    if (rc) goto out;
+    struct seq_text a = {cond->context, cond->pooled}, b = {0};
+    if (uncond) b = (struct seq_text){uncond->context, uncond->pooled};
+    taca_rng_seed(&rng, p->seed);
+    rc = seq_open_with(e, p, &a, uncond ? &b : NULL, &rng, out, err);
+    if (cond->cut) warn |= TACA_WARN_PROMPT_CUT;
+    if (uncond && uncond->cut) warn |= TACA_WARN_NEGATIVE_CUT;
+    if (!guided && *negative) warn |= TACA_WARN_NEGATIVE_IGNORED;
+    if (!rc && warnings) *warnings = warn;
+out:
+    text_release(e->text, cond); /* the sequence holds its own projection */
+    text_release(e->text, uncond);
+    return rc;
+}
+
+void taca_seq_close(struct taca_engine *e, struct taca_seq *s) {
+    if (!s) return;
+    e->step_bytes -= s->step_bytes;
+    if (--e->open_seqs == 0) e->decode_bytes = 0;
+    taca_free(e->b, s->memory);
+    free(s);
+}
+
+int taca_seq_step(const struct taca_seq *s) {
+    return s->step;
+}
+int taca_seq_steps(const struct taca_seq *s) {
+    return s->schedule.steps;
+}
+bool taca_seq_done(const struct taca_seq *s) {
+    return s->step == s->schedule.steps;
+}
+
+/* Tokens of one branch; patches are counted by the transformer itself. */
+static int64_t branch_tokens(const struct taca_engine *e, const struct taca_seq *s) {
+    const int64_t p = dit_get_info(e->dit)->patch;
+    return s->latent.h / p * (s->latent.w / p) + s->context[SEQ_COND].rows;
+}
+
+int taca_seq_tokens(const struct taca_engine *e, const struct taca_seq *s) {
+    return (int)(branch_tokens(e, s) * s->n_branches);
+}
+
+static struct dit_item item_of(const struct taca_seq *s, int branch) {
+    const float sigma = s->schedule.sigma[s->step];
+    return (struct dit_item){
+        .latent = s->latent,
+        .velocity = s->velocity[branch],
+        .context = s->context[branch],
+        .mod = taca_mat_rows(s->mod[branch], s->step, 1),
+        .gamma = (float)taca_gamma(&s->window, s->step, s->schedule.steps, (double)sigma),
+    };
+}
+
+/* The forward over all branches of all sequences, then one Euler step each. Queued, not synced. */
+static enum taca_code run_batch(struct taca_engine *e, struct taca_seq *const *seqs, int n,
+                                struct dit_item *items, struct taca_seg *segs,
+                                struct taca_err *err) {
+    struct taca_layout layout;
+    int n_items = 0;
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < seqs[i]->n_branches; k++) items[n_items++] = item_of(seqs[i], k);
+    dit_segments(e->dit, items, n_items, segs);
+    enum taca_code rc = taca_layout_init(&layout, e->b, segs, n_items, err);
+    if (rc) return rc;
+    dit_run(e->dit, e->b, &e->scratch,
+            &(struct dit_forward){.items = items, .n_items = n_items, .layout = &layout});
+    for (int i = 0; i < n; i++) {
+        struct taca_seq *s = seqs[i];
+        const float *sigma = s->schedule.sigma;
+        taca_cfg_euler(e->b, s->latent, s->velocity[SEQ_COND],
+                       s->n_branches > 1 ? s->velocity[SEQ_UNCOND] : (struct taca_chw){0},
+                       s->cfg_scale, sigma[s->step + 1] - sigma[s->step]);
+    }
+    rc = taca_sync(e->b, err);
+    taca_layout_finish(&layout);
+    return rc;
+}
+
+enum taca_code taca_step(struct taca_engine *e, struct taca_seq *const *seqs, int n,
+                         struct taca_err *err) {
+    enum taca_code rc = TACA_ENOMEM;
+    if (n < 1) return taca_fail(err, TACA_EINVAL, "a step needs at least one sequence");
+    for (int i = 0; i < n; i++)
+        if (taca_seq_done(seqs[i]))
+            return taca_fail(err, TACA_EINVAL, "sequence %d is finished", i);
+    struct dit_item *items = calloc((size_t)n, SEQ_BRANCHES * sizeof *items);
+    struct taca_seg *segs = calloc((size_t)n, SEQ_BRANCHES * sizeof *segs);
+    if (items && segs)
+        rc = run_batch(e, seqs, n, items, segs, err);
+    else
+        taca_fail(err, TACA_ENOMEM, "a step of %d sequences", n);
+    for (int i = 0; i < n && rc == TACA_OK; i++) seqs[i]->step++;
+    free(items);
+    free(segs);
+    return rc;
+}
+
+enum taca_code seq_latent_read(struct taca_engine *e, const struct taca_seq *s, float *out,
+                               struct taca_err *err) {
+    taca_download(e->b, out, s->latent.data,
+                  (size_t)(s->latent.c * s->latent.h * s->latent.w) * sizeof *out);
+    return taca_sync(e->b, err);
+}
+
+enum taca_code seq_latent_write(struct taca_engine *e, struct taca_seq *s, const float *latent,
+                                int step, struct taca_err *err) {
+    if (step < 0 || step >= s->schedule.steps)
+        return taca_fail(err, TACA_EINVAL, "step %d of %d", step, s->schedule.steps);
+    taca_upload(e->b, s->latent.data, latent,
+                (size_t)(s->latent.c * s->latent.h * s->latent.w) * sizeof *latent);
+    s->step = step;
+    return taca_sync(e->b, err);
+}
+
+enum taca_code taca_seq_preview(struct taca_engine *e, const struct taca_seq *s,
+                                struct taca_image *out, struct taca_err *err) {
+    const size_t n = (size_t)(s->latent.c * s->latent.h * s->latent.w);
+    enum taca_code rc = TACA_ENOMEM;
+    if (s->step == 0) return taca_fail(err, TACA_EINVAL, "a preview needs at least one step");
+    float *x = malloc(2 * n * sizeof *x);
+    uint8_t *rgb = malloc((size_t)(s->latent.h * s->latent.w) * 3);
+    if (x && rgb) {
+        float *v = x + n;
+        taca_download(e->b, v, s->velocity[SEQ_COND].data, n * sizeof *v);
+        rc = seq_latent_read(e, s, x, err);
+        /* x0 = x - sigma v, with the velocity that led here */
+        for (size_t i = 0; i < n && !rc; i++) x[i] -= s->schedule.sigma[s->step] * v[i];
+    } else {
+        taca_fail(err, TACA_ENOMEM, "a preview");
+    }
+    if (!rc) {
+        preview_render(&e->preview, x, (int)s->latent.h, (int)s->latent.w, rgb);
+        *out = (struct taca_image){(int)s->latent.w, (int)s->latent.h, rgb};
+        rgb = NULL;
+    }
+    free(rgb);
+    free(x);
+    return rc;
+}
+
+static enum taca_code decode_one(struct taca_engine *e, const struct taca_seq *s,
+                                 struct taca_image *out, struct taca_err *err) {
+    const size_t saved = e->scratch.used;
+    uint8_t *rgb = malloc((size_t)s->width_px * (size_t)s->height_px * 3);
+    if (!rgb) return taca_fail(err, TACA_ENOMEM, "an image of %d x %d", s->width_px, s->height_px);
+    struct taca_map image =
+        taca_scratch_map(&e->scratch, TACA_F32, 1, s->height_px, s->width_px, 3);
+    vae_decode(e->vae, e->b, &e->scratch, image, s->latent, false);
+    taca_map_to_rgb8(e->b, rgb, image);
+    enum taca_code rc = taca_sync(e->b, err);
+    e->scratch.used = saved;
+    if (rc) {
+        free(rgb);
+        return rc;
+    }
+    *out = (struct taca_image){s->width_px, s->height_px, rgb};
+    return TACA_OK;
+}
+
+enum taca_code taca_decode(struct taca_engine *e, struct taca_seq *const *seqs, int n,
+                           struct taca_image *out, struct taca_err *err) {
+    enum taca_code rc = TACA_OK;
+    int done = 0;
+    for (; done < n && !rc; done++) rc = decode_one(e, seqs[done], &out[done], err);
+    if (rc) /* the failed one left nothing */
+        for (int i = 0; i < done - 1; i++) taca_image_finish(&out[i]);
+    return rc;
+}
