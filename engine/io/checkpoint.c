@@ -199,17 +199,11 @@ enum taca_code taca_ckpt_get(struct taca_ckpt *c, struct taca_tensor *out, const
     return TACA_OK;
 }
 
-int64_t taca_ckpt_parameters(const struct taca_ckpt *c) {
-    return c->elements;
-}
+int64_t taca_ckpt_parameters(const struct taca_ckpt *c) { return c->elements; }
 
-int64_t taca_ckpt_bytes(const struct taca_ckpt *c) {
-    return c->bytes;
-}
+int64_t taca_ckpt_bytes(const struct taca_ckpt *c) { return c->bytes; }
 
-int taca_ckpt_files(const struct taca_ckpt *c) {
-    return (int)c->files.n;
-}
+int taca_ckpt_files(const struct taca_ckpt *c) { return (int)c->files.n; }
 
 void taca_ckpt_dtypes(const struct taca_ckpt *c, int64_t elements[TACA_DTYPES + 1]) {
     memset(elements, 0, (TACA_DTYPES + 1) * sizeof *elements);

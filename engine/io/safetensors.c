@@ -322,9 +322,7 @@ void taca_safetensors_close(struct taca_safetensors *st) {
     free(st);
 }
 
-size_t taca_safetensors_count(const struct taca_safetensors *st) {
-    return st->n_tensors;
-}
+size_t taca_safetensors_count(const struct taca_safetensors *st) { return st->n_tensors; }
 
 const struct taca_tensor *taca_safetensors_at(const struct taca_safetensors *st, size_t i) {
     return i < st->n_tensors ? &st->tensors[i] : NULL;
@@ -339,9 +337,7 @@ const struct taca_tensor *taca_safetensors_find(const struct taca_safetensors *s
     return hit ? *hit : NULL;
 }
 
-size_t taca_safetensors_other_count(const struct taca_safetensors *st) {
-    return st->n_others;
-}
+size_t taca_safetensors_other_count(const struct taca_safetensors *st) { return st->n_others; }
 
 const struct taca_st_other *taca_safetensors_other_at(const struct taca_safetensors *st, size_t i) {
     return i < st->n_others ? &st->others[i] : NULL;

@@ -34,7 +34,8 @@ struct taca_st_other {
 size_t taca_safetensors_other_count(const struct taca_safetensors *st);
 const struct taca_st_other *taca_safetensors_other_at(const struct taca_safetensors *st, size_t i);
 
-/* Writes a file (tools and tests). */
+/* Writes a file (tools and tests). Names must differ, dims be non-negative; the order is the
+ * writer's: wide dtypes first, then by name. Nothing is left at path on failure. */
 enum taca_code taca_safetensors_write(const char *path, const struct taca_tensor *tensors, size_t n,
                                       struct taca_err *err) TACA_MUST_USE;
 
