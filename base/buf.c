@@ -8,9 +8,7 @@
 
 #include "base/utf8.h"
 
-void taca_buf_init(struct taca_buf *b, size_t max) {
-    *b = (struct taca_buf){.max = max};
-}
+void taca_buf_init(struct taca_buf *b, size_t max) { *b = (struct taca_buf){.max = max}; }
 
 void taca_buf_finish(struct taca_buf *b) {
     free(b->data);
@@ -45,9 +43,7 @@ void taca_buf_put(struct taca_buf *b, const void *bytes, size_t len) {
     b->data[b->len] = 0;
 }
 
-void taca_buf_puts(struct taca_buf *b, const char *s) {
-    taca_buf_put(b, s, strlen(s));
-}
+void taca_buf_puts(struct taca_buf *b, const char *s) { taca_buf_put(b, s, strlen(s)); }
 
 void taca_buf_printf(struct taca_buf *b, const char *fmt, ...) {
     va_list ap;

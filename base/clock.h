@@ -10,8 +10,6 @@ static inline int64_t taca_now_us(void) {
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
-static inline double taca_now_ms(void) {
-    return (double)taca_now_us() / 1000.0;
-}
+static inline double taca_now_ms(void) { return (double)taca_now_us() / 1000.0; }
 
 #endif

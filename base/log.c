@@ -25,13 +25,9 @@ void taca_log_setup(enum taca_log_level least, bool json) {
     as_json = json;
 }
 
-bool taca_log_enabled(enum taca_log_level level) {
-    return level >= least_level;
-}
+bool taca_log_enabled(enum taca_log_level level) { return level >= least_level; }
 
-uint64_t taca_log_dropped(void) {
-    return atomic_load(&dropped);
-}
+uint64_t taca_log_dropped(void) { return atomic_load(&dropped); }
 
 static void timestamp(char out[40]) {
     struct timespec now;

@@ -12,9 +12,7 @@ void taca_mailbox_init(struct taca_mailbox *m, void (*wake)(void *ctx), void *ct
     m->ctx = ctx;
 }
 
-void taca_mailbox_finish(struct taca_mailbox *m) {
-    pthread_mutex_destroy(&m->lock);
-}
+void taca_mailbox_finish(struct taca_mailbox *m) { pthread_mutex_destroy(&m->lock); }
 
 bool taca_mailbox_post(struct taca_mailbox *m, struct taca_mail *mail) {
     pthread_mutex_lock(&m->lock);

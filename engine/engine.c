@@ -172,9 +172,7 @@ void taca_engine_close(struct taca_engine *e) {
     free(e);
 }
 
-const struct taca_model_info *taca_engine_info(const struct taca_engine *e) {
-    return &e->info;
-}
+const struct taca_model_info *taca_engine_info(const struct taca_engine *e) { return &e->info; }
 
 enum taca_code taca_engine_cost(const struct taca_engine *e, const struct taca_gen_params *p,
                                 struct taca_cost *out, struct taca_err *err) {

@@ -148,15 +148,9 @@ void taca_seq_close(struct taca_engine *e, struct taca_seq *s) {
     free(s);
 }
 
-int taca_seq_step(const struct taca_seq *s) {
-    return s->step;
-}
-int taca_seq_steps(const struct taca_seq *s) {
-    return s->schedule.steps;
-}
-bool taca_seq_done(const struct taca_seq *s) {
-    return s->step == s->schedule.steps;
-}
+int taca_seq_step(const struct taca_seq *s) { return s->step; }
+int taca_seq_steps(const struct taca_seq *s) { return s->schedule.steps; }
+bool taca_seq_done(const struct taca_seq *s) { return s->step == s->schedule.steps; }
 
 /* Tokens of one branch; patches are counted by the transformer itself. */
 static int64_t branch_tokens(const struct taca_engine *e, const struct taca_seq *s) {
