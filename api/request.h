@@ -10,21 +10,26 @@
 #include "engine/params.h"
 
 enum api_format { API_PNG };
+/* Where the body itself says how pictures travel; ANY leaves it to Accept. */
+enum api_response { API_RESPONSE_ANY, API_RESPONSE_B64_JSON, API_RESPONSE_BINARY };
 enum api_on_disconnect { API_DISCONNECT_CANCEL, API_DISCONNECT_CONTINUE };
-enum { API_MAX_N = 64 };
+enum { API_MAX_N = 64, API_MAX_PREVIEWS = 8 };
 
 struct api_request {
     struct taca_arena arena;       /* owns every string below */
     struct taca_gen_params params; /* seed is that of image 0; image k uses seed + k */
     int n;
     enum api_format format;
-    int png_level;        /* 0..9, default 3 */
-    bool metadata;        /* parameters in the PNG */
-    bool stream;          /* body asked for events */
-    int previews;         /* how many previews at most over the run, 0 = none */
-    int priority;         /* -10..10 */
-    int start_timeout_ms; /* 0 = the server's own */
-    int deadline_ms;      /* 0 = none */
+    int png_level; /* 0..9, default 3 */
+    bool metadata; /* parameters in the PNG */
+    bool stream;   /* body asked for events */
+    enum api_response response;
+    int previews;            /* how many previews at most over the run, 0 = none */
+    int preview_every;       /* a preview each so many steps, 0 = spread over the run */
+    int preview_max_side_px; /* larger ones are shrunk: api_preview_shrink */
+    int priority;            /* -10..10 */
+    int start_timeout_ms;    /* 0 = the server's own */
+    int deadline_ms;         /* 0 = none */
     enum api_on_disconnect on_disconnect;
     const char *user; /* NULL = none */
     char *json;       /* the request as it will be repeated: normalised, seed fixed */
@@ -37,6 +42,12 @@ int api_request_parse(struct api_request *out, const char *body, size_t len,
                       const struct taca_model_info *model, const struct api_limits *limits,
                       uint64_t random_seed, struct api_error *err);
 void api_request_finish(struct api_request *r); /* zeroed is fine */
+
+/* Which preview (0, 1, ...) is due once `steps_done` of the request's steps are; -1 = none. Never
+ * at the last step: the image itself follows. */
+int api_preview_due(const struct api_request *r, int steps_done);
+/* Averages *img down in place until neither side is above max_side_px. */
+void api_preview_shrink(struct taca_image *img, int max_side_px);
 
 /* How the client wants its answer. `accept` is the header's value or NULL. */
 enum api_reply { API_REPLY_JSON, API_REPLY_IMAGE, API_REPLY_EVENTS };

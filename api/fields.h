@@ -1,0 +1,70 @@
+/* fields.h - every field of a request: name, type, range, default, and where it goes. The parser
+ * walks this table and /v1/capabilities shows it. Internal to api/. */
+#ifndef TACA_API_FIELDS_H
+#define TACA_API_FIELDS_H
+
+#include "api/request.h"
+#include "api/values.h"
+
+/* A request while it is read: with what only the checks between fields need. */
+struct api_draft {
+    struct api_request r;
+    const struct taca_model_info *model;
+    const struct api_limits *limits;
+    struct api_error *err;
+    int64_t seed; /* -1 = the server chooses */
+    int sampler, schedule;
+    bool round_size;
+    const char *size_param; /* "size" once that field gave the sides, else NULL */
+};
+
+#define API_MAX_SEED ((INT64_C(1) << 53) - 1) /* above it JSON clients lose digits */
+
+enum api_kind {
+    API_BOOL,
+    API_INT,
+    API_NUMBER,
+    API_TEXT,
+    API_CHOICE,
+    API_SPECIAL, /* has a setter of its own */
+    API_REFUSED  /* known, but this build cannot honour it */
+};
+/* Where the upper end of a range comes from. */
+enum api_bound { API_FIXED, API_BY_STEPS, API_BY_N, API_BY_SIDE, API_BY_PROMPT, API_BY_TIMEOUT };
+
+struct api_field {
+    const char *name, *alias;
+    enum api_kind kind;
+    enum api_bound bound;
+    double min, max;                /* of text: bytes */
+    size_t at;                      /* offset in struct api_draft */
+    const char *const *choices;     /* NULL-terminated: the value is an index into them */
+    const char *const *not_choices; /* known values that this build cannot honour */
+    const char *type;               /* of a special field, for people */
+    const char *shown;              /* its default as JSON, NULL = none */
+    int (*set)(struct api_draft *d, const json_t *v, struct api_name name);
+    const char *why; /* refused: what to do instead, or NULL */
+};
+
+const struct api_field *api_fields(size_t *n);
+/* The table's default values; r->params are the model's. */
+void api_draft_init(struct api_draft *d, const struct taca_model_info *model,
+                    const struct api_limits *limits, struct api_error *err);
+void api_field_range(const struct api_field *f, const struct taca_model_info *model,
+                     const struct api_limits *limits, double *min, double *max);
+/* Checks v, which is not null, and stores it. */
+int api_field_set(const struct api_field *f, struct api_draft *d, const json_t *v,
+                  const char *param);
+
+/* special.c: fields that are more than one value */
+int api_set_model(struct api_draft *d, const json_t *v, struct api_name name);
+int api_set_seed(struct api_draft *d, const json_t *v, struct api_name name);
+int api_set_size(struct api_draft *d, const json_t *v, struct api_name name);
+int api_set_previews(struct api_draft *d, const json_t *v, struct api_name name);
+/* field_taca.c */
+int api_set_taca(struct api_draft *d, const json_t *v, struct api_name name);
+
+/* suggest.c: the known name that `name` was likely meant to be, or NULL. */
+const char *api_suggest(const char *name);
+
+#endif

@@ -1,0 +1,48 @@
+/* meta.c - the parameters of an image as the text chunks of its PNG carry them; see png.h. */
+#include "api/png.h"
+#include "api/write.h"
+
+static void put_window(struct taca_buf *out, const struct taca_window *w) {
+    if (w->rule == TACA_WINDOW_OFF) return;
+    taca_buf_puts(out, ", TACA: ");
+    api_put_double(out, w->gamma);
+    taca_buf_puts(out, ", TACA window: ");
+    if (w->rule == TACA_WINDOW_STEPS) {
+        taca_buf_printf(out, "steps %d-%d", w->first_step, w->end_step);
+    } else if (w->rule == TACA_WINDOW_SIGMA) {
+        taca_buf_puts(out, "timestep ");
+        api_put_timestep(out, w->sigma_min);
+        taca_buf_puts(out, "-");
+        api_put_timestep(out, w->sigma_max);
+    } else {
+        taca_buf_puts(out, "fraction ");
+        api_put_double(out, w->fraction);
+    }
+}
+
+/* Three parts, each on its own line: the prompt, "Negative prompt: ..." and "Steps: ...". */
+void api_png_parameters(struct taca_buf *out, const struct taca_gen_params *p,
+                        const struct taca_model_info *m) {
+    taca_buf_puts(out, p->prompt);
+    if (p->negative_prompt && p->negative_prompt[0]) {
+        taca_buf_puts(out, "\nNegative prompt: ");
+        taca_buf_puts(out, p->negative_prompt);
+    }
+    taca_buf_printf(out, "\nSteps: %d, Sampler: Euler, CFG scale: ", p->steps);
+    api_put_double(out, p->cfg_scale);
+    taca_buf_printf(out, ", Seed: %llu, Size: %dx%d, Model: %s", (unsigned long long)p->seed,
+                    p->width_px, p->height_px, m->id);
+    if (p->shift > 0) {
+        taca_buf_puts(out, ", Shift: ");
+        api_put_double(out, p->shift);
+    }
+    put_window(out, &p->taca);
+    taca_buf_puts(out, ", Version: taca " TACA_VERSION);
+}
+
+void api_png_json(struct taca_buf *out, const struct taca_gen_params *p,
+                  const struct taca_model_info *m) {
+    taca_buf_puts(out, "{");
+    api_put_params(out, p, m->id);
+    taca_buf_puts(out, "}");
+}

@@ -1,0 +1,160 @@
+/* models.c - what this server has and what it takes: /v1/models and /v1/capabilities. The
+ * parameters come from the parser's own table, so the two cannot disagree. */
+#include <string.h>
+
+#include "api/fields.h"
+#include "api/reply.h"
+#include "api/write.h"
+
+void api_models_json(struct taca_buf *out, const struct taca_model_info *m, int64_t created_s) {
+    taca_buf_puts(out, "{\"object\":\"list\",\"data\":[{\"id\":");
+    api_put_string(out, m->id);
+    taca_buf_printf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"taca\",\"family\":",
+                    (long long)created_s);
+    api_put_string(out, m->family);
+    taca_buf_puts(out, ",\"backend\":");
+    api_put_string(out, m->backend);
+    taca_buf_puts(out, ",\"precision\":");
+    api_put_string(out, m->precision);
+    taca_buf_printf(out, ",\"parameters\":%lld}]}", (long long)m->parameters);
+}
+
+static const char *type_name(const struct api_field *f) {
+    switch (f->kind) {
+    case API_BOOL: return "boolean";
+    case API_INT: return "integer";
+    case API_NUMBER: return "number";
+    case API_TEXT:
+    case API_CHOICE: return "string";
+    case API_SPECIAL: return f->type;
+    case API_REFUSED: break;
+    }
+    return "";
+}
+
+static void put_choices(struct taca_buf *out, const struct api_field *f) {
+    const char *comma = "";
+    taca_buf_puts(out, "[");
+    for (const char *const *s = f->choices; *s; s++) {
+        if (!**s) continue;
+        taca_buf_puts(out, comma);
+        api_put_string(out, *s);
+        comma = ",";
+    }
+    taca_buf_puts(out, "]");
+}
+
+static void put_default(struct taca_buf *out, const struct api_field *f,
+                        const struct api_draft *defaults) {
+    const void *at = (const char *)defaults + f->at;
+    int i;
+    double v;
+    switch (f->kind) {
+    case API_BOOL: taca_buf_puts(out, *(const bool *)at ? "true" : "false"); return;
+    case API_INT:
+        memcpy(&i, at, sizeof i);
+        taca_buf_printf(out, "%d", i);
+        return;
+    case API_NUMBER:
+        memcpy(&v, at, sizeof v);
+        /* below its own range: "the checkpoint decides" */
+        if (v >= f->min)
+            api_put_double(out, v);
+        else
+            taca_buf_puts(out, "null");
+        return;
+    case API_CHOICE:
+        memcpy(&i, at, sizeof i);
+        api_put_string(out, f->choices[i][0] ? f->choices[i] : NULL);
+        return;
+    case API_TEXT:
+    case API_SPECIAL:
+    case API_REFUSED: break;
+    }
+    taca_buf_puts(out, f->shown ? f->shown : "null");
+}
+
+static void put_parameter(struct taca_buf *out, const struct api_field *f,
+                          const struct api_draft *defaults) {
+    double min, max;
+    api_field_range(f, defaults->model, defaults->limits, &min, &max);
+    taca_buf_printf(out, "\"%s\":{\"type\":", f->name);
+    api_put_string(out, type_name(f));
+    if (f->alias) taca_buf_printf(out, ",\"alias\":\"%s\"", f->alias);
+    if (f->kind != API_BOOL && f->kind != API_CHOICE && max > min) {
+        taca_buf_puts(out, f->kind == API_TEXT ? ",\"min_bytes\":" : ",\"min\":");
+        api_put_double(out, min);
+        taca_buf_puts(out, f->kind == API_TEXT ? ",\"max_bytes\":" : ",\"max\":");
+        api_put_double(out, max);
+    }
+    if (f->kind == API_CHOICE) {
+        taca_buf_puts(out, ",\"values\":");
+        put_choices(out, f);
+    }
+    taca_buf_puts(out, ",\"default\":");
+    put_default(out, f, defaults);
+    taca_buf_puts(out, "}");
+}
+
+static void put_limits(struct taca_buf *out, const struct api_limits *l) {
+    taca_buf_printf(out,
+                    "\"limits\":{\"max_pixels\":%lld,\"max_side_px\":%d,\"max_steps\":%d,"
+                    "\"max_n\":%d,\"max_body_bytes\":%zu,\"max_prompt_bytes\":%zu,"
+                    "\"max_start_timeout_ms\":%d}",
+                    (long long)l->max_pixels, l->max_side_px, l->max_steps, l->max_n,
+                    l->max_body_bytes, l->max_prompt_bytes, l->max_start_timeout_ms);
+}
+
+static void put_model(struct taca_buf *out, const struct taca_model_info *m) {
+    taca_buf_puts(out, "\"model\":{\"id\":");
+    api_put_string(out, m->id);
+    taca_buf_puts(out, ",\"family\":");
+    api_put_string(out, m->family);
+    taca_buf_puts(out, ",\"backend\":");
+    api_put_string(out, m->backend);
+    taca_buf_puts(out, ",\"device\":");
+    api_put_string(out, m->device);
+    taca_buf_puts(out, ",\"precision\":");
+    api_put_string(out, m->precision);
+    taca_buf_printf(out,
+                    ",\"min_side_px\":%d,\"max_side_px\":%d,\"side_multiple_px\":%d,"
+                    "\"clip_tokens\":%d,\"t5_tokens\":%d,\"parameters\":%lld,"
+                    "\"weight_bytes\":%lld}",
+                    m->min_side_px, m->max_side_px, m->side_multiple_px, m->clip_tokens,
+                    m->t5_tokens, (long long)m->parameters, (long long)m->weight_bytes);
+}
+
+static void put_features(struct taca_buf *out) {
+    struct taca_window w = taca_window_default();
+    taca_buf_puts(out, "\"replies\":[\"application/json\",\"image/png\",\"text/event-stream\"],"
+                       "\"taca\":{\"default\":");
+    api_put_taca(out, &w);
+    taca_buf_puts(out, ",\"scale\":{\"min\":0,\"max\":10},\"windows\":[\"fraction\",\"steps\","
+                       "\"threshold\",\"timestep_low\",\"timestep_high\"]},");
+    taca_buf_printf(out, "\"previews\":{\"max\":%d,\"methods\":[\"latent_rgb\"]}",
+                    API_MAX_PREVIEWS);
+}
+
+void api_capabilities_json(struct taca_buf *out, const struct taca_model_info *m,
+                           const struct api_limits *l) {
+    size_t n;
+    const struct api_field *f = api_fields(&n);
+    struct api_error unused = {0};
+    struct api_draft defaults;
+    api_draft_init(&defaults, m, l, &unused);
+    taca_buf_puts(out, "{\"object\":\"capabilities\",\"version\":\"" TACA_VERSION "\",");
+    put_model(out, m);
+    taca_buf_puts(out, ",");
+    put_limits(out, l);
+    taca_buf_puts(out, ",");
+    put_features(out);
+    taca_buf_puts(out, ",\"parameters\":{");
+    const char *comma = "";
+    for (size_t i = 0; i < n; i++) {
+        if (f[i].kind == API_REFUSED) continue;
+        taca_buf_puts(out, comma);
+        put_parameter(out, &f[i], &defaults);
+        comma = ",";
+    }
+    taca_buf_puts(out, "}}");
+}

@@ -1,0 +1,214 @@
+/* request.c - from the bytes of a body to a checked request; see request.h. */
+#include "api/request.h"
+
+#include <string.h>
+
+#include "api/fields.h"
+#include "api/write.h"
+
+/* A request has some forty fields, none nested deeper than two. The bounds keep the parser's memory
+ * within a few hundred bytes a value whatever the body is: {},{},... would take 73 times its size.
+ */
+enum { MAX_DEPTH = 16, MAX_VALUES = 2000 };
+
+/* Counts what opens or separates values, outside strings. Wrong JSON may pass: the parser is next.
+ */
+static int check_complexity(const char *body, size_t len, struct api_error *err) {
+    int depth = 0, values = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < len; i++) {
+        char c = body[i];
+        if (in_string) {
+            if (c == '\\')
+                i++;
+            else if (c == '"')
+                in_string = false;
+            continue;
+        }
+        if (c == '"') in_string = true;
+        if (c == '{' || c == '[') depth++;
+        if (c == '}' || c == ']') depth--;
+        values += c == '{' || c == '[' || c == ',' || c == ':';
+        if (depth > MAX_DEPTH)
+            return api_fail(err, 400, "too_complex", NULL,
+                            "the body is nested deeper than %d levels", MAX_DEPTH);
+        if (values > MAX_VALUES)
+            return api_fail(err, 400, "too_complex", NULL, "the body has more than %d JSON values",
+                            MAX_VALUES);
+    }
+    return 0;
+}
+
+static int load(json_t **out, const char *body, size_t len, const struct api_limits *limits,
+                struct api_error *err) {
+    json_error_t why;
+    if (len > limits->max_body_bytes)
+        return api_fail(err, 413, "body_too_large", NULL,
+                        "the body must be at most %zu bytes, got %zu", limits->max_body_bytes, len);
+    if (len == 0)
+        return api_fail(err, 400, "invalid_json", NULL,
+                        "the body is empty: a JSON object with at least \"prompt\" is wanted");
+    if (len >= 3 && memcmp(body, "\xEF\xBB\xBF", 3) == 0)
+        return api_fail(err, 400, "invalid_json", NULL,
+                        "the body begins with a byte order mark: send JSON without it");
+    int rc = check_complexity(body, len, err);
+    if (rc) return rc;
+    json_t *root = json_loadb(body, len, JSON_REJECT_DUPLICATES, &why);
+    if (!root && json_error_code(&why) == json_error_out_of_memory)
+        return api_fail(err, 503, "gpu_oom", NULL, "out of memory reading the request");
+    if (!root)
+        return api_fail(err, 400, "invalid_json", NULL,
+                        "the body is not valid JSON: %s (line %d, column %d)", why.text, why.line,
+                        why.column);
+    if (!json_is_object(root)) {
+        rc = api_fail(err, 400, "invalid_json", NULL, "the body must be a JSON object, got %s",
+                      api_type_of(root));
+        json_decref(root);
+        return rc;
+    }
+    *out = root;
+    return 0;
+}
+
+static bool given(const json_t *root, const char *name) {
+    const json_t *v = name ? json_object_get(root, name) : NULL;
+    return v && !json_is_null(v); /* an explicit null means absent */
+}
+
+static const struct api_field *find(const char *name) {
+    size_t n;
+    const struct api_field *f = api_fields(&n);
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(f[i].name, name) == 0 || (f[i].alias && strcmp(f[i].alias, name) == 0))
+            return &f[i];
+    return NULL;
+}
+
+static int unknown(const char *key, struct api_error *err) {
+    const char *meant = api_suggest(key);
+    return api_fail(err, 400, "unknown_parameter", key, "there is no parameter \"%.64s\"%s%s%s",
+                    key, meant ? ": did you mean \"" : "", meant ? meant : "", meant ? "\"?" : "");
+}
+
+static int read_fields(struct api_draft *d, json_t *root) {
+    const char *key;
+    json_t *v;
+    json_object_foreach(root, key, v) {
+        const struct api_field *f = find(key);
+        if (!f) return unknown(key, d->err);
+        if (json_is_null(v)) continue;
+        if (strcmp(key, f->name) != 0 && given(root, f->name))
+            return api_refuse(d->err, (struct api_name){key, f->name},
+                              "%s and %s mean the same: give one of them", f->name, key);
+        int rc = api_field_set(f, d, v, key);
+        if (rc) return rc;
+    }
+    if (!given(root, "prompt"))
+        return api_refuse(d->err, (struct api_name){"prompt", "prompt"}, "prompt is required");
+    if (d->size_param && (given(root, "width") || given(root, "height")))
+        return api_refuse(d->err, (struct api_name){"size", "size"},
+                          "size stands for width and height: give one or the other");
+    return 0;
+}
+
+/* One side in range and a multiple, rounded to one when the client allows it. */
+static int check_side(struct api_draft *d, int *px, const char *side) {
+    struct api_name name = {side, side};
+    if (d->size_param) name = (struct api_name){d->size_param, d->size_param};
+    double min, max;
+    int multiple = d->model->side_multiple_px;
+    api_field_range(find("width"), d->model, d->limits, &min, &max);
+    if (*px < min || *px > max)
+        return api_refuse(d->err, name, "%s must be in %.0f..%.0f, got %d", side, min, max, *px);
+    int rest = *px % multiple, down = *px - rest, up = down + multiple;
+    if (rest == 0) return 0;
+    if (!d->round_size)
+        return api_fail(d->err, 400, "size_not_multiple", name.param,
+                        "%s must be a multiple of %d, got %d: %d and %d are, or set round_size",
+                        side, multiple, *px, down, up);
+    bool goes_up = down < min || (2 * rest >= multiple && up <= max);
+    *px = goes_up ? up : down;
+    return 0;
+}
+
+static int check_size(struct api_draft *d) {
+    struct taca_gen_params *p = &d->r.params;
+    int rc = check_side(d, &p->width_px, "width");
+    if (!rc) rc = check_side(d, &p->height_px, "height");
+    if (rc) return rc;
+    int64_t pixels = (int64_t)p->width_px * p->height_px;
+    if (pixels <= d->limits->max_pixels) return 0;
+    return api_fail(d->err, 400, "invalid_size", d->size_param ? d->size_param : "width",
+                    "width x height must be at most %lld pixels, got %d x %d = %lld",
+                    (long long)d->limits->max_pixels, p->width_px, p->height_px, (long long)pixels);
+}
+
+/* Image k takes seed + k: the last one must still be a seed. */
+static int choose_seed(struct api_draft *d, uint64_t random_seed) {
+    uint64_t last = (uint64_t)API_MAX_SEED + 1 - (uint64_t)d->r.n;
+    if (d->seed < 0) {
+        random_seed &= (uint64_t)API_MAX_SEED; /* below 2^53 */
+        d->r.params.seed = random_seed <= last ? random_seed : last;
+        return 0;
+    }
+    d->r.params.seed = (uint64_t)d->seed;
+    if (d->r.params.seed <= last) return 0;
+    return api_refuse(d->err, (struct api_name){"seed", "seed"},
+                      "image k uses seed + k, and seed + n - 1 must be below 2^53: with n %d seed "
+                      "must be at most %llu, got %lld",
+                      d->r.n, (unsigned long long)last, (long long)d->seed);
+}
+
+static int check_together(struct api_draft *d, uint64_t random_seed) {
+    struct taca_err why = {0};
+    int rc = check_size(d);
+    if (!rc) rc = choose_seed(d, random_seed);
+    if (rc) return rc;
+    if (d->r.response == API_RESPONSE_BINARY && d->r.n > 1 && !d->r.stream)
+        return api_refuse(d->err, (struct api_name){"response_format", "response_format"},
+                          "response_format \"binary\" holds one image and n is %d: use b64_json",
+                          d->r.n);
+    if (taca_gen_params_check(&d->r.params, d->model, &why)) {
+        api_error_from(d->err, &why);
+        return d->err->status;
+    }
+    return 0;
+}
+
+/* What a client would send to get the very same images. */
+static int normalise(struct api_draft *d, size_t body_len) {
+    struct taca_buf b;
+    taca_buf_init(&b, 4096 + 8 * body_len); /* a byte takes at most six, as \u00XX */
+    taca_buf_puts(&b, "{");
+    api_put_params(&b, &d->r.params, d->model->id);
+    taca_buf_printf(&b, ",\"n\":%d,\"output_format\":\"png\",\"png_level\":%d,\"metadata\":%s}",
+                    d->r.n, d->r.png_level, d->r.metadata ? "true" : "false");
+    if (!b.failed) d->r.json = taca_arena_strndup(&d->r.arena, b.data, b.len);
+    taca_buf_finish(&b);
+    if (d->r.json) return 0;
+    return api_fail(d->err, 503, "gpu_oom", NULL, "out of memory reading the request");
+}
+
+int api_request_parse(struct api_request *out, const char *body, size_t len,
+                      const struct taca_model_info *model, const struct api_limits *limits,
+                      uint64_t random_seed, struct api_error *err) {
+    json_t *root = NULL;
+    struct api_draft d;
+    int rc = load(&root, body, len, limits, err);
+    if (rc) return rc;
+    api_draft_init(&d, model, limits, err);
+    rc = read_fields(&d, root);
+    if (!rc) rc = check_together(&d, random_seed);
+    if (!rc) rc = normalise(&d, len);
+    json_decref(root);
+    if (rc)
+        api_request_finish(&d.r);
+    else
+        *out = d.r;
+    return rc;
+}
+
+void api_request_finish(struct api_request *r) {
+    taca_arena_finish(&r->arena);
+    *r = (struct api_request){0};
+}
