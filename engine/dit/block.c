@@ -1,0 +1,89 @@
+/* block.c - see block.h. Residual streams are f32; what only feeds a matmul has the backend's
+ * precision. Scratch is a stack: each step puts `used` back to where its result ends. */
+#include "engine/dit/block.h"
+
+static struct taca_mat low(const struct dit_pass *p, int64_t rows, int64_t cols) {
+    return taca_scratch_mat(p->s, taca_backend_precision(p->b), rows, cols);
+}
+
+/* q, k, v of a stream: one matmul over its modulated rows, then the norm of each head. */
+static struct taca_qkv project(const struct dit_pass *p, const struct dit_attn *w,
+                               struct taca_mat x, enum taca_stream stream) {
+    const int64_t d = x.cols;
+    struct taca_mat qkv = low(p, x.rows, 3 * d);
+    const size_t mark = p->s->used;
+    struct taca_mat h = low(p, x.rows, d);
+    taca_norm_modulate(p->b, h, x, p->mod, w->shift, w->scale, p->layout, stream, DIT_EPS);
+    taca_linear(p->b, qkv, h, w->qkv, TACA_ACT_NONE);
+    p->s->used = mark;
+
+    struct taca_qkv r = {taca_mat_cols(qkv, 0, d), taca_mat_cols(qkv, d, d),
+                         taca_mat_cols(qkv, 2 * d, d)};
+    if (w->norm_q.n) taca_head_rms_norm(p->b, r.q, &w->norm_q, DIT_EPS);
+    if (w->norm_k.n) taca_head_rms_norm(p->b, r.k, &w->norm_k, DIT_EPS);
+    return r;
+}
+
+/* The second attention: image rows among themselves. TACA does not reach it. */
+static struct taca_mat dual_attention(const struct dit_pass *p, const struct dit_attn *w,
+                                      struct taca_mat x) {
+    const struct taca_mat none = {0};
+    const struct taca_qkv no_text = {0};
+    struct taca_mat y = taca_scratch_mat(p->s, TACA_F32, x.rows, x.cols);
+    const size_t mark = p->s->used;
+    struct taca_mat o = low(p, x.rows, x.cols);
+    struct taca_qkv img = project(p, w, x, TACA_IMG);
+    taca_attention(p->b, o, none, img, no_text, p->layout, &p->attn);
+    taca_linear(p->b, y, o, w->out, TACA_ACT_NONE);
+    p->s->used = mark;
+    return y;
+}
+
+/* x += gate o Linear(o) */
+static void add_attention(const struct dit_pass *p, const struct dit_attn *w, struct taca_mat x,
+                          struct taca_mat o, enum taca_stream stream) {
+    const size_t mark = p->s->used;
+    struct taca_mat y = taca_scratch_mat(p->s, TACA_F32, x.rows, x.cols);
+    taca_linear(p->b, y, o, w->out, TACA_ACT_NONE);
+    taca_gate_add(p->b, x, y, p->mod, w->gate, p->layout, stream);
+    p->s->used = mark;
+}
+
+/* x += gate o Linear(GELU(Linear(modulate(x)))) */
+static void add_mlp(const struct dit_pass *p, const struct dit_mlp *w, struct taca_mat x,
+                    enum taca_stream stream) {
+    const size_t mark = p->s->used;
+    struct taca_mat y = taca_scratch_mat(p->s, TACA_F32, x.rows, x.cols);
+    struct taca_mat h = low(p, x.rows, x.cols);
+    struct taca_mat wide = low(p, x.rows, w->up->out);
+    taca_norm_modulate(p->b, h, x, p->mod, w->shift, w->scale, p->layout, stream, DIT_EPS);
+    taca_linear(p->b, wide, h, w->up, TACA_ACT_GELU_TANH);
+    taca_linear(p->b, y, wide, w->down, TACA_ACT_NONE);
+    taca_gate_add(p->b, x, y, p->mod, w->gate, p->layout, stream);
+    p->s->used = mark;
+}
+
+void dit_block_run(const struct dit_block *w, const struct dit_pass *p, struct taca_mat x,
+                   struct taca_mat c) {
+    const size_t start = p->s->used;
+    struct taca_mat y_dual = {0}, o_txt = {0};
+    /* from x as it enters the block, before the joint attention changes it */
+    if (w->dual.qkv) y_dual = dual_attention(p, &w->dual, x);
+
+    struct taca_mat o_img = low(p, x.rows, x.cols);
+    if (w->txt.out) o_txt = low(p, c.rows, c.cols);
+    const size_t mark = p->s->used;
+    struct taca_qkv img = project(p, &w->img, x, TACA_IMG);
+    struct taca_qkv txt = project(p, &w->txt, c, TACA_TXT);
+    taca_attention(p->b, o_img, o_txt, img, txt, p->layout, &p->attn);
+    p->s->used = mark;
+
+    add_attention(p, &w->img, x, o_img, TACA_IMG);
+    if (w->dual.qkv) taca_gate_add(p->b, x, y_dual, p->mod, w->dual.gate, p->layout, TACA_IMG);
+    add_mlp(p, &w->img_mlp, x, TACA_IMG);
+    if (w->txt.out) {
+        add_attention(p, &w->txt, c, o_txt, TACA_TXT);
+        add_mlp(p, &w->txt_mlp, c, TACA_TXT);
+    }
+    p->s->used = start;
+}
