@@ -189,8 +189,9 @@ void taca_head_rms_norm(struct taca_backend *b, struct taca_mat x, const struct 
  *   z_ij = scale * q_i.k_j             otherwise;  CAUSAL: key j <= query i, image stream only.
  *   q, k, v  [rows of the stream, heads * head_dim]; o alike, aliases none of them
  * Softmax in float with the maximum taken after gamma; no n x n matrix is stored. gamma = 1 gives
- * the plain result bit for bit. A stream without rows may have zeroed views; o of the text stream
- * may be zeroed (data NULL): text queries are then not computed. */
+ * the plain result bit for bit. A stream without rows may have zeroed views; zeroed text views
+ * leave the text out though the layout has it: image rows attend to image rows alone. o of the text
+ * stream may be zeroed (data NULL, no rows, no columns): text queries are then not computed. */
 enum taca_mask { TACA_MASK_NONE, TACA_MASK_CAUSAL };
 struct taca_qkv {
     struct taca_mat q, k, v;

@@ -1,0 +1,438 @@
+/* backend.c - a backend's life and its ops as model code sees them: checked, then dispatched.
+ *
+ * Every op looks at its shapes first; a mismatch becomes the backend's error, worded with the op's
+ * name and what was found. After an error ops do nothing until taca_sync has reported it. What an
+ * op computes is the business of the table behind it. */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/backend_ops.h"
+
+/* ---- life ---------------------------------------------------------------------------------- */
+
+void taca_backend_fail(struct taca_backend *b, enum taca_code code, const char *fmt, ...) {
+    char text[sizeof b->error.text];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    (void)taca_fail(&b->error, code, "%s", text);
+}
+
+void taca_backend_finish(struct taca_backend *b) {
+    for (int i = 0; i < b->n_owned; i++) b->ops->free(b, b->owned[i]);
+    free(b->owned);
+    b->owned = NULL;
+    b->n_owned = b->cap_owned = 0;
+}
+
+void taca_backend_close(struct taca_backend *b) {
+    if (b) b->ops->close(b);
+}
+
+const char *taca_backend_name(const struct taca_backend *b) { return b->ops->name; }
+const char *taca_backend_detail(const struct taca_backend *b) { return b->detail; }
+enum taca_dtype taca_backend_precision(const struct taca_backend *b) { return b->precision; }
+
+static bool live(const struct taca_backend *b) { return b->error.code == TACA_OK; }
+/* a counting backend: arguments are checked, nothing moves */
+static bool dry(const struct taca_backend *b) { return b->ops->counting; }
+
+void *taca_alloc(struct taca_backend *b, size_t bytes, struct taca_err *err) {
+    void *p = dry(b) ? NULL : b->ops->alloc(b, bytes ? bytes : 1);
+    if (!p) (void)taca_fail(err, TACA_ENOMEM, "%s: %zu bytes", b->ops->name, bytes);
+    return p;
+}
+
+void taca_free(struct taca_backend *b, void *p) {
+    if (p && !dry(b)) b->ops->free(b, p);
+}
+
+void taca_upload(struct taca_backend *b, void *dst, const void *host, size_t bytes) {
+    if (live(b) && bytes && !dry(b)) b->ops->upload(b, dst, host, bytes);
+}
+void taca_download(struct taca_backend *b, void *host, const void *src, size_t bytes) {
+    if (live(b) && bytes && !dry(b)) b->ops->download(b, host, src, bytes);
+}
+void taca_fill_zero(struct taca_backend *b, void *dst, size_t bytes) {
+    if (live(b) && bytes && !dry(b)) b->ops->fill_zero(b, dst, bytes);
+}
+
+enum taca_code taca_sync(struct taca_backend *b, struct taca_err *err) {
+    if (!dry(b)) b->ops->wait(b);
+    enum taca_code code = b->error.code;
+    if (code != TACA_OK) (void)taca_fail(err, code, "%s", b->error.text);
+    memset(&b->error, 0, sizeof b->error);
+    return code;
+}
+
+/* ---- checks -------------------------------------------------------------------------------- */
+
+enum { TEXT = 104 }; /* four numbers of 20 digits, a dtype */
+
+static const char *mat_text(char buf[TEXT], struct taca_mat m) {
+    snprintf(buf, TEXT, "[%" PRId64 ", %" PRId64 "] ld %" PRId64 " %s", m.rows, m.cols, m.ld,
+             taca_dtype_name(m.dtype));
+    return buf;
+}
+static const char *map_text(char buf[TEXT], struct taca_map m) {
+    snprintf(buf, TEXT, "[%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "] %s", m.n, m.h, m.w,
+             m.c, taca_dtype_name(m.dtype));
+    return buf;
+}
+static const char *chw_text(char buf[TEXT], struct taca_chw m) {
+    snprintf(buf, TEXT, "[%" PRId64 ", %" PRId64 ", %" PRId64 "]", m.c, m.h, m.w);
+    return buf;
+}
+
+static bool is_float(enum taca_dtype t) { return t == TACA_F32 || t == TACA_BF16; }
+
+/* Records "op: what" and is false: `return bad(...)` ends a check. */
+static bool bad(struct taca_backend *b, const char *op, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+static bool bad(struct taca_backend *b, const char *op, const char *fmt, ...) {
+    char text[384];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    taca_backend_fail(b, TACA_EINTERNAL, "%s: %s", op, text);
+    return false;
+}
+
+static bool mat_ok(struct taca_backend *b, const char *op, const char *name, struct taca_mat m) {
+    char t[TEXT];
+    if (!is_float(m.dtype) || m.rows < 0 || m.cols <= 0 || m.ld < m.cols)
+        return bad(b, op, "%s %s is not a matrix", name, mat_text(t, m));
+    if (!m.data && m.rows && !dry(b))
+        return bad(b, op, "%s %s has no memory", name, mat_text(t, m));
+    return true;
+}
+
+static bool map_ok(struct taca_backend *b, const char *op, const char *name, struct taca_map m) {
+    char t[TEXT];
+    if (!is_float(m.dtype) || m.n <= 0 || m.h <= 0 || m.w <= 0 || m.c <= 0)
+        return bad(b, op, "%s %s is not a map", name, map_text(t, m));
+    if (!m.data && !dry(b)) return bad(b, op, "%s %s has no memory", name, map_text(t, m));
+    return true;
+}
+
+static bool chw_ok(struct taca_backend *b, const char *op, const char *name, struct taca_chw m) {
+    char t[TEXT];
+    if (m.c <= 0 || m.h <= 0 || m.w <= 0)
+        return bad(b, op, "%s %s is not a latent", name, chw_text(t, m));
+    if (!m.data && !dry(b)) return bad(b, op, "%s %s has no memory", name, chw_text(t, m));
+    return true;
+}
+
+static bool same_mat(struct taca_backend *b, const char *op, struct taca_mat y, struct taca_mat x) {
+    char ty[TEXT], tx[TEXT];
+    if (!mat_ok(b, op, "y", y) || !mat_ok(b, op, "x", x)) return false;
+    if (y.rows == x.rows && y.cols == x.cols) return true;
+    return bad(b, op, "y %s, x %s differ in shape", mat_text(ty, y), mat_text(tx, x));
+}
+
+static bool same_chw(struct taca_backend *b, const char *op, struct taca_chw y, struct taca_chw x) {
+    char ty[TEXT], tx[TEXT];
+    if (!chw_ok(b, op, "y", y) || !chw_ok(b, op, "x", x)) return false;
+    if (y.c == x.c && y.h == x.h && y.w == x.w) return true;
+    return bad(b, op, "%s and %s differ in shape", chw_text(ty, y), chw_text(tx, x));
+}
+
+static bool vec_ok(struct taca_backend *b, const char *op, const char *name,
+                   const struct taca_vec *v, int64_t n) {
+    if (!v || v->n == n) return true;
+    return bad(b, op, "%s has %" PRId64 " values, wanted %" PRId64, name, v->n, n);
+}
+
+static int64_t stream_rows(const struct taca_layout *l, enum taca_stream s) {
+    return s == TACA_IMG ? l->img_rows : l->txt_rows;
+}
+
+/* x [rows of stream, d]; mod f32 [n_segs, >= first + d] */
+static bool mod_ok(struct taca_backend *b, const char *op, struct taca_mat x, struct taca_mat mod,
+                   int64_t first, const struct taca_layout *l, enum taca_stream stream) {
+    char tx[TEXT], tm[TEXT];
+    if (!mat_ok(b, op, "mod", mod)) return false;
+    if (x.rows != stream_rows(l, stream))
+        return bad(b, op, "x %s, the stream has %" PRId64 " rows", mat_text(tx, x),
+                   stream_rows(l, stream));
+    if (mod.dtype != TACA_F32 || mod.rows != l->n_segs || first < 0 || first + x.cols > mod.cols)
+        return bad(b, op, "mod %s, wanted f32, %d segments and columns %" PRId64 " to %" PRId64,
+                   mat_text(tm, mod), l->n_segs, first, first + x.cols);
+    return true;
+}
+
+/* ---- ops on rows --------------------------------------------------------------------------- */
+
+void taca_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                 const struct taca_linear *w, enum taca_act act) {
+    char ty[TEXT], tx[TEXT];
+    if (!live(b) || !mat_ok(b, "linear", "y", y) || !mat_ok(b, "linear", "x", x)) return;
+    if (y.rows != x.rows || x.cols != w->in || y.cols != w->out) {
+        bad(b, "linear", "y %s = x %s, weight [%" PRId64 ", %" PRId64 "]", mat_text(ty, y),
+            mat_text(tx, x), w->out, w->in);
+        return;
+    }
+    if (y.rows) b->ops->linear(b, y, x, w, act);
+}
+
+void taca_activate(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                   enum taca_act act) {
+    if (!live(b) || !same_mat(b, "activate", y, x)) return;
+    if (y.rows && !dry(b)) b->ops->activate(b, y, x, act);
+}
+
+void taca_layer_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                     const struct taca_vec *gain, const struct taca_vec *bias, float eps) {
+    if (!live(b) || !same_mat(b, "layer_norm", y, x)) return;
+    if (!vec_ok(b, "layer_norm", "gain", gain, x.cols) ||
+        !vec_ok(b, "layer_norm", "bias", bias, x.cols))
+        return;
+    if (y.rows && !dry(b))
+        b->ops->layer_norm(b, y, x, gain ? gain->data : NULL, bias ? bias->data : NULL, eps);
+}
+
+void taca_norm_modulate(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                        struct taca_mat mod, int64_t shift, int64_t scale,
+                        const struct taca_layout *l, enum taca_stream stream, float eps) {
+    static const char op[] = "norm_modulate";
+    if (!live(b) || !same_mat(b, op, y, x) || !mod_ok(b, op, x, mod, shift, l, stream) ||
+        !mod_ok(b, op, x, mod, scale, l, stream))
+        return;
+    if (y.rows && !dry(b))
+        b->ops->norm_modulate(b, y, x, taca_mat_cols(mod, shift, y.cols),
+                              taca_mat_cols(mod, scale, y.cols), taca_layout_seg_of_row(l, stream),
+                              eps);
+}
+
+void taca_gate_add(struct taca_backend *b, struct taca_mat x, struct taca_mat y,
+                   struct taca_mat mod, int64_t gate, const struct taca_layout *l,
+                   enum taca_stream stream) {
+    static const char op[] = "gate_add";
+    char t[TEXT];
+    if (!live(b) || !same_mat(b, op, x, y) || !mod_ok(b, op, x, mod, gate, l, stream)) return;
+    if (x.dtype != TACA_F32) {
+        bad(b, op, "x %s is not f32", mat_text(t, x));
+        return;
+    }
+    if (x.rows && !dry(b))
+        b->ops->gate_add(b, x, y, taca_mat_cols(mod, gate, x.cols),
+                         taca_layout_seg_of_row(l, stream));
+}
+
+void taca_add(struct taca_backend *b, struct taca_mat y, struct taca_mat a, struct taca_mat c) {
+    if (!live(b) || !same_mat(b, "add", y, a) || !same_mat(b, "add", y, c)) return;
+    if (y.rows && !dry(b)) b->ops->add(b, y, a, c);
+}
+
+void taca_head_rms_norm(struct taca_backend *b, struct taca_mat x, const struct taca_vec *gain,
+                        float eps) {
+    char t[TEXT];
+    if (!live(b) || !mat_ok(b, "head_rms_norm", "x", x)) return;
+    if (gain->n <= 0 || x.cols % gain->n) {
+        bad(b, "head_rms_norm", "x %s, heads of %" PRId64, mat_text(t, x), gain->n);
+        return;
+    }
+    if (x.rows && !dry(b)) b->ops->head_rms_norm(b, x, gain, eps);
+}
+
+/* ---- attention ----------------------------------------------------------------------------- */
+
+/* o (unless it is absent), q, k, v of one stream */
+static bool stream_ok(struct taca_backend *b, struct taca_mat o, const struct taca_qkv *s,
+                      int64_t rows, const char *which) {
+    static const char op[] = "attention";
+    char t[TEXT];
+    const struct taca_mat view[] = {s->q, s->k, s->v, o};
+    static const char *const name[] = {"q", "k", "v", "o"};
+    for (int i = 0; i < 4; i++) {
+        if (i == 3 && o.cols == 0) continue;
+        if (!mat_ok(b, op, name[i], view[i])) return false;
+        if (view[i].rows != rows || view[i].cols != s->q.cols)
+            return bad(b, op, "%s %s %s, wanted [%" PRId64 ", %" PRId64 "]", which, name[i],
+                       mat_text(t, view[i]), rows, s->q.cols);
+    }
+    return true;
+}
+
+static bool attention_ok(struct taca_backend *b, struct taca_mat o_img, struct taca_mat o_txt,
+                         const struct taca_qkv *img, const struct taca_qkv *txt,
+                         const struct taca_layout *l, const struct taca_attn *a) {
+    static const char op[] = "attention";
+    char t[TEXT];
+    const bool text = l->txt_rows && txt->q.cols; /* zeroed views leave it out */
+    if (a->heads <= 0) return bad(b, op, "%d heads", a->heads);
+    if (l->img_rows && !stream_ok(b, o_img, img, l->img_rows, "image")) return false;
+    if (text && !stream_ok(b, o_txt, txt, l->txt_rows, "text")) return false;
+    if (l->img_rows && o_img.cols == 0) return bad(b, op, "no output for the image stream");
+    struct taca_mat q = l->img_rows ? img->q : txt->q;
+    if (q.cols % a->heads) return bad(b, op, "q %s, %d heads", mat_text(t, q), a->heads);
+    if (text && txt->q.cols != q.cols)
+        return bad(b, op, "text q %s, image has %" PRId64 " columns", mat_text(t, txt->q), q.cols);
+    if (a->mask == TACA_MASK_CAUSAL && text)
+        return bad(b, op, "a causal mask needs the image stream alone, %" PRId64 " text rows",
+                   l->txt_rows);
+    return true;
+}
+
+void taca_attention(struct taca_backend *b, struct taca_mat o_img, struct taca_mat o_txt,
+                    struct taca_qkv img, struct taca_qkv txt, const struct taca_layout *l,
+                    const struct taca_attn *a) {
+    if (!live(b) || !attention_ok(b, o_img, o_txt, &img, &txt, l, a)) return;
+    if (l->img_rows + l->txt_rows) b->ops->attention(b, o_img, o_txt, &img, &txt, l, a);
+}
+
+/* ---- embeddings and latents ------------------------------------------------------------------ */
+
+void taca_embed(struct taca_backend *b, struct taca_mat y, struct taca_mat table,
+                const int32_t *ids) {
+    static const char op[] = "embed";
+    char ty[TEXT], tt[TEXT];
+    if (!live(b) || !mat_ok(b, op, "y", y) || !mat_ok(b, op, "table", table)) return;
+    if (y.cols != table.cols || table.dtype != TACA_F32) {
+        bad(b, op, "y %s, table %s", mat_text(ty, y), mat_text(tt, table));
+        return;
+    }
+    if (dry(b)) return;
+    for (int64_t r = 0; r < y.rows; r++)
+        if (ids[r] < 0 || ids[r] >= table.rows) {
+            bad(b, op, "id %" PRId32 " of row %" PRId64 ", the table has %" PRId64 " rows", ids[r],
+                r, table.rows);
+            return;
+        }
+    if (y.rows) b->ops->embed(b, y, table, ids);
+}
+
+void taca_time_features(struct taca_backend *b, struct taca_mat y, const float *t) {
+    char ty[TEXT];
+    if (!live(b) || !mat_ok(b, "time_features", "y", y)) return;
+    if (y.dtype != TACA_F32 || y.cols % 2) {
+        bad(b, "time_features", "y %s, wanted f32 and an even width", mat_text(ty, y));
+        return;
+    }
+    if (y.rows && !dry(b)) b->ops->time_features(b, y, t);
+}
+
+static bool patch_ok(struct taca_backend *b, const char *op, struct taca_mat m, struct taca_chw x,
+                     int p) {
+    char tm[TEXT], tx[TEXT];
+    if (!mat_ok(b, op, "tokens", m) || !chw_ok(b, op, "latent", x)) return false;
+    if (p > 0 && x.h % p == 0 && x.w % p == 0 && m.rows == (x.h / p) * (x.w / p) &&
+        m.cols == x.c * p * p)
+        return true;
+    return bad(b, op, "tokens %s, latent %s, patch %d", mat_text(tm, m), chw_text(tx, x), p);
+}
+
+void taca_patchify(struct taca_backend *b, struct taca_mat y, struct taca_chw x, int p,
+                   enum taca_patch order) {
+    if (live(b) && patch_ok(b, "patchify", y, x, p) && !dry(b)) b->ops->patchify(b, y, x, p, order);
+}
+
+void taca_unpatchify(struct taca_backend *b, struct taca_chw y, struct taca_mat x, int p,
+                     enum taca_patch order) {
+    if (live(b) && patch_ok(b, "unpatchify", x, y, p) && !dry(b))
+        b->ops->unpatchify(b, y, x, p, order);
+}
+
+void taca_add_position(struct taca_backend *b, struct taca_mat x, struct taca_mat table,
+                       int64_t side, int64_t h, int64_t w) {
+    static const char op[] = "add_position";
+    char tx[TEXT], tt[TEXT];
+    if (!live(b) || !mat_ok(b, op, "x", x) || !mat_ok(b, op, "table", table)) return;
+    if (h <= 0 || w <= 0 || h > side || w > side || x.rows != h * w || x.cols != table.cols ||
+        table.rows != side * side || table.dtype != TACA_F32) {
+        bad(b, op, "x %s, table %s, side %" PRId64 ", window %" PRId64 " x %" PRId64,
+            mat_text(tx, x), mat_text(tt, table), side, h, w);
+        return;
+    }
+    if (!dry(b)) b->ops->add_position(b, x, table, side, h, w);
+}
+
+void taca_cfg_euler(struct taca_backend *b, struct taca_chw x, struct taca_chw c, struct taca_chw u,
+                    float guidance, float dsigma) {
+    if (!live(b) || !same_chw(b, "cfg_euler", x, c)) return;
+    if (u.data && !same_chw(b, "cfg_euler", x, u)) return;
+    if (!dry(b)) b->ops->cfg_euler(b, x, c, u, guidance, dsigma);
+}
+
+void taca_axpb(struct taca_backend *b, struct taca_chw y, struct taca_chw x, float a, float c) {
+    if (live(b) && same_chw(b, "axpb", y, x) && !dry(b)) b->ops->axpb(b, y, x, a, c);
+}
+
+/* ---- feature maps ---------------------------------------------------------------------------- */
+
+static bool chw_map_ok(struct taca_backend *b, const char *op, struct taca_map m,
+                       struct taca_chw x) {
+    char tm[TEXT], tx[TEXT];
+    if (!map_ok(b, op, "map", m) || !chw_ok(b, op, "latent", x)) return false;
+    if (m.n == 1 && m.h == x.h && m.w == x.w && m.c == x.c) return true;
+    return bad(b, op, "map %s, latent %s", map_text(tm, m), chw_text(tx, x));
+}
+
+void taca_chw_to_map(struct taca_backend *b, struct taca_map y, struct taca_chw x) {
+    if (live(b) && chw_map_ok(b, "chw_to_map", y, x) && !dry(b)) b->ops->chw_to_map(b, y, x);
+}
+
+void taca_map_to_chw(struct taca_backend *b, struct taca_chw y, struct taca_map x) {
+    if (live(b) && chw_map_ok(b, "map_to_chw", x, y) && !dry(b)) b->ops->map_to_chw(b, y, x);
+}
+
+void taca_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
+                 const struct taca_conv *w) {
+    char ty[TEXT], tx[TEXT];
+    if (!live(b) || !map_ok(b, "conv2d", "y", y) || !map_ok(b, "conv2d", "x", x)) return;
+    int64_t h = x.h + w->pad_top + w->pad_bottom - w->kh;
+    int64_t wd = x.w + w->pad_left + w->pad_right - w->kw;
+    if (x.c != w->c_in || y.c != w->c_out || y.n != x.n || h < 0 || wd < 0 ||
+        y.h != h / w->stride + 1 || y.w != wd / w->stride + 1) {
+        bad(b, "conv2d",
+            "y %s, x %s, weight [%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "] stride %d",
+            map_text(ty, y), map_text(tx, x), w->c_out, w->c_in, w->kh, w->kw, w->stride);
+        return;
+    }
+    b->ops->conv2d(b, y, x, w);
+}
+
+static bool same_map(struct taca_backend *b, const char *op, struct taca_map y, struct taca_map x,
+                     int grow) {
+    char ty[TEXT], tx[TEXT];
+    if (!map_ok(b, op, "y", y) || !map_ok(b, op, "x", x)) return false;
+    if (y.n == x.n && y.h == grow * x.h && y.w == grow * x.w && y.c == x.c) return true;
+    return bad(b, op, "y %s, x %s", map_text(ty, y), map_text(tx, x));
+}
+
+void taca_group_norm(struct taca_backend *b, struct taca_map y, struct taca_map x,
+                     const struct taca_vec *gain, const struct taca_vec *bias, int groups,
+                     float eps, enum taca_act act) {
+    static const char op[] = "group_norm";
+    if (!live(b) || !same_map(b, op, y, x, 1) || !vec_ok(b, op, "gain", gain, x.c) ||
+        !vec_ok(b, op, "bias", bias, x.c))
+        return;
+    if (groups <= 0 || x.c % groups || (act != TACA_ACT_NONE && act != TACA_ACT_SILU)) {
+        bad(b, op, "%" PRId64 " channels, %d groups, activation %d", x.c, groups, (int)act);
+        return;
+    }
+    if (!dry(b))
+        b->ops->group_norm(b, y, x, gain ? gain->data : NULL, bias ? bias->data : NULL, groups, eps,
+                           act);
+}
+
+void taca_upsample2(struct taca_backend *b, struct taca_map y, struct taca_map x) {
+    if (live(b) && same_map(b, "upsample2", y, x, 2) && !dry(b)) b->ops->upsample2(b, y, x);
+}
+
+void taca_map_to_rgb8(struct taca_backend *b, uint8_t *dst, struct taca_map x) {
+    char t[TEXT];
+    if (!live(b) || !map_ok(b, "map_to_rgb8", "x", x)) return;
+    if (x.n != 1 || x.c != 3) {
+        bad(b, "map_to_rgb8", "x %s, wanted one image of 3 channels", map_text(t, x));
+        return;
+    }
+    if (!dry(b) && !b->ops->map_to_rgb8(b, dst, x))
+        taca_backend_fail(b, TACA_ENUMERIC,
+                          "map_to_rgb8: the image has values that are not finite");
+}

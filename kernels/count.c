@@ -1,0 +1,139 @@
+/* count.c - the backend that computes nothing and counts: what a forward costs before it runs.
+ *
+ * Its weights are handles without values, its views have no memory. Bytes of a weight are those of
+ * the handle it is given, so the count of another backend's weights is that backend's traffic. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "kernels/backend_ops.h"
+
+/* A handle, first member the list so that close finds it. */
+struct handle {
+    struct handle *next;
+    union {
+        struct taca_linear linear;
+        struct taca_conv conv;
+    } u;
+};
+
+struct count {
+    struct taca_backend base;
+    struct taca_counts counts;
+    struct handle *handles;
+};
+
+static struct count *count_of(struct taca_backend *b) { return (struct count *)b; }
+
+static void count_close(struct taca_backend *b) {
+    struct count *c = count_of(b);
+    while (c->handles) {
+        struct handle *h = c->handles;
+        c->handles = h->next;
+        free(h);
+    }
+    taca_backend_finish(b);
+    free(c);
+}
+
+static struct handle *new_handle(struct taca_backend *b, const char *name, struct taca_err *err) {
+    struct handle *h = calloc(1, sizeof *h);
+    if (!h) {
+        (void)taca_fail(err, TACA_ENOMEM, "%s", name);
+        return NULL;
+    }
+    h->next = count_of(b)->handles;
+    count_of(b)->handles = h;
+    return h;
+}
+
+static enum taca_code count_linear_open(struct taca_backend *b, struct taca_linear **out,
+                                        const struct taca_tensor *parts,
+                                        const struct taca_tensor *biases, int n_parts,
+                                        struct taca_err *err) {
+    struct handle *h = new_handle(b, parts[0].name, err);
+    if (!h) return TACA_ENOMEM;
+    struct taca_linear *l = &h->u.linear;
+    for (int i = 0; i < n_parts; i++) l->out += parts[i].dim[0];
+    l->in = taca_tensor_count(&parts[0]) / parts[0].dim[0];
+    l->dtype = b->precision;
+    l->has_bias = biases != NULL;
+    *out = l;
+    return TACA_OK;
+}
+
+static enum taca_code count_conv_open(struct taca_backend *b, struct taca_conv **out,
+                                      const struct taca_tensor *weight,
+                                      const struct taca_tensor *bias, const struct taca_conv *shape,
+                                      struct taca_err *err) {
+    (void)bias;
+    struct handle *h = new_handle(b, weight->name, err);
+    if (!h) return TACA_ENOMEM;
+    h->u.conv = *shape;
+    h->u.conv.dtype = b->precision;
+    *out = &h->u.conv;
+    return TACA_OK;
+}
+
+static void count_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                         const struct taca_linear *w, enum taca_act act) {
+    (void)x, (void)act;
+    const double n = (double)w->in * (double)w->out;
+    struct taca_counts *c = &count_of(b)->counts;
+    c->flops += 2 * n * (double)y.rows;
+    c->weight_bytes += n * (double)taca_dtype_bytes(w->dtype);
+    if (w->has_bias) c->weight_bytes += (double)w->out * sizeof(float);
+}
+
+static void count_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
+                         const struct taca_conv *w) {
+    (void)x;
+    const double n = (double)w->c_in * (double)w->c_out * (double)(w->kh * w->kw);
+    struct taca_counts *c = &count_of(b)->counts;
+    c->flops += 2 * n * (double)(y.n * y.h * y.w);
+    c->weight_bytes += n * (double)taca_dtype_bytes(w->dtype) + (double)w->c_out * sizeof(float);
+}
+
+/* Two products of (queries x keys x head_dim) per head; pairs that a mask cuts are not counted. */
+static void count_attention(struct taca_backend *b, struct taca_mat o_img, struct taca_mat o_txt,
+                            const struct taca_qkv *img, const struct taca_qkv *txt,
+                            const struct taca_layout *l, const struct taca_attn *a) {
+    (void)o_img;
+    const double d = (double)(l->img_rows ? img->q.cols : txt->q.cols);
+    double pairs = 0;
+    for (int i = 0; i < l->n_segs; i++) {
+        const double ni = (double)l->segs[i].n_img, nt = (double)l->segs[i].n_txt;
+        if (a->mask == TACA_MASK_CAUSAL)
+            pairs += ni * (ni + 1) / 2;
+        else
+            pairs += (ni + (o_txt.cols ? nt : 0)) * (ni + nt);
+    }
+    count_of(b)->counts.flops += 4 * pairs * d;
+}
+
+static const struct taca_backend_ops count_ops = {
+    .name = "count",
+    .counting = true,
+    .close = count_close,
+    .linear_open = count_linear_open,
+    .conv_open = count_conv_open,
+    .linear = count_linear,
+    .conv2d = count_conv2d,
+    .attention = count_attention,
+};
+
+enum taca_code taca_count_open(struct taca_backend **out, enum taca_dtype precision,
+                               struct taca_err *err) {
+    struct count *c = calloc(1, sizeof *c);
+    if (!c) return taca_fail(err, TACA_ENOMEM, "counting backend");
+    c->base.ops = &count_ops;
+    c->base.precision = precision;
+    snprintf(c->base.detail, sizeof c->base.detail, "counts %s", taca_dtype_name(precision));
+    *out = &c->base;
+    return TACA_OK;
+}
+
+struct taca_counts taca_count_read(const struct taca_backend *b) {
+    struct taca_counts c = ((const struct count *)b)->counts;
+    c.scratch_bytes = b->scratch_peak;
+    return c;
+}

@@ -1,0 +1,258 @@
+/* conv.c - 2D convolution on channels-last maps: oneDNN, or plain loops.
+ *
+ * Weights are laid out once; a primitive is made per map size and the last few are kept. */
+#include <inttypes.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+#include "base/mem.h"
+#include "kernels/cpu/dnn.h"
+#include "kernels/cpu/par.h"
+
+enum { PRIMS = 4, LAYOUT_SIDE = 64 };
+
+struct prim_key {
+    int64_t n, h, w;
+    enum taca_dtype xtype, ytype;
+};
+
+struct cpu_conv {
+    struct cpu_weight node;
+    struct taca_conv pub;
+    void *w; /* as `layout` says; scalar: [c_out, c_in, kh, kw] */
+    dnnl_memory_desc_t layout;
+    float *bias;
+    struct prim_key key[PRIMS];
+    struct cpu_prim prim[PRIMS];
+    int n_prims, next;
+};
+
+static struct cpu_conv *conv_of(const struct taca_conv *w) {
+    return (struct cpu_conv *)((char *)w - offsetof(struct cpu_conv, pub));
+}
+
+static void conv_close(struct cpu_weight *node) {
+    struct cpu_conv *v = (struct cpu_conv *)node;
+    for (int i = 0; i < v->n_prims; i++) cpu_prim_close(&v->prim[i]);
+    free(v->w);
+    free(v->bias);
+    free(v);
+}
+
+/* ---- opening -------------------------------------------------------------------------------- */
+
+static int64_t out_side(int64_t in, int pad, int64_t k, int stride) {
+    return (in + pad - k) / stride + 1;
+}
+
+/* The convolution of `key`; weights NULL leaves their layout to the library. */
+static dnnl_status_t conv_desc(dnnl_convolution_desc_t *desc, const struct cpu_conv *v,
+                               const struct prim_key *key, const dnnl_memory_desc_t *weights) {
+    const struct taca_conv *p = &v->pub;
+    dnnl_memory_desc_t x, y, w, bias;
+    const dnnl_dims_t xdims = {key->n, p->c_in, key->h, key->w};
+    const dnnl_dims_t ydims = {key->n, p->c_out,
+                               out_side(key->h, p->pad_top + p->pad_bottom, p->kh, p->stride),
+                               out_side(key->w, p->pad_left + p->pad_right, p->kw, p->stride)};
+    const dnnl_dims_t wdims = {p->c_out, p->c_in, p->kh, p->kw}, bdims = {p->c_out};
+    const dnnl_dims_t strides = {p->stride, p->stride};
+    const dnnl_dims_t low = {p->pad_top, p->pad_left}, high = {p->pad_bottom, p->pad_right};
+    dnnl_status_t s =
+        dnnl_memory_desc_init_by_tag(&x, 4, xdims, cpu_dnn_type(key->xtype), dnnl_nhwc);
+    if (s == dnnl_success)
+        s = dnnl_memory_desc_init_by_tag(&y, 4, ydims, cpu_dnn_type(key->ytype), dnnl_nhwc);
+    if (s == dnnl_success)
+        s = dnnl_memory_desc_init_by_tag(&w, 4, wdims, cpu_dnn_type(p->dtype), dnnl_format_tag_any);
+    if (s == dnnl_success) s = dnnl_memory_desc_init_by_tag(&bias, 1, bdims, dnnl_f32, dnnl_x);
+    if (s != dnnl_success) return s;
+    return dnnl_convolution_forward_desc_init(desc, dnnl_forward_inference, dnnl_convolution_direct,
+                                              &x, weights ? weights : &w, &bias, &y, strides, low,
+                                              high);
+}
+
+static dnnl_status_t lay_out(struct cpu_conv *v, struct cpu_dnn *d, const float *plain) {
+    const struct taca_conv *p = &v->pub;
+    const struct prim_key key = {1, LAYOUT_SIDE, LAYOUT_SIDE, p->dtype, p->dtype};
+    dnnl_convolution_desc_t desc;
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_primitive_desc_t pd = NULL;
+    dnnl_memory_desc_t from;
+    const dnnl_dims_t dims = {p->c_out, p->c_in, p->kh, p->kw};
+    dnnl_status_t s = conv_desc(&desc, v, &key, NULL);
+    if (s == dnnl_success) s = cpu_dnn_attr(&attr, TACA_ACT_NONE);
+    if (s == dnnl_success) s = dnnl_primitive_desc_create(&pd, &desc, attr, d->engine, NULL);
+    if (s == dnnl_success) s = dnnl_memory_desc_init_by_tag(&from, 4, dims, dnnl_f32, dnnl_oihw);
+    if (s == dnnl_success) {
+        v->layout = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
+        size_t bytes = dnnl_memory_desc_get_size(&v->layout);
+        v->w = aligned_alloc(64, (bytes + 63) / 64 * 64);
+        s = v->w ? cpu_dnn_reorder(d, v->w, &v->layout, plain, &from) : dnnl_out_of_memory;
+    }
+    if (pd) dnnl_primitive_desc_destroy(pd);
+    if (attr) dnnl_primitive_attr_destroy(attr);
+    return s;
+}
+
+static float *widen(const struct taca_tensor *t) {
+    size_t n = (size_t)taca_tensor_count(t), bytes;
+    float *p = taca_mul(&bytes, n, sizeof *p) ? malloc(bytes) : NULL;
+    if (p) taca_to_f32(p, t->data, t->dtype, n);
+    return p;
+}
+
+enum taca_code cpu_conv_open(struct taca_backend *b, struct taca_conv **out,
+                             const struct taca_tensor *weight, const struct taca_tensor *bias,
+                             const struct taca_conv *shape, struct taca_err *err) {
+    struct cpu *c = cpu_of(b);
+    enum taca_code rc = TACA_OK;
+    float *plain = widen(weight);
+    struct cpu_conv *v = calloc(1, sizeof *v);
+    if (v) {
+        v->node.close = conv_close;
+        v->bias = widen(bias);
+    }
+    if (!plain || !v || !v->bias) {
+        rc = taca_fail(err, TACA_ENOMEM, "%s", weight->name);
+        goto out;
+    }
+    v->pub = *shape;
+    v->pub.dtype = b->precision;
+    if (c->dnn) {
+        cpu_parallel_bind(c->threads);
+        dnnl_status_t s = lay_out(v, c->dnn, plain);
+        if (s != dnnl_success) {
+            rc = taca_fail(err, cpu_dnn_code(s), "%s: oneDNN: %s", weight->name, cpu_dnn_status(s));
+            goto out;
+        }
+    } else {
+        if (v->pub.dtype == TACA_BF16)
+            c->k->convert((struct cpu_run){plain, TACA_BF16}, (struct cpu_run){plain, TACA_F32},
+                          taca_tensor_count(weight));
+        v->w = plain;
+        plain = NULL;
+    }
+    v->node.next = c->weights;
+    c->weights = &v->node;
+    *out = &v->pub;
+    v = NULL; /* the backend owns it now */
+out:
+    free(plain);
+    if (v) conv_close(&v->node);
+    return rc;
+}
+
+/* ---- running -------------------------------------------------------------------------------- */
+
+static struct cpu_prim *prim_for(struct cpu *c, struct cpu_conv *v, const struct prim_key *key) {
+    for (int i = 0; i < v->n_prims; i++) {
+        const struct prim_key *k = &v->key[i];
+        if (k->n == key->n && k->h == key->h && k->w == key->w && k->xtype == key->xtype &&
+            k->ytype == key->ytype)
+            return &v->prim[i];
+    }
+    struct cpu_prim p;
+    dnnl_convolution_desc_t desc;
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_status_t s = conv_desc(&desc, v, key, &v->layout);
+    if (s == dnnl_success) s = cpu_dnn_attr(&attr, TACA_ACT_NONE);
+    if (s == dnnl_success) s = cpu_prim_open(&p, c->dnn, &desc, attr, true);
+    if (attr) dnnl_primitive_attr_destroy(attr);
+    if (s != dnnl_success) {
+        taca_backend_fail(&c->base, cpu_dnn_code(s),
+                          "conv2d: oneDNN, x [%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64
+                          "]: %s",
+                          key->n, key->h, key->w, v->pub.c_in, cpu_dnn_status(s));
+        return NULL;
+    }
+    int slot = v->n_prims < PRIMS ? v->n_prims++ : v->next;
+    if (v->prim[slot].prim) cpu_prim_close(&v->prim[slot]);
+    v->next = (slot + 1) % PRIMS;
+    v->key[slot] = *key;
+    v->prim[slot] = p;
+    return &v->prim[slot];
+}
+
+struct map_job {
+    const struct cpu_kernels *k;
+    const struct cpu_conv *v;
+    struct taca_map y, x;
+};
+
+static void convert_rows(void *ctx, int64_t first, int64_t last) {
+    const struct map_job *j = ctx;
+    struct taca_mat y = taca_map_rows(j->y), x = taca_map_rows(j->x);
+    for (int64_t r = first; r < last; r++) j->k->convert(cpu_row(y, r), cpu_row(x, r), x.cols);
+}
+static void copy_map(struct cpu *c, struct taca_map y, struct taca_map x) {
+    struct map_job j = {.k = c->k, .y = y, .x = x};
+    cpu_split(c, x.n * x.h * x.w, x.c, convert_rows, &j);
+}
+
+static bool work_map(struct cpu *c, struct cpu_buf *buf, struct taca_map *m, enum taca_dtype t) {
+    m->dtype = t;
+    m->data =
+        cpu_buf_get(c, buf, (size_t)(m->n * m->h * m->w * m->c) * taca_dtype_bytes(t), "conv2d");
+    return m->data != NULL;
+}
+
+static void run_dnn(struct cpu *c, struct cpu_conv *v, struct taca_map y, struct taca_map x) {
+    const enum taca_dtype t = v->pub.dtype;
+    struct taca_map in = x, out = y;
+    if (x.dtype != t) {
+        if (!work_map(c, &c->in, &in, t)) return;
+        copy_map(c, in, x);
+    }
+    if (y.dtype == TACA_BF16 && t == TACA_F32 && !work_map(c, &c->out, &out, t)) return;
+    const struct prim_key key = {x.n, x.h, x.w, in.dtype, out.dtype};
+    struct cpu_prim *p = prim_for(c, v, &key);
+    if (!p) return;
+    const struct cpu_prim_data data = {
+        .src = in.data, .weights = v->w, .bias = v->bias, .dst = out.data};
+    dnnl_status_t s = cpu_prim_run(p, c, &data);
+    if (s != dnnl_success) {
+        taca_backend_fail(&c->base, cpu_dnn_code(s), "conv2d: oneDNN: %s", cpu_dnn_status(s));
+        return;
+    }
+    if (out.data != y.data) copy_map(c, y, out);
+}
+
+/* One output value: channel o at row i, column l of image n. */
+static float plain_value(const struct map_job *j, int64_t n, int64_t i, int64_t l, int64_t o) {
+    const struct taca_conv *p = &j->v->pub;
+    float sum = j->v->bias[o];
+    for (int64_t k = 0; k < p->kh; k++)
+        for (int64_t m = 0; m < p->kw; m++) {
+            int64_t r = i * p->stride + k - p->pad_top, s = l * p->stride + m - p->pad_left;
+            if (r < 0 || r >= j->x.h || s < 0 || s >= j->x.w) continue;
+            for (int64_t ch = 0; ch < p->c_in; ch++) {
+                float x =
+                    cpu_get(j->x.data, j->x.dtype, ((n * j->x.h + r) * j->x.w + s) * j->x.c + ch);
+                if (p->dtype == TACA_BF16) x = cpu_bf16_get(cpu_bf16_put(x));
+                sum += x * cpu_get(j->v->w, p->dtype, ((o * p->c_in + ch) * p->kh + k) * p->kw + m);
+            }
+        }
+    return sum;
+}
+
+/* Rows of the output, over all images. */
+static void plain_rows(void *ctx, int64_t first, int64_t last) {
+    const struct map_job *j = ctx;
+    for (int64_t r = first; r < last; r++)
+        for (int64_t l = 0; l < j->y.w; l++)
+            for (int64_t o = 0; o < j->y.c; o++)
+                cpu_put(j->y.data, j->y.dtype, (r * j->y.w + l) * j->y.c + o,
+                        plain_value(j, r / j->y.h, r % j->y.h, l, o));
+}
+
+void cpu_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
+                const struct taca_conv *w) {
+    struct cpu *c = cpu_of(b);
+    struct cpu_conv *v = conv_of(w);
+    if (c->dnn) {
+        cpu_parallel_bind(c->threads);
+        run_dnn(c, v, y, x);
+        return;
+    }
+    struct map_job j = {c->k, v, y, x};
+    cpu_split(c, y.n * y.h, y.w * y.c * w->c_in * w->kh * w->kw, plain_rows, &j);
+}

@@ -1,0 +1,162 @@
+/* cpu.c - the CPU backend: opening, memory, threads, and the table of its ops.
+ *
+ * Work is done when an op returns: there is no queue, so `wait` has nothing to do. */
+#include "kernels/cpu/cpu.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/mem.h"
+#include "kernels/cpu/dnn.h"
+#include "kernels/cpu/par.h"
+
+enum { LINE = 64 };
+
+static void *line_alloc(size_t bytes) {
+    size_t padded;
+    if (!taca_add_size(&padded, bytes, LINE - 1)) return NULL;
+    return aligned_alloc(LINE, padded / LINE * LINE);
+}
+
+void *cpu_buf_get(struct cpu *c, struct cpu_buf *b, size_t bytes, const char *op) {
+    if (b->p && b->size >= bytes) return b->p;
+    void *p = line_alloc(bytes ? bytes : 1);
+    if (!p) {
+        taca_backend_fail(&c->base, TACA_ENOMEM, "%s: %zu bytes of work memory", op, bytes);
+        return NULL;
+    }
+    free(b->p); /* nothing in it outlives an op */
+    b->p = p;
+    b->size = bytes;
+    return p;
+}
+
+/* ---- rows over threads ---------------------------------------------------------------------- */
+
+/* Below this many element steps a fork costs more than it saves (about 20 us of one core). */
+enum { FORK_COST = 1 << 16, PIECES_PER_THREAD = 2 };
+
+struct split {
+    int64_t rows, pieces;
+    void (*fn)(void *ctx, int64_t first, int64_t last);
+    void *ctx;
+};
+static void run_piece(void *ctx, int64_t i) {
+    const struct split *s = ctx;
+    s->fn(s->ctx, s->rows * i / s->pieces, s->rows * (i + 1) / s->pieces);
+}
+
+void cpu_split(struct cpu *c, int64_t rows, int64_t cost,
+               void (*fn)(void *ctx, int64_t first, int64_t last), void *ctx) {
+    struct split s = {rows, c->threads * PIECES_PER_THREAD, fn, ctx};
+    if (s.pieces > rows) s.pieces = rows;
+    if (c->threads == 1 || (double)rows * (double)cost < FORK_COST || s.pieces <= 1)
+        fn(ctx, 0, rows);
+    else
+        cpu_parallel(c->threads, s.pieces, run_piece, &s);
+}
+
+/* ---- memory --------------------------------------------------------------------------------- */
+
+static void *cpu_alloc(struct taca_backend *b, size_t bytes) {
+    (void)b;
+    return line_alloc(bytes);
+}
+static void cpu_free(struct taca_backend *b, void *p) {
+    (void)b;
+    free(p);
+}
+static void cpu_copy_in(struct taca_backend *b, void *dst, const void *host, size_t bytes) {
+    (void)b;
+    memcpy(dst, host, bytes);
+}
+static void cpu_copy_out(struct taca_backend *b, void *host, const void *src, size_t bytes) {
+    (void)b;
+    memcpy(host, src, bytes);
+}
+static void cpu_fill_zero(struct taca_backend *b, void *dst, size_t bytes) {
+    (void)b;
+    memset(dst, 0, bytes);
+}
+static void cpu_wait(struct taca_backend *b) { (void)b; }
+
+/* ---- life ----------------------------------------------------------------------------------- */
+
+static void cpu_close(struct taca_backend *b) {
+    struct cpu *c = cpu_of(b);
+    taca_backend_finish(b);
+    while (c->weights) {
+        struct cpu_weight *w = c->weights;
+        c->weights = w->next;
+        w->close(w);
+    }
+    cpu_dnn_close(c->dnn);
+    free(c->in.p);
+    free(c->out.p);
+    free(c->pad.p);
+    free(c->attn.p);
+    free(c);
+}
+
+static bool has_avx512(void) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+static bool has_bf16(void) { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+
+enum taca_code taca_cpu_open(struct taca_backend **out, const struct taca_backend_opts *opts,
+                             struct taca_err *err) {
+    struct cpu *c = calloc(1, sizeof *c);
+    if (!c) return taca_fail(err, TACA_ENOMEM, "cpu backend");
+    c->base.ops = &cpu_ops;
+    c->base.precision = opts->precision == TACA_BF16 && has_bf16() ? TACA_BF16 : TACA_F32;
+    c->threads = opts->threads > 0 ? opts->threads : cpu_threads_available();
+    c->deterministic = opts->deterministic;
+    c->k = &cpu_kernels_scalar;
+    if (!opts->scalar) {
+        enum taca_code rc = cpu_dnn_open(&c->dnn, err);
+        if (rc != TACA_OK) {
+            cpu_close(&c->base);
+            return rc;
+        }
+    }
+    snprintf(c->base.detail, sizeof c->base.detail, "%s%s, %d thread%s%s", c->k->name,
+             c->base.precision == TACA_BF16 ? "-bf16" : "", c->threads, c->threads == 1 ? "" : "s",
+             c->deterministic ? ", deterministic" : "");
+    *out = &c->base;
+    return TACA_OK;
+}
+
+const struct taca_backend_ops cpu_ops = {
+    .name = "cpu",
+    .close = cpu_close,
+    .alloc = cpu_alloc,
+    .free = cpu_free,
+    .upload = cpu_copy_in,
+    .download = cpu_copy_out,
+    .fill_zero = cpu_fill_zero,
+    .wait = cpu_wait,
+    .linear_open = cpu_linear_open,
+    .conv_open = cpu_conv_open,
+    .linear = cpu_linear,
+    .activate = cpu_activate,
+    .layer_norm = cpu_layer_norm,
+    .norm_modulate = cpu_norm_modulate,
+    .gate_add = cpu_gate_add,
+    .add = cpu_add,
+    .head_rms_norm = cpu_head_rms_norm,
+    .attention = cpu_attention,
+    .embed = cpu_embed,
+    .time_features = cpu_time_features,
+    .patchify = cpu_patchify,
+    .unpatchify = cpu_unpatchify,
+    .add_position = cpu_add_position,
+    .cfg_euler = cpu_cfg_euler,
+    .axpb = cpu_axpb,
+    .chw_to_map = cpu_chw_to_map,
+    .map_to_chw = cpu_map_to_chw,
+    .conv2d = cpu_conv2d,
+    .group_norm = cpu_group_norm,
+    .upsample2 = cpu_upsample2,
+    .map_to_rgb8 = cpu_map_to_rgb8,
+};

@@ -1,0 +1,151 @@
+/* dnn.c - see dnn.h. */
+#include "kernels/cpu/dnn.h"
+
+#include <stdlib.h>
+
+enum taca_code cpu_dnn_open(struct cpu_dnn **out, struct taca_err *err) {
+    struct cpu_dnn *d = calloc(1, sizeof *d);
+    if (!d) return taca_fail(err, TACA_ENOMEM, "cpu backend");
+    dnnl_status_t s = dnnl_engine_create(&d->engine, dnnl_cpu, 0);
+    if (s == dnnl_success) s = dnnl_stream_create(&d->stream, d->engine, dnnl_stream_default_flags);
+    if (s != dnnl_success) {
+        cpu_dnn_close(d);
+        return taca_fail(err, TACA_EDEVICE, "oneDNN: %s", cpu_dnn_status(s));
+    }
+    *out = d;
+    return TACA_OK;
+}
+
+void cpu_dnn_close(struct cpu_dnn *d) {
+    if (!d) return;
+    if (d->stream) dnnl_stream_destroy(d->stream);
+    if (d->engine) dnnl_engine_destroy(d->engine);
+    free(d);
+}
+
+const char *cpu_dnn_status(dnnl_status_t s) {
+    switch (s) {
+    case dnnl_success: return "success";
+    case dnnl_out_of_memory: return "out of memory";
+    case dnnl_invalid_arguments: return "invalid arguments";
+    case dnnl_unimplemented: return "not implemented";
+    case dnnl_iterator_ends: return "no implementation left";
+    case dnnl_runtime_error: return "runtime error";
+    case dnnl_not_required: return "not required";
+    }
+    return "unknown status";
+}
+
+enum taca_code cpu_dnn_code(dnnl_status_t s) {
+    return s == dnnl_out_of_memory ? TACA_ENOMEM : TACA_EDEVICE;
+}
+
+dnnl_status_t cpu_dnn_attr(dnnl_primitive_attr_t *out, enum taca_act act) {
+    static const struct {
+        dnnl_alg_kind_t kind;
+        float alpha;
+    } eltwise[] = {
+        [TACA_ACT_SILU] = {dnnl_eltwise_swish, 1.0f},
+        [TACA_ACT_GELU_TANH] = {dnnl_eltwise_gelu_tanh, 0.0f},
+        [TACA_ACT_GELU_ERF] = {dnnl_eltwise_gelu_erf, 0.0f},
+        [TACA_ACT_QUICK_GELU] = {dnnl_eltwise_swish, 1.702f},
+    };
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_post_ops_t ops = NULL;
+    dnnl_status_t s = dnnl_primitive_attr_create(&attr);
+    if (s != dnnl_success) return s;
+    s = dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
+    if (s == dnnl_success && act != TACA_ACT_NONE) {
+        s = dnnl_post_ops_create(&ops);
+        if (s == dnnl_success)
+            s = dnnl_post_ops_append_eltwise(ops, 1.0f, eltwise[act].kind, eltwise[act].alpha,
+                                             0.0f);
+        if (s == dnnl_success) s = dnnl_primitive_attr_set_post_ops(attr, ops);
+        if (ops) dnnl_post_ops_destroy(ops);
+    }
+    if (s != dnnl_success) {
+        dnnl_primitive_attr_destroy(attr);
+        return s;
+    }
+    *out = attr;
+    return dnnl_success;
+}
+
+/* A memory object for what pd wants at `query`, data to be set later. */
+static dnnl_status_t slot(dnnl_memory_t *m, struct cpu_dnn *d, const_dnnl_primitive_desc_t pd,
+                          dnnl_query_t query, int index) {
+    const dnnl_memory_desc_t *md = dnnl_primitive_desc_query_md(pd, query, index);
+    if (!md) return dnnl_runtime_error;
+    return dnnl_memory_create(m, md, d->engine, DNNL_MEMORY_NONE);
+}
+
+dnnl_status_t cpu_prim_open(struct cpu_prim *p, struct cpu_dnn *d, const_dnnl_op_desc_t desc,
+                            const_dnnl_primitive_attr_t attr, bool bias) {
+    dnnl_primitive_desc_t pd = NULL;
+    struct cpu_prim n = {0};
+    dnnl_status_t s = dnnl_primitive_desc_create(&pd, desc, attr, d->engine, NULL);
+    if (s != dnnl_success) return s;
+    s = dnnl_primitive_create(&n.prim, pd);
+    if (s == dnnl_success) s = slot(&n.src, d, pd, dnnl_query_src_md, 0);
+    if (s == dnnl_success) s = slot(&n.dst, d, pd, dnnl_query_dst_md, 0);
+    if (s == dnnl_success) s = slot(&n.weights, d, pd, dnnl_query_weights_md, 0);
+    if (s == dnnl_success && bias) s = slot(&n.bias, d, pd, dnnl_query_weights_md, 1);
+    if (s == dnnl_success) s = slot(&n.pad, d, pd, dnnl_query_scratchpad_md, 0);
+    if (s == dnnl_success)
+        n.pad_bytes = dnnl_memory_desc_get_size(
+            dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0));
+    dnnl_primitive_desc_destroy(pd);
+    if (s != dnnl_success) {
+        cpu_prim_close(&n);
+        return s;
+    }
+    *p = n;
+    return dnnl_success;
+}
+
+dnnl_status_t cpu_prim_run(struct cpu_prim *p, struct cpu *c, const struct cpu_prim_data *data) {
+    void *pad = cpu_buf_get(c, &c->pad, p->pad_bytes, "oneDNN scratchpad");
+    if (!pad) return dnnl_out_of_memory;
+    dnnl_exec_arg_t args[5] = {
+        {DNNL_ARG_SRC, p->src},        {DNNL_ARG_WEIGHTS, p->weights}, {DNNL_ARG_DST, p->dst},
+        {DNNL_ARG_SCRATCHPAD, p->pad}, {DNNL_ARG_BIAS, p->bias},
+    };
+    dnnl_status_t s = dnnl_memory_set_data_handle(p->src, (void *)data->src);
+    if (s == dnnl_success) s = dnnl_memory_set_data_handle(p->weights, (void *)data->weights);
+    if (s == dnnl_success) s = dnnl_memory_set_data_handle(p->dst, data->dst);
+    if (s == dnnl_success) s = dnnl_memory_set_data_handle(p->pad, pad);
+    if (s == dnnl_success && p->bias) s = dnnl_memory_set_data_handle(p->bias, (void *)data->bias);
+    if (s == dnnl_success)
+        s = dnnl_primitive_execute(p->prim, c->dnn->stream, p->bias ? 5 : 4, args);
+    return s == dnnl_success ? dnnl_stream_wait(c->dnn->stream) : s;
+}
+
+void cpu_prim_close(struct cpu_prim *p) {
+    if (p->prim) dnnl_primitive_destroy(p->prim);
+    dnnl_memory_t m[] = {p->src, p->dst, p->weights, p->bias, p->pad};
+    for (int i = 0; i < 5; i++)
+        if (m[i]) dnnl_memory_destroy(m[i]);
+    memset(p, 0, sizeof *p);
+}
+
+dnnl_status_t cpu_dnn_reorder(struct cpu_dnn *d, void *dst, const dnnl_memory_desc_t *to,
+                              const void *src, const dnnl_memory_desc_t *from) {
+    dnnl_primitive_desc_t pd = NULL;
+    dnnl_primitive_t prim = NULL;
+    dnnl_memory_t a = NULL, b = NULL;
+    dnnl_status_t s = dnnl_memory_create(&a, from, d->engine, (void *)src);
+    if (s == dnnl_success) s = dnnl_memory_create(&b, to, d->engine, dst);
+    if (s == dnnl_success)
+        s = dnnl_reorder_primitive_desc_create(&pd, from, d->engine, to, d->engine, NULL);
+    if (s == dnnl_success) s = dnnl_primitive_create(&prim, pd);
+    if (s == dnnl_success) {
+        dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, a}, {DNNL_ARG_TO, b}};
+        s = dnnl_primitive_execute(prim, d->stream, 2, args);
+    }
+    if (s == dnnl_success) s = dnnl_stream_wait(d->stream);
+    if (prim) dnnl_primitive_destroy(prim);
+    if (pd) dnnl_primitive_desc_destroy(pd);
+    if (b) dnnl_memory_destroy(b);
+    if (a) dnnl_memory_destroy(a);
+    return s;
+}
