@@ -1,1 +1,1 @@
-target_sources(taca_engine PRIVATE)
+target_sources(taca_engine PRIVATE text/tok_bpe.c text/tok_files.c text/tok_merge.c text/tok_norm.c)
