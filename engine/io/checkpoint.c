@@ -40,8 +40,7 @@ static const char *base_name(const char *path) {
     return slash ? slash + 1 : path;
 }
 
-/* ---- opening ------------------------------------------------------------------------------------
- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static enum taca_code no_memory(const char *path, struct taca_err *err) {
     return taca_fail(err, TACA_ENOMEM, "%s: out of memory", path);
@@ -130,8 +129,7 @@ void taca_ckpt_close(struct taca_ckpt *c) {
     free(c);
 }
 
-/* ---- asking -------------------------------------------------------------------------------------
- */
+/* ---- asking ---------------------------------------------------------------------------------- */
 
 bool taca_ckpt_has(const struct taca_ckpt *c, const char *fmt, ...) {
     char name[512];

@@ -26,8 +26,7 @@ void io_files_finish(struct io_files *f) {
     *f = (struct io_files){0};
 }
 
-/* ---- a directory: the file to begin with --------------------------------------------------------
- */
+/* ---- a directory: the file to begin with ----------------------------------------------------- */
 
 /* What a scan of a directory saw, first two names of each kind. */
 struct scan {
@@ -118,8 +117,7 @@ static enum taca_code find_in_dir(char **out, const char *dir, struct taca_err *
     return find_variant(out, dir, err);
 }
 
-/* ---- an index: the shards -----------------------------------------------------------------------
- */
+/* ---- an index: the shards -------------------------------------------------------------------- */
 
 /* A plain name inside the directory: an index is data and must not reach elsewhere. */
 static bool plain_name(const char *s) {

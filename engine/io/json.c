@@ -43,6 +43,7 @@ enum taca_code io_json_parse(json_t **out, const char *text, size_t len, int max
     }
     json_error_t e = {.text = ""};
     json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
+    /* jansson is not always this clear: it calls a failed allocation in its lexer a syntax error */
     if (!root && (e.text[0] == 0 || json_error_code(&e) == json_error_out_of_memory))
         return taca_fail(err, TACA_ENOMEM, "%s: out of memory reading JSON", what);
     if (!root) {

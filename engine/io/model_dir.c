@@ -48,8 +48,7 @@ static bool holds(const char *dir, const char *name) {
     return n > 0 && (size_t)n < sizeof path && stat(path, &st) == 0;
 }
 
-/* ---- what else a path may be --------------------------------------------------------------------
- */
+/* ---- what else a path may be ----------------------------------------------------------------- */
 
 static enum taca_code explain_file(const char *path, struct taca_err *err) {
     struct io_map m = {0};
@@ -83,8 +82,7 @@ static enum taca_code check_path(const char *path, struct taca_err *err) {
     return TACA_OK;
 }
 
-/* ---- model_index.json ---------------------------------------------------------------------------
- */
+/* ---- model_index.json ------------------------------------------------------------------------ */
 
 static enum taca_code read_class(struct taca_model_dir *d, const json_t *index,
                                  struct taca_err *err) {
@@ -121,8 +119,7 @@ static enum taca_code read_entry(const struct taca_model_dir *d, const json_t *i
                      io_shown(shown, name), c->class_name[0]);
 }
 
-/* ---- components ---------------------------------------------------------------------------------
- */
+/* ---- components ------------------------------------------------------------------------------ */
 
 /* The JSON file `name` in dir; absent gives NULL unless required. */
 static enum taca_code load_config(json_t **out, const char *dir, const char *name, bool required,
@@ -228,8 +225,7 @@ void taca_model_dir_finish(struct taca_model_dir *d) {
     *d = (struct taca_model_dir){0};
 }
 
-/* ---- its name -----------------------------------------------------------------------------------
- */
+/* ---- its name -------------------------------------------------------------------------------- */
 
 /* "/cache/models--org--name/snapshots/0a1b" gives "name", another path its last part. */
 static const char *name_in_path(char *path) {

@@ -66,8 +66,7 @@ static enum taca_code no_memory(const struct reader *r) {
     return taca_fail(r->err, TACA_ENOMEM, "%s: out of memory", r->path);
 }
 
-/* ---- the prefix and the header as text ----------------------------------------------------------
- */
+/* ---- the prefix and the header as text ------------------------------------------------------- */
 
 /* Explains a file whose first bytes cannot be right. */
 static enum taca_code not_safetensors(const struct reader *r, uint64_t header) {
@@ -108,8 +107,7 @@ static enum taca_code read_header(const struct reader *r, json_t **out, size_t *
                          MAX_HEADER_VALUES, r->path, r->err);
 }
 
-/* ---- one entry ----------------------------------------------------------------------------------
- */
+/* ---- one entry ------------------------------------------------------------------------------- */
 
 static enum taca_code read_shape(const struct reader *r, const char *shown, const json_t *shape,
                                  struct entry *e) {
@@ -226,8 +224,7 @@ static enum taca_code read_entries(struct reader *r, json_t *header) {
     return TACA_OK;
 }
 
-/* ---- all entries together -----------------------------------------------------------------------
- */
+/* ---- all entries together -------------------------------------------------------------------- */
 
 static int by_offset(const void *a, const void *b) {
     const struct entry *x = a, *y = b;

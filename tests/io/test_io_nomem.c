@@ -1,0 +1,156 @@
+/* test_io_nomem.c - every open with the n-th allocation failing, for n = 1, 2, ... until it
+ * succeeds: each failure must be a clean TACA_ENOMEM with nothing leaked (JSON is counted here, the
+ * rest is for a sanitizer to see). jansson calls some failed allocations of its own a syntax error;
+ * then TACA_EFORMAT is accepted.
+ *
+ * The linker sends malloc, calloc, realloc and strdup of our objects to the functions below
+ * (--wrap); jansson, a shared library, gets its allocator by hook. */
+#include "engine/io/checkpoint.h"
+#include "engine/io/model_dir.h"
+#include "engine/io/safetensors.h"
+#include "tests/io/tmp.h"
+#include "tests/test.h"
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t size);
+char *__wrap_strdup(const char *s);
+
+static long countdown; /* allocations until one fails; 0 = none does */
+static long allocations, json_blocks;
+static bool json_failed; /* the failed allocation was jansson's */
+
+static bool fails(void) {
+    allocations++;
+    return countdown > 0 && --countdown == 0;
+}
+
+void *__wrap_malloc(size_t size) { return fails() ? NULL : __real_malloc(size); }
+void *__wrap_calloc(size_t n, size_t size) { return fails() ? NULL : __real_calloc(n, size); }
+void *__wrap_realloc(void *p, size_t size) { return fails() ? NULL : __real_realloc(p, size); }
+char *__wrap_strdup(const char *s) {
+    size_t size = strlen(s) + 1;
+    char *p = fails() ? NULL : __real_malloc(size);
+    return p ? memcpy(p, s, size) : NULL;
+}
+
+static void *json_malloc(size_t size) {
+    void *p = fails() ? NULL : __real_malloc(size);
+    json_blocks += p != NULL;
+    json_failed |= p == NULL;
+    return p;
+}
+static void json_free(void *p) {
+    json_blocks -= p != NULL;
+    free(p);
+}
+
+/* Opens and closes; what it opened is the caller's knowledge. */
+typedef enum taca_code opener(const char *path, struct taca_err *err);
+
+static enum taca_code open_safetensors(const char *path, struct taca_err *err) {
+    struct taca_safetensors *st = NULL;
+    enum taca_code rc = taca_safetensors_open(&st, path, err);
+    CHECK((rc == TACA_OK) == (st != NULL));
+    taca_safetensors_close(st);
+    return rc;
+}
+
+static enum taca_code open_ckpt(const char *path, struct taca_err *err) {
+    struct taca_ckpt *c = NULL;
+    enum taca_code rc = taca_ckpt_open(&c, path, err);
+    CHECK((rc == TACA_OK) == (c != NULL));
+    taca_ckpt_close(c);
+    return rc;
+}
+
+static enum taca_code open_model_dir(const char *path, struct taca_err *err) {
+    struct taca_model_dir d = {0};
+    enum taca_code rc = taca_model_dir_open(&d, path, err);
+    CHECK((rc == TACA_OK) == (d.path != NULL));
+    if (rc == TACA_OK) taca_model_dir_finish(&d);
+    return rc;
+}
+
+static enum taca_code write_one(const char *path, struct taca_err *err) {
+    static const float x[2] = {1, 2};
+    const struct taca_tensor t = {"a", x, TACA_F32, 1, {2}};
+    return taca_safetensors_write(path, &t, 1, err);
+}
+
+static void sweep(const char *what, opener *fn, const char *path) {
+    enum taca_code rc = TACA_ENOMEM;
+    long n = 0, before = json_blocks;
+    while (rc != TACA_OK && n < 100000) {
+        struct taca_err err = {0};
+        countdown = ++n;
+        json_failed = false;
+        rc = fn(path, &err);
+        countdown = 0;
+        bool expected = rc == TACA_OK || rc == TACA_ENOMEM || (rc == TACA_EFORMAT && json_failed);
+        if (json_blocks != before || !expected) {
+            printf("    %s, allocation %ld: %s %s, %ld JSON blocks left\n", what, n,
+                   taca_code_name(rc), err.text, json_blocks - before);
+            CHECK(!"failed cleanly");
+            return;
+        }
+        if (rc != TACA_OK) CHECK(err.text[0] != 0);
+    }
+    printf("    %-16s survived %ld failures\n", what, n - 1);
+    CHECK_INT(rc, TACA_OK);
+    CHECK(n > 3);
+}
+
+static void test_safetensors_open_survives_every_failed_allocation(void) {
+    sweep("safetensors", open_safetensors,
+          tmp_tensors("a.safetensors",
+                      "{\"__metadata__\":{\"k\":\"v\"},"
+                      "\"a\":{\"dtype\":\"U8\",\"shape\":[2,1],\"data_offsets\":[0,2]},"
+                      "\"b\":{\"dtype\":\"F64\",\"shape\":[1],\"data_offsets\":[2,10]}}",
+                      10));
+}
+
+static void test_ckpt_open_survives_every_failed_allocation(void) {
+    tmp_tensors("c/model-1-of-2.safetensors",
+                "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2);
+    tmp_tensors("c/model-2-of-2.safetensors",
+                "{\"b\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3]}}", 3);
+    tmp_text("c/model.safetensors.index.json",
+             "{\"weight_map\":{\"a\":\"model-1-of-2.safetensors\","
+             "\"b\":\"model-2-of-2.safetensors\"}}");
+    sweep("sharded ckpt", open_ckpt, tmp_path("c"));
+    tmp_tensors("d/model.fp16.safetensors", "{}", 0);
+    sweep("variant ckpt", open_ckpt, tmp_path("d"));
+}
+
+static void test_model_dir_open_survives_every_failed_allocation(void) {
+    sweep("model_dir", open_model_dir, TACA_SOURCE_DIR "/models/demo");
+}
+
+static void test_write_survives_every_failed_allocation(void) {
+    const char *path = tmp_path("w.safetensors");
+    enum taca_code rc = TACA_ENOMEM;
+    for (long n = 1; rc != TACA_OK && n < 100; n++) {
+        struct taca_err err = {0};
+        countdown = n;
+        rc = write_one(path, &err);
+        countdown = 0;
+        CHECK(rc == TACA_OK || access(path, F_OK) != 0);
+    }
+    CHECK_INT(rc, TACA_OK);
+}
+
+int main(void) {
+    tmp_begin();
+    json_set_alloc_funcs(json_malloc, json_free);
+    TEST(test_safetensors_open_survives_every_failed_allocation);
+    TEST(test_ckpt_open_survives_every_failed_allocation);
+    TEST(test_model_dir_open_survives_every_failed_allocation);
+    TEST(test_write_survives_every_failed_allocation);
+    CHECK(allocations > 0);
+    tmp_end();
+    return TEST_END();
+}
