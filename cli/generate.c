@@ -167,11 +167,40 @@ static enum taca_code write_file(const char *path, const struct taca_buf *png,
     return rc;
 }
 
+/* Image k's own name: out.png, or out-k.png when there are several. */
+static void image_path(char *path, size_t size, const struct options *o, int k) {
+    const char *dot = strrchr(o->output, '.');
+    int stem = dot && !strchr(dot, '/') ? (int)(dot - o->output) : (int)strlen(o->output);
+    if (o->n == 1)
+        snprintf(path, size, "%s", o->output);
+    else
+        snprintf(path, size, "%.*s-%d%s", stem, o->output, k, o->output + stem);
+}
+
+/* To stdout, or to a file with a word about it. */
+static enum taca_code deliver(const struct options *o, const struct taca_buf *png,
+                              const struct taca_gen_params *p, int k, struct taca_err *err) {
+    char path[4096];
+    if (strcmp(o->output, "-") == 0) {
+        if (fwrite(png->data, 1, png->len, stdout) != png->len || fflush(stdout) != 0)
+            return taca_fail(err, TACA_EIO, "stdout: %s", strerror(errno));
+        return TACA_OK;
+    }
+    image_path(path, sizeof path, o, k);
+    enum taca_code rc = write_file(path, png, err);
+    const unsigned long long seed = p->seed;
+    if (!rc && o->json)
+        fprintf(stderr, "{\"file\":\"%s\",\"seed\":%llu,\"width\":%d,\"height\":%d}\n", path, seed,
+                p->width_px, p->height_px);
+    else if (!rc && !o->quiet)
+        fprintf(stderr, "%s  %dx%d  seed %llu\n", path, p->width_px, p->height_px, seed);
+    return rc;
+}
+
 static enum taca_code write_image(const struct options *o, const struct taca_gen_params *p,
                                   const struct taca_model_info *m, const struct taca_image *img,
                                   int k, struct taca_err *err) {
     struct taca_buf png, text, json;
-    char path[4096];
     taca_buf_init(&png, LARGEST_PNG);
     taca_buf_init(&text, LARGEST_PNG);
     taca_buf_init(&json, LARGEST_PNG);
@@ -179,24 +208,7 @@ static enum taca_code write_image(const struct options *o, const struct taca_gen
     api_png_json(&json, p, m);
     const struct api_png_text texts[] = {{"parameters", text.data}, {"taca", json.data}};
     enum taca_code rc = api_png_write(&png, img, o->png_level, texts, o->metadata ? 2 : 0, err);
-    if (!rc && strcmp(o->output, "-") == 0) {
-        if (fwrite(png.data, 1, png.len, stdout) != png.len || fflush(stdout) != 0)
-            rc = taca_fail(err, TACA_EIO, "stdout: %s", strerror(errno));
-    } else if (!rc) {
-        const char *dot = strrchr(o->output, '.');
-        int stem = dot && !strchr(dot, '/') ? (int)(dot - o->output) : (int)strlen(o->output);
-        if (o->n == 1)
-            snprintf(path, sizeof path, "%s", o->output);
-        else
-            snprintf(path, sizeof path, "%.*s-%d%s", stem, o->output, k, o->output + stem);
-        rc = write_file(path, &png, err);
-        if (!rc && o->json)
-            fprintf(stderr, "{\"file\":\"%s\",\"seed\":%llu,\"width\":%d,\"height\":%d}\n", path,
-                    (unsigned long long)p->seed, img->width_px, img->height_px);
-        else if (!rc && !o->quiet)
-            fprintf(stderr, "%s  %dx%d  seed %llu\n", path, img->width_px, img->height_px,
-                    (unsigned long long)p->seed);
-    }
+    if (!rc) rc = deliver(o, &png, p, k, err);
     taca_buf_finish(&png);
     taca_buf_finish(&text);
     taca_buf_finish(&json);

@@ -16,6 +16,12 @@ complain "banned call" "$(grep -nE '(^|[^_[:alnum:]])(strcpy|strcat|sprintf|vspr
 complain "committed // comment" "$(grep -nE '(^|[[:space:];{])//' "${files[@]}" | grep -v '://' || true)"
 complain "file without a head comment" "$(for f in "${files[@]}"; do head -c 2 "$f" | grep -q '/\*' || echo "$f"; done)"
 complain "file above 600 lines" "$(wc -l "${files[@]}" | awk '$1 > 600 && $2 != "total" {print $2 ": " $1}')"
+# clang-format puts a function's opening line at column 0 and its closing brace alone there
+complain "function above 60 lines" "$(for f in "${files[@]}"; do
+    awk -v f="$f" '/^[a-z].*\) \{$/ || /^ .*\) \{$/ && !open {if (!start) start = NR; open = 1}
+        /^[a-z].*\($|^[a-z].*,$/ && !open {start = NR}
+        /^}/ {if (open && start && NR - start > 61) print f ":" start ": " NR - start + 1 " lines"; start = 0; open = 0}' "$f"
+done)"
 complain "header without a guard" "$(for f in "${files[@]}"; do case $f in *.h) grep -q '^#ifndef TACA_' "$f" || echo "$f" ;; esac; done)"
 complain "trailing white space" "$(git ls-files -- '*.md' '*.sh' '*.py' '*.txt' '*.cmake' run test | xargs grep -nE '[[:space:]]+$' || true)"
 [ $bad = 0 ] && echo "style: fine (${#files[@]} files)"
