@@ -5,8 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static void record(struct taca_err *err, enum taca_code code, const char *param, const char *fmt,
-                   va_list ap) {
+__attribute__((format(printf, 4, 0))) static void
+record(struct taca_err *err, enum taca_code code, const char *param, const char *fmt, va_list ap) {
     if (!err || err->code != TACA_OK) return; /* the first message is nearest the cause */
     err->code = code;
     snprintf(err->param, sizeof err->param, "%s", param);

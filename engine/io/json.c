@@ -1,8 +1,10 @@
 /* json.c - JSON from untrusted files, and fields of configs with their ranges. See checkpoint.h. */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "engine/io/checkpoint.h"
 #include "engine/io/io.h"
 
@@ -33,6 +35,9 @@ static bool within(const char *text, size_t len, int max_depth, size_t max_value
     return true;
 }
 
+/* jansson takes its allocator for the whole process; ours is as good for everyone else. */
+static void note_failures(void) { json_set_alloc_funcs(taca_noted_malloc, free); }
+
 enum taca_code io_json_parse(json_t **out, const char *text, size_t len, int max_depth,
                              size_t max_values, const char *what, struct taca_err *err) {
     bool deep = false;
@@ -41,11 +46,15 @@ enum taca_code io_json_parse(json_t **out, const char *text, size_t len, int max
             return taca_fail(err, TACA_EFORMAT, "%s: JSON nested deeper than %d", what, max_depth);
         return taca_fail(err, TACA_EFORMAT, "%s: JSON of more than %zu values", what, max_values);
     }
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, note_failures);
+    taca_noted_take();
     json_error_t e = {.text = ""};
     json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
-    /* jansson is not always this clear: it calls a failed allocation in its lexer a syntax error */
-    if (!root && (e.text[0] == 0 || json_error_code(&e) == json_error_out_of_memory))
+    if (taca_noted_take()) { /* else a short key would pass for another key */
+        json_decref(root);
         return taca_fail(err, TACA_ENOMEM, "%s: out of memory reading JSON", what);
+    }
     if (!root) {
         char shown[IO_SHOWN];
         return taca_fail(err, TACA_EFORMAT, "%s: not valid JSON, line %d column %d: %s", what,
