@@ -3,6 +3,7 @@
 #include "engine/vae/preview.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { SD3_CHANNELS = 16 };
@@ -40,8 +41,11 @@ static enum taca_code read_factors(struct preview_factors *f, const json_t *fit,
                          "latent_rgb.factors: found %zu rows, wanted one per latent channel (%d)",
                          json_array_size(rows), f->channels);
     enum taca_code rc = TACA_OK;
-    for (int c = 0; c < f->channels && rc == TACA_OK; c++)
-        rc = read_rgb(f->factor[c], json_array_get(rows, (size_t)c), "latent_rgb.factors", err);
+    char what[48];
+    for (int c = 0; c < f->channels && rc == TACA_OK; c++) {
+        snprintf(what, sizeof what, "latent_rgb.factors[%d]", c);
+        rc = read_rgb(f->factor[c], json_array_get(rows, (size_t)c), what, err);
+    }
     if (rc == TACA_OK && bias) rc = read_rgb(f->bias, bias, "latent_rgb.bias", err);
     return rc;
 }

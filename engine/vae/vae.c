@@ -127,9 +127,7 @@ void vae_close(struct vae *v) {
     free(v); /* the weights are the backend's */
 }
 
-const struct vae_info *vae_get_info(const struct vae *v) {
-    return &v->info;
-}
+const struct vae_info *vae_get_info(const struct vae *v) { return &v->info; }
 
 /* ---- passes ---------------------------------------------------------------------------------- */
 

@@ -108,15 +108,14 @@ static void load_attention(struct loader *l, struct vae_coder *c, const char *pr
 
 /* ---- coders ---------------------------------------------------------------------------------- */
 
-/* What both have alike: side is "decoder" or "encoder". */
-static void load_common(struct loader *l, struct vae_coder *c, const char *side,
-                        const struct vae_shape *s) {
+/* Alike in both: side is "decoder" or "encoder". */
+static void load_mid(struct loader *l, struct vae_coder *c, const char *side,
+                     const struct vae_shape *s) {
     int64_t top = s->channels[s->levels - 1];
     char name[NAME_BYTES];
     for (int i = 0; i < 2; i++)
         load_resnet(l, &c->mid[i], name_in(name, "%s.mid_block.resnets.%d", side, i), top, top);
     if (s->attention) load_attention(l, c, name_in(name, "%s.mid_block.attentions.0", side), top);
-    load_norm(l, &c->norm_out, name_in(name, "%s.conv_norm_out", side), s->channels[0]);
 }
 
 static void load_decoder(struct loader *l, struct vae_coder *c, const struct vae_shape *s) {
@@ -136,7 +135,8 @@ static void load_decoder(struct loader *l, struct vae_coder *c, const struct vae
         name_in(name, "decoder.up_blocks.%d.upsamplers.0.conv", i);
         level->resample = load_conv(l, name, ch, ch, 1);
     }
-    load_common(l, c, "decoder", s);
+    load_mid(l, c, "decoder", s);
+    load_norm(l, &c->norm_out, "decoder.conv_norm_out", ch);
     c->conv_out = load_conv(l, "decoder.conv_out", ch, s->image, 1);
 }
 
@@ -156,7 +156,8 @@ static void load_encoder(struct loader *l, struct vae_coder *c, const struct vae
         name_in(name, "encoder.down_blocks.%d.downsamplers.0.conv", i);
         level->resample = load_conv(l, name, ch, ch, 2);
     }
-    load_common(l, c, "encoder", s);
+    load_mid(l, c, "encoder", s);
+    load_norm(l, &c->norm_out, "encoder.conv_norm_out", ch);
     c->conv_out = load_conv(l, "encoder.conv_out", ch, 2 * s->latent, 1);
 }
 
