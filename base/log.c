@@ -47,7 +47,8 @@ static void write_record(const char *line, size_t len) {
         atomic_fetch_add(&dropped, 1);
 }
 
-static void emit(enum taca_log_level level, const char *fields, const char *fmt, va_list ap) {
+__attribute__((format(printf, 3, 0))) static void
+emit(enum taca_log_level level, const char *fields, const char *fmt, va_list ap) {
     static const char *const names[] = {"debug", "info", "warn", "error"};
     char text[2048], ts[40];
     int n = vsnprintf(text, sizeof text, fmt, ap);
