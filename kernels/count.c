@@ -101,7 +101,8 @@ static void count_attention(struct taca_backend *b, struct taca_mat o_img, struc
     const double d = (double)(l->img_rows ? img->q.cols : txt->q.cols);
     double pairs = 0;
     for (int i = 0; i < l->n_segs; i++) {
-        const double ni = (double)l->segs[i].n_img, nt = (double)l->segs[i].n_txt;
+        const double ni = (double)l->segs[i].n_img;
+        const double nt = txt->q.cols ? (double)l->segs[i].n_txt : 0; /* zeroed: left out */
         if (a->mask == TACA_MASK_CAUSAL)
             pairs += ni * (ni + 1) / 2;
         else
