@@ -12,6 +12,7 @@ static const struct {
     const char *about; /* NULL: hidden */
 } commands[] = {
     {"generate", cli_generate, "make a picture from a prompt, here and now"},
+    {"inspect", cli_inspect, "tell what a model directory holds"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 

@@ -201,16 +201,19 @@ int64_t taca_ckpt_parameters(const struct taca_ckpt *c) { return c->elements; }
 
 int64_t taca_ckpt_bytes(const struct taca_ckpt *c) { return c->bytes; }
 
-int taca_ckpt_files(const struct taca_ckpt *c) { return (int)c->files.n; }
-
-void taca_ckpt_dtypes(const struct taca_ckpt *c, int64_t elements[TACA_DTYPES + 1]) {
-    memset(elements, 0, (TACA_DTYPES + 1) * sizeof *elements);
+void taca_ckpt_get_stats(const struct taca_ckpt *c, struct taca_ckpt_stats *out) {
+    *out = (struct taca_ckpt_stats){.files = (int)c->files.n, .tensors = (int)c->n};
     for (size_t i = 0; i < c->n; i++) {
-        const struct item *it = &c->items[i];
-        if (it->tensor)
-            elements[it->tensor->dtype] += taca_tensor_count(it->tensor);
-        else
-            elements[TACA_DTYPES] += it->other->elements;
+        const struct taca_tensor *t = c->items[i].tensor;
+        const struct taca_st_other *o = c->items[i].other;
+        if (o) {
+            out->other_elements += o->elements;
+            snprintf(out->other_dtype, sizeof out->other_dtype, "%s", o->dtype);
+            continue;
+        }
+        int64_t n = taca_tensor_count(t);
+        out->elements[t->dtype] += n;
+        if (t->rank >= 2) out->in_matrices += n;
     }
 }
 

@@ -31,9 +31,14 @@ enum taca_code taca_ckpt_get(struct taca_ckpt *c, struct taca_tensor *out, const
                              int rank, const int64_t *dim, struct taca_err *err) TACA_MUST_USE;
 int64_t taca_ckpt_parameters(const struct taca_ckpt *c); /* elements in all */
 int64_t taca_ckpt_bytes(const struct taca_ckpt *c);
-int taca_ckpt_files(const struct taca_ckpt *c); /* 1, or the number of shards */
-/* Elements by dtype, the last entry for dtypes that are not supported. */
-void taca_ckpt_dtypes(const struct taca_ckpt *c, int64_t elements[TACA_DTYPES + 1]);
+struct taca_ckpt_stats {
+    int files, tensors;
+    int64_t elements[TACA_DTYPES];
+    int64_t other_elements; /* of dtypes that are not supported */
+    char other_dtype[12];   /* one of them, "" = none */
+    int64_t in_matrices;    /* elements of tensors of rank 2 and more */
+};
+void taca_ckpt_get_stats(const struct taca_ckpt *c, struct taca_ckpt_stats *out);
 /* Calls fn for every tensor never asked for. */
 void taca_ckpt_unused(const struct taca_ckpt *c, void (*fn)(void *ctx, const char *name),
                       void *ctx);

@@ -1,8 +1,8 @@
 /* json.c - JSON from untrusted files, and fields of configs with their ranges. See checkpoint.h. */
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <threads.h>
 
 #include "base/mem.h"
 #include "engine/io/checkpoint.h"
@@ -46,8 +46,8 @@ enum taca_code io_json_parse(json_t **out, const char *text, size_t len, int max
             return taca_fail(err, TACA_EFORMAT, "%s: JSON nested deeper than %d", what, max_depth);
         return taca_fail(err, TACA_EFORMAT, "%s: JSON of more than %zu values", what, max_values);
     }
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, note_failures);
+    static once_flag once = ONCE_FLAG_INIT;
+    call_once(&once, note_failures);
     taca_noted_take();
     json_error_t e = {.text = ""};
     json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &e);

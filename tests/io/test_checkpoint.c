@@ -44,13 +44,16 @@ static void test_shards_are_one_checkpoint(void) {
     if (!c) return;
     struct taca_tensor t;
     struct taca_err err = {0};
-    CHECK_INT(taca_ckpt_files(c), 2);
     CHECK_INT(taca_ckpt_parameters(c), 7);
     CHECK_INT(taca_ckpt_bytes(c), 7);
     CHECK_OK(taca_ckpt_get(c, &t, "c", 1, (int64_t[]){4}, &err), err);
     CHECK(memcmp(t.data, "\1\2\3\4", 4) == 0);
     CHECK_OK(taca_ckpt_get(c, &t, "b", 1, (int64_t[]){-1}, &err), err);
     CHECK(memcmp(t.data, "\3", 1) == 0);
+    struct taca_ckpt_stats stats;
+    taca_ckpt_get_stats(c, &stats);
+    CHECK_INT(stats.files, 2);
+    CHECK_INT(stats.tensors, 3);
     taca_ckpt_close(c);
 }
 
@@ -188,16 +191,18 @@ static void test_an_unsupported_dtype_is_named_on_asking(void) {
     struct taca_ckpt *c = open_blocks();
     struct taca_tensor t;
     struct taca_err err = {0};
-    int64_t by_dtype[TACA_DTYPES + 1];
+    struct taca_ckpt_stats stats;
     if (!c) return;
     CHECK_INT(taca_ckpt_get(c, &t, "f8", 1, (int64_t[]){2}, &err), TACA_EUNSUPPORTED);
     CHECK_HAS(err.text, "tensor f8 is F8_E4M3, which is not supported yet");
     CHECK(taca_ckpt_has(c, "f8") && !taca_ckpt_peek(c, "f8"));
     CHECK_INT(taca_ckpt_parameters(c), 16);
-    taca_ckpt_dtypes(c, by_dtype);
-    CHECK_INT(by_dtype[TACA_U8], 14);
-    CHECK_INT(by_dtype[TACA_DTYPES], 2);
-    CHECK_INT(by_dtype[TACA_F32], 0);
+    taca_ckpt_get_stats(c, &stats);
+    CHECK_INT(stats.elements[TACA_U8], 14);
+    CHECK_INT(stats.elements[TACA_F32], 0);
+    CHECK_INT(stats.other_elements, 2);
+    CHECK_STR(stats.other_dtype, "F8_E4M3");
+    CHECK_INT(stats.in_matrices, 6);
     taca_ckpt_close(c);
 }
 

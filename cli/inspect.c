@@ -1,0 +1,242 @@
+/* inspect.c - `taca inspect`: what a model directory holds and what running it will need. Reads
+ * headers and configs only. */
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "cli/cli.h"
+#include "cli/flags.h"
+#include "engine/io/summary.h"
+
+enum { LARGEST_TEXT = 1 << 20 };
+
+/* 11220544 as "11.2 M" */
+static const char *scaled(char buf[24], int64_t n, const char *unit) {
+    static const char *const prefix[] = {"", "k", "M", "G", "T"};
+    double x = (double)n;
+    int i = 0;
+    while (x >= 999.5 && i < 4) x /= 1000, i++;
+    snprintf(buf, 24, i && x < 99.95 ? "%.1f %s%s" : "%.0f %s%s", x, prefix[i], unit);
+    return buf;
+}
+
+/* ---- for people ------------------------------------------------------------------------------ */
+
+static void put_dtypes(struct taca_buf *b, const struct taca_part *p) {
+    const char *comma = "";
+    for (int i = 0; i < TACA_DTYPES; i++) {
+        if (p->stats.elements[i] == 0) continue;
+        taca_buf_printf(b, "%s%s", comma, taca_dtype_name((enum taca_dtype)i));
+        comma = ",";
+    }
+    if (p->stats.other_elements)
+        taca_buf_printf(b, "%s%s (not supported)", comma, p->stats.other_dtype);
+}
+
+static void put_parts(struct taca_buf *b, const struct taca_summary *s) {
+    char params[24], bytes[24];
+    taca_buf_printf(b, "%-16s %12s %12s  %s\n", "component", "parameters", "bytes", "dtype");
+    for (int i = 0; i <= TACA_TEXT_ENCODER_3; i++) {
+        const struct taca_part *p = &s->part[i];
+        if (!p->there) {
+            taca_buf_printf(b, "%-16s %12s %12s  %s\n", p->name, "-", "-",
+                            p->left_out ? "named by the index, its folder is not there"
+                                        : "not part of this model");
+            continue;
+        }
+        taca_buf_printf(b, "%-16s %12s %12s  ", p->name, scaled(params, p->parameters, ""),
+                        scaled(bytes, p->bytes, "B"));
+        put_dtypes(b, p);
+        if (p->stats.files > 1) taca_buf_printf(b, ", %d shards", p->stats.files);
+        if (i == TACA_TEXT_ENCODER_3) taca_buf_puts(b, "; not used by this build");
+        taca_buf_puts(b, "\n");
+    }
+    taca_buf_printf(b, "%-16s %12s %12s\n\n", "in use", scaled(params, s->parameters, ""),
+                    scaled(bytes, s->bytes, "B"));
+}
+
+/* Layers 0, 1, 2, 5 as "0-2,5". */
+static void put_ranges(struct taca_buf *b, const int64_t *v, int n) {
+    for (int i = 0; i < n;) {
+        int k = i;
+        while (k + 1 < n && v[k + 1] == v[k] + 1) k++;
+        taca_buf_printf(b, "%s%lld", i ? "," : "", (long long)v[i]);
+        if (k > i) taca_buf_printf(b, "-%lld", (long long)v[k]);
+        i = k + 1;
+    }
+}
+
+static void put_structure(struct taca_buf *b, const struct taca_summary *s) {
+    taca_buf_printf(b, "%-16s %lld layers, width %lld, %lld heads of %lld, %s", "transformer",
+                    (long long)s->dit.layers, (long long)(s->dit.heads * s->dit.head_dim),
+                    (long long)s->dit.heads, (long long)s->dit.head_dim,
+                    s->dit.qk_norm ? "qk norm" : "no qk norm");
+    taca_buf_puts(b, s->dit.n_dual ? ", dual attention in layers " : ", no dual attention");
+    put_ranges(b, s->dit.dual, s->dit.n_dual);
+    taca_buf_printf(b, "\n%-16s %lld latent channels, patch %lld, joint width %lld, pooled %lld\n",
+                    "", (long long)s->dit.channels, (long long)s->dit.patch,
+                    (long long)s->dit.joint_width, (long long)s->dit.pooled_width);
+    taca_buf_printf(b, "%-16s factor %d, %lld latent channels, scaling %g, shift %g%s\n", "vae",
+                    s->vae.factor, (long long)s->vae.channels, s->vae.scaling_factor,
+                    s->vae.shift_factor, s->vae.has_encoder ? "" : ", no encoder");
+    for (int i = 0; i < 2; i++) {
+        const struct taca_clip_summary *c = &s->clip[i];
+        taca_buf_printf(b,
+                        "%-16s CLIP, %lld layers, width %lld, %lld heads, %s, vocabulary %lld, "
+                        "%lld positions, projection %lld\n",
+                        s->part[TACA_TEXT_ENCODER + i].name, (long long)c->layers,
+                        (long long)c->width, (long long)c->heads, c->activation,
+                        (long long)c->vocabulary, (long long)c->positions,
+                        (long long)c->projection);
+    }
+}
+
+static void put_text(struct taca_buf *b, const struct taca_summary *s, const char *path) {
+    char f32[24], bf16[24];
+    taca_buf_printf(b, "%s  %s (%s)\n%s\n", s->id, s->class_name, s->family, path);
+    if (s->note[0]) taca_buf_printf(b, "%s\n", s->note);
+    taca_buf_puts(b, "\n");
+    put_parts(b, s);
+    put_structure(b, s);
+    taca_buf_printf(b, "%-16s flow matching, Euler, shift %g\n", "scheduler", s->scheduler_shift);
+    taca_buf_printf(b, "%-16s %lldx%lld, %lld steps, guidance %g; sides up to %lld\n", "defaults",
+                    (long long)s->width_px, (long long)s->height_px, (long long)s->steps,
+                    s->guidance, (long long)s->max_side_px);
+    taca_buf_printf(b, "%-16s about %s for the weights in f32, %s in bf16\n", "memory",
+                    scaled(f32, s->f32_bytes, "B"), scaled(bf16, s->bf16_bytes, "B"));
+}
+
+/* ---- for programs ---------------------------------------------------------------------------- */
+
+static void put_string(struct taca_buf *b, const char *key, const char *value) {
+    taca_buf_printf(b, "\"%s\":", key);
+    taca_buf_json(b, value, strlen(value));
+    taca_buf_puts(b, ",");
+}
+
+static void put_int(struct taca_buf *b, const char *key, int64_t value, const char *end) {
+    taca_buf_printf(b, "\"%s\":%lld%s", key, (long long)value, end);
+}
+
+static void put_json_part(struct taca_buf *b, const struct taca_part *p) {
+    taca_buf_printf(b, "\"%s\":", p->name);
+    if (!p->there) {
+        taca_buf_puts(b, "null");
+        return;
+    }
+    taca_buf_puts(b, "{");
+    put_int(b, "parameters", p->parameters, ",");
+    put_int(b, "bytes", p->bytes, ",");
+    put_int(b, "files", p->stats.files, ",");
+    put_int(b, "tensors", p->stats.tensors, ",\"elements\":{");
+    const char *comma = "";
+    for (int i = 0; i < TACA_DTYPES; i++) {
+        if (p->stats.elements[i] == 0) continue;
+        taca_buf_puts(b, comma);
+        put_int(b, taca_dtype_name((enum taca_dtype)i), p->stats.elements[i], "");
+        comma = ",";
+    }
+    if (p->stats.other_elements) {
+        taca_buf_puts(b, comma);
+        put_int(b, "unsupported", p->stats.other_elements, "");
+    }
+    taca_buf_puts(b, "}}");
+}
+
+static void put_json_dit(struct taca_buf *b, const struct taca_summary *s) {
+    taca_buf_puts(b, "\"transformer\":{");
+    put_int(b, "layers", s->dit.layers, ",");
+    put_int(b, "width", s->dit.heads * s->dit.head_dim, ",");
+    put_int(b, "heads", s->dit.heads, ",");
+    put_int(b, "latent_channels", s->dit.channels, ",");
+    put_int(b, "patch", s->dit.patch, ",");
+    put_int(b, "joint_width", s->dit.joint_width, ",");
+    put_int(b, "pooled_width", s->dit.pooled_width, ",");
+    taca_buf_printf(b, "\"qk_norm\":%s,\"dual_attention_layers\":[",
+                    s->dit.qk_norm ? "true" : "false");
+    for (int i = 0; i < s->dit.n_dual; i++)
+        taca_buf_printf(b, "%s%lld", i ? "," : "", (long long)s->dit.dual[i]);
+    taca_buf_puts(b, "]},\"vae\":{");
+    put_int(b, "factor", s->vae.factor, ",");
+    put_int(b, "latent_channels", s->vae.channels, ",");
+    taca_buf_printf(b, "\"scaling_factor\":%.17g,\"shift_factor\":%.17g,\"has_encoder\":%s}",
+                    s->vae.scaling_factor, s->vae.shift_factor,
+                    s->vae.has_encoder ? "true" : "false");
+}
+
+static void put_json_clip(struct taca_buf *b, const char *name, const struct taca_clip_summary *c) {
+    taca_buf_printf(b, ",\"%s\":{", name);
+    put_int(b, "layers", c->layers, ",");
+    put_int(b, "width", c->width, ",");
+    put_int(b, "heads", c->heads, ",");
+    put_string(b, "activation", c->activation);
+    put_int(b, "vocabulary", c->vocabulary, ",");
+    put_int(b, "positions", c->positions, ",");
+    put_int(b, "projection", c->projection, "}");
+}
+
+static void put_json(struct taca_buf *b, const struct taca_summary *s, const char *path) {
+    taca_buf_puts(b, "{");
+    put_string(b, "id", s->id);
+    put_string(b, "class", s->class_name);
+    put_string(b, "family", s->family);
+    put_string(b, "path", path);
+    put_string(b, "note", s->note);
+    taca_buf_puts(b, "\"components\":{");
+    for (int i = 0; i <= TACA_TEXT_ENCODER_3; i++) {
+        if (i) taca_buf_puts(b, ",");
+        put_json_part(b, &s->part[i]);
+    }
+    taca_buf_puts(b, "},\"structure\":{");
+    put_json_dit(b, s);
+    for (int i = 0; i < 2; i++) put_json_clip(b, s->part[TACA_TEXT_ENCODER + i].name, &s->clip[i]);
+    taca_buf_printf(b, "},\"scheduler\":{\"shift\":%.17g},\"defaults\":{", s->scheduler_shift);
+    put_int(b, "width", s->width_px, ",");
+    put_int(b, "height", s->height_px, ",");
+    put_int(b, "steps", s->steps, ",");
+    taca_buf_printf(b, "\"guidance\":%.17g},", s->guidance);
+    put_int(b, "max_side", s->max_side_px, ",");
+    put_int(b, "parameters", s->parameters, ",");
+    put_int(b, "bytes", s->bytes, ",\"weight_memory\":{");
+    put_int(b, "f32", s->f32_bytes, ",");
+    put_int(b, "bf16", s->bf16_bytes, "}}\n");
+}
+
+/* A model's words must not move the cursor. */
+static void defuse(struct taca_buf *b) {
+    for (size_t i = 0; i < b->len; i++)
+        if (iscntrl((unsigned char)b->data[i]) && b->data[i] != '\n') b->data[i] = '?';
+}
+
+int cli_inspect(int argc, char **argv) {
+    bool json = false;
+    const struct flag flags[] = {
+        {"json", 0, FLAG_SWITCH, &json, .help = "the same as one JSON object"},
+    };
+    struct flag_set set = {
+        .usage = "inspect MODEL [--json]",
+        .about = "Tells what the model directory MODEL holds and the memory its weights need,\n"
+                 "from its configs and the headers of its files.",
+        .flags = flags,
+        .n_flags = FLAGS_COUNT(flags),
+        .min_args = 1,
+        .max_args = 1,
+    };
+    enum flags_result parsed = flags_parse(&set, argc, argv);
+    if (parsed != FLAGS_OK) return parsed == FLAGS_HELP ? EXIT_OK : EXIT_USAGE;
+    struct taca_summary s;
+    struct taca_err err = {0};
+    if (taca_summary_read(&s, set.args[0], &err)) return cli_fail("inspect", &err), EXIT_FAILED;
+    struct taca_buf text;
+    taca_buf_init(&text, LARGEST_TEXT);
+    if (json)
+        put_json(&text, &s, set.args[0]);
+    else
+        put_text(&text, &s, set.args[0]), defuse(&text);
+    bool ok = !text.failed && fwrite(text.data, 1, text.len, stdout) == text.len;
+    ok = fflush(stdout) == 0 && ok;
+    taca_buf_finish(&text);
+    if (!ok) taca_fail(&err, TACA_EIO, "writing to stdout failed");
+    return ok ? EXIT_OK : (cli_fail("inspect", &err), EXIT_FAILED);
+}

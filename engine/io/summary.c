@@ -1,0 +1,165 @@
+/* summary.c - see summary.h. */
+#include "engine/io/summary.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* An integer field of a config and where it goes. */
+struct int_field {
+    const char *key;
+    int64_t fallback, max;
+    int64_t *out;
+};
+
+static enum taca_code read_ints(const json_t *config, const struct int_field *f, int n,
+                                struct taca_err *err) {
+    enum taca_code rc = TACA_OK;
+    for (int i = 0; i < n && !rc; i++)
+        rc = taca_cfg_int(config, f[i].key, f[i].fallback, 1, f[i].max, f[i].out, err);
+    return rc;
+}
+#define READ_INTS(config, fields, err)                                                             \
+    read_ints((config), (fields), (int)(sizeof(fields) / sizeof *(fields)), (err))
+
+/* Lookup tables stay f32 whatever the precision. */
+static int64_t in_tables(const struct taca_ckpt *c) {
+    static const char *const tables[] = {"pos_embed.pos_embed",
+                                         "text_model.embeddings.token_embedding.weight",
+                                         "text_model.embeddings.position_embedding.weight"};
+    int64_t n = 0;
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
+        const struct taca_tensor *t = taca_ckpt_peek(c, tables[i]);
+        if (t && t->rank >= 2) n += taca_tensor_count(t);
+    }
+    return n;
+}
+
+static enum taca_code read_part(struct taca_part *p, const struct taca_model_dir *d,
+                                enum taca_component c, struct taca_err *err) {
+    struct taca_ckpt *ckpt = NULL;
+    p->name = taca_component_name(c);
+    p->left_out = d->left_out[c];
+    if (!d->has[c]) return TACA_OK;
+    enum taca_code rc = taca_ckpt_open(&ckpt, d->dir[c], err);
+    if (rc) return rc;
+    p->there = true;
+    p->parameters = taca_ckpt_parameters(ckpt);
+    p->bytes = taca_ckpt_bytes(ckpt);
+    taca_ckpt_get_stats(ckpt, &p->stats);
+    p->narrowed = p->stats.in_matrices - in_tables(ckpt);
+    taca_ckpt_close(ckpt);
+    return TACA_OK;
+}
+
+static enum taca_code read_dit(struct taca_summary *s, const json_t *config, struct taca_err *err) {
+    const struct int_field fields[] = {
+        {"num_layers", 18, TACA_SUMMARY_LAYERS, &s->dit.layers},
+        {"num_attention_heads", 18, 1024, &s->dit.heads},
+        {"attention_head_dim", 64, 1024, &s->dit.head_dim},
+        {"joint_attention_dim", 4096, 65536, &s->dit.joint_width},
+        {"pooled_projection_dim", 2048, 65536, &s->dit.pooled_width},
+        {"patch_size", 2, 16, &s->dit.patch},
+        {"in_channels", 16, 1024, &s->dit.channels},
+        {"pos_embed_max_size", 96, 4096, &s->dit.side},
+    };
+    const char *norm;
+    enum taca_code rc = READ_INTS(config, fields, err);
+    if (!rc) rc = taca_cfg_string(config, "qk_norm", NULL, &norm, err);
+    if (!rc)
+        rc = taca_cfg_ints(config, "dual_attention_layers", s->dit.dual, TACA_SUMMARY_LAYERS,
+                           &s->dit.n_dual, err);
+    if (rc) return rc;
+    s->dit.qk_norm = norm != NULL;
+    snprintf(s->family, sizeof s->family, "%s", norm ? "sd3.5" : "sd3");
+    return TACA_OK;
+}
+
+static enum taca_code read_vae(struct taca_summary *s, const struct taca_model_dir *d,
+                               struct taca_err *err) {
+    const json_t *config = d->config[TACA_VAE];
+    struct taca_ckpt *ckpt = NULL;
+    enum taca_code rc = taca_cfg_int(config, "latent_channels", 4, 1, 4096, &s->vae.channels, err);
+    if (!rc)
+        rc = taca_cfg_ints(config, "block_out_channels", s->vae.widths, TACA_SUMMARY_LEVELS,
+                           &s->vae.n_widths, err);
+    if (!rc)
+        rc = taca_cfg_number(config, "scaling_factor", 0.18215, 1e-6, 1e6, &s->vae.scaling_factor,
+                             err);
+    if (!rc) rc = taca_cfg_number(config, "shift_factor", 0, -1e6, 1e6, &s->vae.shift_factor, err);
+    if (!rc) rc = taca_ckpt_open(&ckpt, d->dir[TACA_VAE], err);
+    if (rc) return rc;
+    s->vae.factor = s->vae.n_widths ? 1 << (s->vae.n_widths - 1) : 1;
+    s->vae.has_encoder = taca_ckpt_has(ckpt, "encoder.conv_in.weight");
+    taca_ckpt_close(ckpt);
+    return TACA_OK;
+}
+
+static enum taca_code read_clip(struct taca_clip_summary *c, const json_t *config,
+                                struct taca_err *err) {
+    const struct int_field fields[] = {
+        {"num_hidden_layers", 12, 1024, &c->layers},
+        {"hidden_size", 512, 65536, &c->width},
+        {"num_attention_heads", 8, 1024, &c->heads},
+        {"vocab_size", 49408, 1 << 24, &c->vocabulary},
+        {"max_position_embeddings", 77, 65536, &c->positions},
+        {"projection_dim", 512, 65536, &c->projection},
+    };
+    const char *act;
+    enum taca_code rc = READ_INTS(config, fields, err);
+    if (!rc) rc = taca_cfg_string(config, "hidden_act", "quick_gelu", &act, err);
+    if (!rc) snprintf(c->activation, sizeof c->activation, "%s", act);
+    return rc;
+}
+
+static enum taca_code read_defaults(struct taca_summary *s, const struct taca_model_dir *d,
+                                    struct taca_err *err) {
+    const int64_t unit = s->vae.factor * s->dit.patch, max = s->dit.side * unit;
+    const char *note;
+    int64_t sample;
+    enum taca_code rc =
+        taca_cfg_int(d->config[TACA_TRANSFORMER], "sample_size", 128, 1, 1 << 16, &sample, err);
+    s->max_side_px = max;
+    const int64_t side = sample * s->vae.factor;
+    if (!rc) rc = taca_cfg_int(d->taca, "width", side, unit, max, &s->width_px, err);
+    if (!rc) rc = taca_cfg_int(d->taca, "height", side, unit, max, &s->height_px, err);
+    if (!rc) rc = taca_cfg_int(d->taca, "steps", 28, 1, 200, &s->steps, err);
+    if (!rc) rc = taca_cfg_number(d->taca, "guidance", 4.5, 0, 30, &s->guidance, err);
+    if (!rc) rc = taca_cfg_string(d->taca, "note", "", &note, err);
+    if (!rc) rc = taca_cfg_number(d->scheduler, "shift", 1, 0.01, 100, &s->scheduler_shift, err);
+    if (!rc) snprintf(s->note, sizeof s->note, "%s", note);
+    return rc;
+}
+
+static enum taca_code read_all(struct taca_summary *s, const struct taca_model_dir *d,
+                               struct taca_err *err) {
+    enum taca_code rc = TACA_OK;
+    for (int i = 0; i <= TACA_TEXT_ENCODER_3 && !rc; i++)
+        rc = read_part(&s->part[i], d, (enum taca_component)i, err);
+    if (!rc) rc = read_dit(s, d->config[TACA_TRANSFORMER], err);
+    if (!rc) rc = read_vae(s, d, err);
+    for (int i = 0; i < 2 && !rc; i++)
+        rc = read_clip(&s->clip[i], d->config[TACA_TEXT_ENCODER + i], err);
+    if (!rc) rc = read_defaults(s, d, err);
+    return rc;
+}
+
+enum taca_code taca_summary_read(struct taca_summary *out, const char *path, struct taca_err *err) {
+    struct taca_summary s = {0};
+    struct taca_model_dir d = {0};
+    enum taca_code rc = taca_model_dir_open(&d, path, err);
+    if (rc) return rc;
+    rc = read_all(&s, &d, err);
+    taca_model_dir_id(&d, s.id, sizeof s.id);
+    memcpy(s.class_name, d.class_name, sizeof s.class_name);
+    taca_model_dir_finish(&d);
+    if (rc) return rc;
+    for (int i = 0; i < TACA_TEXT_ENCODER_3; i++) {
+        const struct taca_part *p = &s.part[i];
+        s.parameters += p->parameters;
+        s.bytes += p->bytes;
+        s.f32_bytes += 4 * p->parameters;
+        s.bf16_bytes += 4 * p->parameters - 2 * p->narrowed;
+    }
+    *out = s;
+    return TACA_OK;
+}
