@@ -4,6 +4,7 @@
  *   {"scale":1.2, "steps":[0,3]} or 3        0 <= i < 3
  *   {"scale":1.2, "threshold":970}           970 <= timestep <= 1000, after the schedule's shift
  *   {"scale":1.2, "timestep_low":800, "timestep_high":970} */
+#include <stdio.h>
 #include <string.h>
 
 #include "api/fields.h"
@@ -58,6 +59,7 @@ static int read_timestep(double *sigma, json_t *v, const char *param, struct api
 
 static int read_member(struct taca_window *w, struct seen *seen, const char *key, json_t *v,
                        struct api_error *err) {
+    char name[64];
     bool enabled;
     int rc;
     if (strcmp(key, "scale") == 0)
@@ -87,10 +89,11 @@ static int read_member(struct taca_window *w, struct seen *seen, const char *key
     if (strcmp(key, "lora") == 0)
         return api_refuse(err, member("taca.lora"),
                           "taca.lora is not supported by this server yet");
-    return api_fail(err, 400, "unknown_parameter", "taca",
-                    "taca has no member \"%.64s\": it takes scale, fraction, steps, threshold, "
+    snprintf(name, sizeof name, "taca.%s", key);
+    return api_fail(err, 400, "unknown_parameter", name,
+                    "taca has no member \"%s\": it takes scale, fraction, steps, threshold, "
                     "timestep_low, timestep_high and enabled",
-                    key);
+                    api_quote(key).text);
 }
 
 static int choose_rule(struct taca_window *w, const struct seen *seen, struct api_error *err) {

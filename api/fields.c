@@ -188,8 +188,8 @@ static int set_choice(const struct api_field *f, struct api_draft *d, const json
         return api_refuse(d->err, name, "%s \"%s\" is not supported by this server yet: use %s",
                           name.param, s, known);
     if (i < 0)
-        return api_refuse(d->err, name, "%s must be one of %s, got \"%.64s\"", name.param, known,
-                          s);
+        return api_refuse(d->err, name, "%s must be one of %s, got \"%s\"", name.param, known,
+                          api_quote(s).text);
     memcpy((char *)d + f->at, &i, sizeof i); /* enums of this table have the size of an int */
     return 0;
 }

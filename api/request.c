@@ -86,8 +86,9 @@ static const struct api_field *find(const char *name) {
 
 static int unknown(const char *key, struct api_error *err) {
     const char *meant = api_suggest(key);
-    return api_fail(err, 400, "unknown_parameter", key, "there is no parameter \"%.64s\"%s%s%s",
-                    key, meant ? ": did you mean \"" : "", meant ? meant : "", meant ? "\"?" : "");
+    return api_fail(err, 400, "unknown_parameter", key, "there is no parameter \"%s\"%s%s%s",
+                    api_quote(key).text, meant ? ": did you mean \"" : "", meant ? meant : "",
+                    meant ? "\"?" : "");
 }
 
 static int read_fields(struct api_draft *d, json_t *root) {

@@ -1,5 +1,5 @@
 /* special.c - fields that are more than one value: model, seed, size, previews; see fields.h. */
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "api/fields.h"
@@ -11,8 +11,8 @@ int api_set_model(struct api_draft *d, const json_t *v, struct api_name name) {
         return api_refuse(d->err, name, "model must be a string, got %s", api_type_of(v));
     if (strcmp(json_string_value(v), d->model->id) == 0) return 0;
     return api_fail(d->err, 404, "model_not_found", name.param,
-                    "no model \"%.64s\" here; this server has \"%s\"", json_string_value(v),
-                    d->model->id);
+                    "no model \"%s\" here; this server has \"%s\"",
+                    api_quote(json_string_value(v)).text, d->model->id);
 }
 
 int api_set_seed(struct api_draft *d, const json_t *v, struct api_name name) {
@@ -37,8 +37,8 @@ int api_set_size(struct api_draft *d, const json_t *v, struct api_name name) {
     const char *s = read_side(json_string_value(v), &w);
     if (!s || *s != 'x' || !(s = read_side(s + 1, &h)) || *s)
         return api_refuse(d->err, name,
-                          "size must be width x height such as \"512x768\", got \"%.64s\"",
-                          json_string_value(v));
+                          "size must be width x height such as \"512x768\", got \"%s\"",
+                          api_quote(json_string_value(v)).text);
     d->r.params.width_px = w; /* ranges are checked once both ways of giving sides are read */
     d->r.params.height_px = h;
     d->size_param = name.param;
@@ -51,6 +51,7 @@ static int previews_object(struct api_draft *d, json_t *o, struct api_name name)
                     side = {"previews.max_side", name.field},
                     method = {"previews.method", name.field};
     const char *key;
+    char member[64];
     json_t *v;
     int64_t i;
     int rc = 0;
@@ -67,14 +68,15 @@ static int previews_object(struct api_draft *d, json_t *o, struct api_name name)
         } else if (strcmp(key, "method") == 0) {
             if (json_is_null(v)) continue;
             if (!json_is_string(v) || strcmp(json_string_value(v), "latent_rgb") != 0)
-                rc = api_refuse(d->err, method, "previews.method must be \"latent_rgb\"%s%.32s%s",
+                rc = api_refuse(d->err, method, "previews.method must be \"latent_rgb\"%s%s%s",
                                 json_is_string(v) ? ", got \"" : "",
-                                json_is_string(v) ? json_string_value(v) : "",
+                                json_is_string(v) ? api_quote(json_string_value(v)).text : "",
                                 json_is_string(v) ? "\"" : ", a string");
         } else {
-            rc = api_fail(d->err, 400, "unknown_parameter", "previews",
-                          "previews has no member \"%.64s\": it takes every, max_side and method",
-                          key);
+            snprintf(member, sizeof member, "previews.%s", key);
+            rc = api_fail(d->err, 400, "unknown_parameter", member,
+                          "previews has no member \"%s\": it takes every, max_side and method",
+                          api_quote(key).text);
         }
         if (rc) return rc;
     }

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 
 int api_refuse(struct api_error *err, struct api_name name, const char *fmt, ...) {
     char code[sizeof err->code], text[sizeof err->message];
@@ -14,6 +15,17 @@ int api_refuse(struct api_error *err, struct api_name name, const char *fmt, ...
     va_end(ap);
     snprintf(code, sizeof code, "invalid_%s", name.field);
     return api_fail(err, 400, code, name.param, "%s", text);
+}
+
+struct api_quote api_quote(const char *s) {
+    enum { LONGEST = 64 };
+    struct api_quote q;
+    size_t len = strnlen(s, LONGEST + 1);
+    bool cut = len > LONGEST;
+    if (cut) len = LONGEST;
+    while (cut && len > 0 && ((unsigned char)s[len] & 0xC0) == 0x80) len--;
+    snprintf(q.text, sizeof q.text, "%.*s%s", (int)len, s, cut ? "..." : "");
+    return q;
 }
 
 const char *api_type_of(const json_t *v) {

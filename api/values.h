@@ -17,6 +17,11 @@ struct api_name {
 /* 400 invalid_<field> */
 int api_refuse(struct api_error *err, struct api_name name, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+/* Client text for a message: at most 64 bytes, cut between two characters. */
+struct api_quote {
+    char text[72];
+};
+struct api_quote api_quote(const char *s);
 /* "a string", "an integer" ... of a value, for messages. */
 const char *api_type_of(const json_t *v);
 

@@ -40,6 +40,8 @@ static enum taca_code check_number(const char *name, double v, double min, doubl
 }
 
 static enum taca_code check_window(const struct taca_window *w, struct taca_err *err) {
+    if ((unsigned)w->rule > TACA_WINDOW_SIGMA)
+        return taca_fail_param(err, "taca", "taca window rule %d is unknown", (int)w->rule);
     enum taca_code rc = check_number("taca.scale", w->gamma, 0, 10, err);
     if (!rc) rc = check_number("taca.fraction", w->fraction, 0, 1, err);
     if (!rc && (w->first_step < 0 || w->end_step < w->first_step || w->end_step > TACA_MAX_STEPS))
@@ -97,10 +99,30 @@ enum taca_code taca_gen_params_copy(struct taca_gen_params *dst, const struct ta
  */
 enum { PACK_MAGIC = 0x54475031 }; /* "TGP1": change with the struct */
 
+/* The numbers of *p on zeroed memory: neither pointers nor what happens to lie between two members
+ * belongs on the wire. */
+static void flatten(struct taca_gen_params *flat, const struct taca_gen_params *p) {
+    memset(flat, 0, sizeof *flat);
+    flat->width_px = p->width_px;
+    flat->height_px = p->height_px;
+    flat->steps = p->steps;
+    flat->cfg_scale = p->cfg_scale;
+    flat->shift = p->shift;
+    flat->clip_skip = p->clip_skip;
+    flat->seed = p->seed;
+    flat->taca.rule = p->taca.rule;
+    flat->taca.gamma = p->taca.gamma;
+    flat->taca.fraction = p->taca.fraction;
+    flat->taca.first_step = p->taca.first_step;
+    flat->taca.end_step = p->taca.end_step;
+    flat->taca.sigma_min = p->taca.sigma_min;
+    flat->taca.sigma_max = p->taca.sigma_max;
+}
+
 void taca_gen_params_pack(struct taca_buf *out, const struct taca_gen_params *p) {
-    struct taca_gen_params flat = *p;
+    struct taca_gen_params flat;
     uint32_t magic = PACK_MAGIC, head = sizeof flat;
-    for (int i = 0; i < N_STRINGS; i++) *string_at(&flat, i) = NULL; /* no pointers on the wire */
+    flatten(&flat, p);
     taca_buf_put(out, &magic, sizeof magic);
     taca_buf_put(out, &head, sizeof head);
     taca_buf_put(out, &flat, sizeof flat);
