@@ -1,8 +1,7 @@
 /* text.h - prompts to conditioning, through every encoder that a checkpoint has, with a cache.
  *
  * SD3: context = [clip_l ++ clip_g on channels, zero-padded on the right to the joint width]
- * followed by the T5 rows (zero rows if T5 is absent and t5_tokens > 0); pooled = clip_l ++ clip_g.
- */
+ * followed by the T5 rows (zero rows: T5 is absent); pooled = clip_l ++ clip_g. One thread. */
 #ifndef TACA_ENGINE_TEXT_TEXT_H
 #define TACA_ENGINE_TEXT_TEXT_H
 
@@ -17,14 +16,15 @@ struct text_opts {
     size_t cache_bytes;
 };
 
+/* TACA_EUNSUPPORTED when the directory has a T5 encoder. dir is not needed afterwards. */
 enum taca_code text_open(struct text **out, struct taca_backend *b,
                          const struct taca_model_dir *dir, const struct text_opts *opts,
                          struct taca_err *err) TACA_MUST_USE;
-void text_close(struct text *t);
+void text_close(struct text *t);            /* with all conds, held or not; NULL is fine */
 int text_tokens(const struct text *t);      /* rows of every context */
 int text_clip_tokens(const struct text *t); /* of them CLIP */
 int64_t text_parameters(const struct text *t);
-int64_t text_weight_bytes(const struct text *t);
+int64_t text_weight_bytes(const struct text *t); /* on the device */
 /* Scratch that an encode needs at most. */
 size_t text_scratch_bytes(const struct text *t);
 
@@ -42,8 +42,17 @@ struct text_cond {
 enum taca_code text_acquire(struct text *t, struct taca_scratch *s, const struct text_prompt *p,
                             const struct text_cond **out, struct taca_err *err) TACA_MUST_USE;
 void text_release(struct text *t, const struct text_cond *c); /* NULL is fine */
-/* Reference ids for tests and `taca verify`: encoder 0 = CLIP-L, 1 = CLIP-G. Returns length, or -1.
- */
+
+/* What the cache did; passes counts runs of one encoder. */
+struct text_stats {
+    int64_t hits, misses, passes;
+    size_t bytes;
+    int entries;
+};
+struct text_stats text_stats(const struct text *t);
+
+/* Reference ids for tests and `taca verify`: encoder 0 = CLIP-L, 1 = CLIP-G. Returns their number,
+ * text_clip_tokens, or -1 when they are more than max. */
 int text_ids(const struct text *t, int encoder, const char *prompt, int32_t *ids, int max);
 
 #endif

@@ -1,0 +1,160 @@
+/* test_text_nomem.c - tokenizer, encoders and prompts with the n-th allocation failing: each
+ * failure must be a clean TACA_ENOMEM, and what was opened before must go on working. Leaks are the
+ * sanitizer's to find. The linker sends malloc and its kin in our objects to the functions below
+ * (--wrap); jansson gets there through the allocator that engine/io installs. */
+#include <unistd.h>
+
+#include "engine/text/text.h"
+#include "engine/text/tok_bpe.h"
+#include "tests/test.h"
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t size);
+char *__wrap_strdup(const char *s);
+
+static long countdown; /* allocations until one fails; 0 = none does */
+
+static bool fails(void) { return countdown > 0 && --countdown == 0; }
+
+void *__wrap_malloc(size_t size) { return fails() ? NULL : __real_malloc(size); }
+void *__wrap_calloc(size_t n, size_t size) { return fails() ? NULL : __real_calloc(n, size); }
+void *__wrap_realloc(void *p, size_t size) { return fails() ? NULL : __real_realloc(p, size); }
+char *__wrap_strdup(const char *s) {
+    size_t size = strlen(s) + 1;
+    char *p = __wrap_malloc(size);
+    return p ? memcpy(p, s, size) : NULL;
+}
+
+/* Fails allocation 1, 1 + stride, ... of fn until it gets through without one failing. */
+static void sweep(const char *what, enum taca_code (*fn)(void *ctx, struct taca_err *err),
+                  void *ctx, long stride) {
+    enum taca_code rc = TACA_ENOMEM;
+    long n = 1, failed = 0;
+    for (; rc == TACA_ENOMEM && n < 1000000; n += stride) {
+        struct taca_err err = {0};
+        countdown = n;
+        rc = fn(ctx, &err);
+        bool none_failed = countdown > 0;
+        countdown = 0;
+        failed += rc == TACA_ENOMEM;
+        if (CHECK(rc == TACA_ENOMEM ? err.text[0] != 0 : rc == TACA_OK && none_failed)) continue;
+        printf("    %s, allocation %ld: %s %s\n", what, n, taca_code_name(rc), err.text);
+        return;
+    }
+    printf("    %-10s survived %ld failures\n", what, failed);
+    CHECK(failed > 2);
+}
+
+static void write_file(const char *dir, const char *name, const char *text) {
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    FILE *f = fopen(path, "w");
+    if (!CHECK(f != NULL)) return;
+    fputs(text, f);
+    fclose(f);
+}
+
+static enum taca_code open_tok(void *ctx, struct taca_err *err) {
+    struct tok_bpe *t = NULL;
+    enum taca_code rc = tok_bpe_open(&t, ctx, err);
+    CHECK((rc == TACA_OK) == (t != NULL));
+    tok_bpe_close(t);
+    return rc;
+}
+
+static void test_tokenizer_open_survives_every_failed_allocation(void) {
+    static const char *const names[] = {"vocab.json", "merges.txt", "tokenizer_config.json"};
+    char dir[] = "/tmp/taca_text_XXXXXX", path[256];
+    CHECK(mkdtemp(dir) != NULL);
+    write_file(dir, names[0],
+               "{\"a\":0,\"b\":1,\"b</w>\":2,\"ab</w>\":3,\"<|startoftext|>\":4,"
+               "\"<|endoftext|>\":5}");
+    write_file(dir, names[1], "#version: 0.2\na b</w>\n");
+    write_file(dir, names[2],
+               "{\"bos_token\":{\"content\":\"<|startoftext|>\",\"normalized\":true},"
+               "\"added_tokens_decoder\":{\"4\":{\"content\":\"<|startoftext|>\"}}}");
+    sweep("open", open_tok, dir, 1);
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+        unlink(path);
+    }
+    CHECK_INT(rmdir(dir), 0);
+}
+
+static enum taca_code encode(void *ctx, struct taca_err *err) {
+    static const char text[] =
+        "a photo of a pneumonoultramicroscopicsilicovolcanoconiosis-"
+        "pneumonoultramicroscopicsilicovolcanoconiosisandmorethansixtyfourbytes, "
+        "a\xCC\xA3\xCC\x81\xCC\xA3\xCC\x81\xCC\xA3\xCC\x81\xCC\xA3\xCC\x81\xCC\xA3\xCC\x81"
+        "\xCC\xA3\xCC\x81\xCC\xA3\xCC\x81\xCC\xA3\xCC\x81\xCC\xA3\xCC\x81\xCC\xA3\xCC\x81"
+        "\xCC\xA3\xCC\x81\xCC\xA3\xCC\x81\xCC\xA3\xCC\x81\xCC\xA3\xCC\x81\xCC\xA3\xCC\x81"
+        "\xCC\xA3\xCC\x81\xCC\xA3\xCC\x81\xCC\xA3\xCC\x81\xCC\xA3\xCC\x81\xCC\xA3\xCC\x81";
+    int32_t ids[77];
+    return tok_bpe_encode(ctx, text, ids, 77, NULL, err);
+}
+
+static void test_encode_survives_every_failed_allocation(void) {
+    struct taca_err err = {0};
+    struct tok_bpe *t = NULL;
+    CHECK_OK(tok_bpe_open(&t, TACA_SOURCE_DIR "/models/demo/tokenizer", &err), err);
+    if (t) sweep("encode", encode, t, 1);
+    tok_bpe_close(t);
+}
+
+struct bench {
+    struct taca_backend *b;
+    struct taca_model_dir dir;
+    struct text *t;
+    struct taca_scratch s;
+};
+static const struct text_opts opts = {256, 256, 0, 0}; /* nothing is kept: every call encodes */
+
+static enum taca_code open_text(void *ctx, struct taca_err *err) {
+    struct bench *k = ctx;
+    struct text *t = NULL;
+    enum taca_code rc = text_open(&t, k->b, &k->dir, &opts, err);
+    CHECK((rc == TACA_OK) == (t != NULL));
+    text_close(t);
+    return rc;
+}
+
+static enum taca_code acquire(void *ctx, struct taca_err *err) {
+    struct bench *k = ctx;
+    const struct text_cond *c = NULL;
+    const struct text_prompt p = {.prompt = "a red cube"};
+    enum taca_code rc = text_acquire(k->t, &k->s, &p, &c, err);
+    CHECK((rc == TACA_OK) == (c != NULL));
+    CHECK_INT(text_stats(k->t).entries, rc == TACA_OK);
+    text_release(k->t, c);
+    return rc;
+}
+
+static void test_text_survives_failed_allocations(void) {
+    struct bench k = {0};
+    struct taca_err err = {0};
+    const struct taca_backend_opts o = {.threads = 1};
+    CHECK_OK(taca_cpu_open(&k.b, &o, &err), err);
+    CHECK_OK(taca_model_dir_open(&k.dir, TACA_SOURCE_DIR "/models/demo", &err), err);
+    sweep("open text", open_text, &k, 97);
+    CHECK_OK(text_open(&k.t, k.b, &k.dir, &opts, &err), err);
+    k.s.b = k.b;
+    if (k.t) {
+        CHECK_OK(taca_scratch_reserve(&k.s, text_scratch_bytes(k.t), &err), err);
+        sweep("acquire", acquire, &k, 1);
+    }
+    text_close(k.t);
+    taca_scratch_finish(&k.s);
+    taca_model_dir_finish(&k.dir);
+    taca_backend_close(k.b);
+}
+
+int main(void) {
+    TEST(test_tokenizer_open_survives_every_failed_allocation);
+    TEST(test_encode_survives_every_failed_allocation);
+    TEST(test_text_survives_failed_allocations);
+    return TEST_END();
+}
