@@ -104,9 +104,7 @@ INLINE void box_muller(float *x, size_t n) {
     }
 }
 
-static void box_muller_any(float *x, size_t n) {
-    box_muller(x, n);
-}
+static void box_muller_any(float *x, size_t n) { box_muller(x, n); }
 
 /* The same code with the instruction instead of the library's exact but slow emulation. */
 #if defined(__x86_64__) && !defined(TACA_NOISE_PORTABLE)
@@ -120,9 +118,7 @@ static void groups_of_16(float *x, size_t n) {
         box_muller_any(x, n);
 }
 #else
-static void groups_of_16(float *x, size_t n) {
-    box_muller_any(x, n);
-}
+static void groups_of_16(float *x, size_t n) { box_muller_any(x, n); }
 #endif
 
 /* ---- randn ----------------------------------------------------------------------------------- */

@@ -1,5 +1,5 @@
-/* test_window.c - which steps a TACA window covers: the published table for SD3.5, the edges of each
- * rule, and that no rounding to a narrow type can move an edge. */
+/* test_window.c - which steps a TACA window covers: the published table for SD3.5, the edges of
+ * each rule, and that no rounding to a narrow type can move an edge. */
 #include "engine/sample/schedule.h"
 #include "engine/sample/taca.h"
 #include "tests/test.h"
