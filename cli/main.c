@@ -13,6 +13,8 @@ static const struct {
 } commands[] = {
     {"generate", cli_generate, "make a picture from a prompt, here and now"},
     {"inspect", cli_inspect, "tell what a model directory holds"},
+    {"tokenize", cli_tokenize, "print the token ids of a text"},
+    {"verify", cli_verify, "compare this build with reference tensors"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
