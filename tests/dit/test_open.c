@@ -34,7 +34,7 @@ static void test_structure_is_reported(void) {
 
 static void not_used(void *ctx, const char *name) {
     (void)ctx;
-    CHECK(!"every tensor of the checkpoint is used");
+    test_check(false, __FILE__, __LINE__, "every tensor of the checkpoint is used");
     printf("        %s is not\n", name);
 }
 static void test_every_tensor_of_a_checkpoint_is_used(void) {
