@@ -20,6 +20,7 @@
 struct stream;
 
 enum stream_kind { STREAM_REPLY, STREAM_EVENTS };
+enum { STREAM_MAX_BYTES = 8 << 20 }; /* queued for a slow reader before frames are dropped */
 struct stream *stream_open(enum stream_kind kind); /* one reference; NULL when out of memory */
 struct stream *stream_ref(struct stream *s);
 void stream_unref(struct stream *s); /* NULL is fine */
@@ -42,20 +43,27 @@ void stream_end(struct stream *s); /* no more frames: the connection closes afte
  * ended by NULL, copied; content_type must be a constant. Only the first answer counts. */
 void stream_reply(struct stream *s, int status, const char *content_type,
                   const char *const *headers, struct taca_buf *body);
-/* Any failure, in the stream's own form: an error answer, or an `error` frame and the end. */
+/* Any failure, in the stream's own form: an error answer, or an `error` frame and the end. An event
+ * stream that fails before its first frame is answered like a reply, with a status of its own. */
 void stream_fail(struct stream *s, const char *job_id, const struct api_error *e);
 
 /* ---- the http side --------------------------------------------------------------------------- */
 
 /* `resume` is called with the stream's lock held, at most once per wait. */
 void stream_set_resume(struct stream *s, void (*resume)(void *ctx), void *ctx);
-void stream_gone(struct stream *s); /* the client left or the connection ended; forgets resume */
-/* Events: copies at most max bytes; -1 = ended and drained; 0 = nothing there, and `*waiting` tells
- * that the caller must suspend NOW (the lock is held during on_wait(ctx), which suspends). */
+/* The client left or the connection ended: a wait is resumed a last time, then resume is forgotten
+ * and everything queued is freed. */
+void stream_gone(struct stream *s);
+/* Events: copies at most max bytes. STREAM_ENDED = ended and drained, STREAM_CUT = gone, or a frame
+ * that must not be lost was lost. 0 = nothing there: the caller waits, and on_wait(ctx), which
+ * suspends its connection, was called under the lock. */
+enum { STREAM_ENDED = -1, STREAM_CUT = -2 };
 long stream_read(struct stream *s, char *out, size_t max, void (*on_wait)(void *ctx), void *ctx);
-/* Reply: true when the answer is there (moved out), else on_wait was called under the lock. */
+/* True when the answer is there (moved out), else on_wait was called under the lock. Status 0:
+ * there will be no answer, because the client is gone or because events have begun (stream_read).
+ */
 struct stream_answer {
-    int status;
+    int status; /* 0 = none */
     const char *content_type;
     char *headers; /* "Name: value\n"..., free() it */
     char *body;    /* free() it */

@@ -1,0 +1,269 @@
+/* conns.c - see conns.h.
+ *
+ * Lock order: the register's lock, then a stream's, then the HTTP library's own. */
+#include "server/conns.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "base/clock.h"
+#include "server/metrics.h"
+
+enum {
+    LINGER_US = 1000 * 1000,
+    FIRST_PING_MS = 1000,       /* so that a silent queue still sends its head soon */
+    SEND_BUFFER_BYTES = 65536,  /* a stalled reader costs no more kernel memory than this */
+    USER_TIMEOUT_MS = 30 * 1000 /* unacknowledged data: the peer has vanished */
+};
+
+struct conn {
+    struct conns *owner;
+    int fd;
+    uint32_t slot;
+    int64_t deadline_us; /* of the body, or of the moment after a refusal; 0 = none */
+    int refused_status;  /* 0 = not refused */
+    const char *request_id;
+    struct stream *stream;
+    uint64_t job_key; /* 0 = nobody needs to know that the client leaves */
+    int64_t ping_us;
+};
+
+struct slot {
+    struct conn *conn;   /* NULL = free */
+    uint32_t generation; /* tokens of earlier users do not match */
+    uint32_t next_free;
+};
+
+struct conns {
+    struct conns_opts opts;
+    pthread_mutex_t lock;
+    bool closing;
+    int count;
+    uint32_t first_free; /* == opts.max: none */
+    struct slot slots[];
+};
+
+struct conns *conns_open(const struct conns_opts *opts) {
+    struct conns *r = calloc(1, sizeof *r + (size_t)opts->max * sizeof r->slots[0]);
+    if (!r) return NULL;
+    r->opts = *opts;
+    for (int i = 0; i < opts->max; i++) r->slots[i].next_free = (uint32_t)i + 1;
+    pthread_mutex_init(&r->lock, NULL);
+    return r;
+}
+
+void conns_close(struct conns *r) {
+    if (!r) return;
+    pthread_mutex_destroy(&r->lock);
+    free(r);
+}
+
+int conns_count(struct conns *r) {
+    pthread_mutex_lock(&r->lock);
+    int n = r->count;
+    pthread_mutex_unlock(&r->lock);
+    return n;
+}
+
+bool conns_closing(struct conns *r) {
+    pthread_mutex_lock(&r->lock);
+    bool closing = r->closing;
+    pthread_mutex_unlock(&r->lock);
+    return closing;
+}
+
+/* ---- entering and leaving -------------------------------------------------------------------- */
+
+static void set_option(int fd, int level, int name, int value) {
+    setsockopt(fd, level, name, &value, sizeof value);
+}
+
+/* A peer that vanishes without a word is found by the kernel, also while nothing is sent. */
+static void tune_socket(int fd) {
+    set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, USER_TIMEOUT_MS);
+    set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+    set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 15);
+    set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 5);
+    set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
+}
+
+struct conn *conn_enter(struct conns *r, int fd) {
+    struct conn *c = calloc(1, sizeof *c);
+    if (!c) return NULL;
+    c->owner = r;
+    c->fd = fd;
+    tune_socket(fd);
+    pthread_mutex_lock(&r->lock);
+    uint32_t at = r->first_free;
+    if (at == (uint32_t)r->opts.max) {
+        free(c);
+        c = NULL;
+    } else {
+        r->first_free = r->slots[at].next_free;
+        r->slots[at].conn = c;
+        c->slot = at;
+        r->count++;
+    }
+    pthread_mutex_unlock(&r->lock);
+    return c;
+}
+
+void conn_leave(struct conn *c) {
+    if (!c) return;
+    struct conns *r = c->owner;
+    struct stream *s = c->stream;
+    pthread_mutex_lock(&r->lock);
+    struct slot *slot = &r->slots[c->slot];
+    slot->conn = NULL;
+    slot->generation++;
+    slot->next_free = r->first_free;
+    r->first_free = c->slot;
+    r->count--;
+    if (s && r->opts.watch) watch_remove(r->opts.watch, c->fd);
+    uint64_t key = c->job_key;
+    pthread_mutex_unlock(&r->lock);
+    if (s) {
+        if (stream_kind(s) == STREAM_EVENTS) metric_inc(METRIC_SSE_STREAMS, -1);
+        stream_gone(s);
+        stream_unref(s);
+    }
+    if (key) r->opts.left(r->opts.ctx, key);
+    free(c);
+}
+
+/* ---- bodies ---------------------------------------------------------------------------------- */
+
+void conn_expect_body(struct conn *c, int64_t deadline_us, const char *request_id) {
+    pthread_mutex_lock(&c->owner->lock);
+    c->request_id = request_id;
+    c->deadline_us = deadline_us;
+    pthread_mutex_unlock(&c->owner->lock);
+}
+
+bool conn_body_done(struct conn *c) {
+    pthread_mutex_lock(&c->owner->lock);
+    bool good = c->refused_status == 0;
+    if (good) c->deadline_us = 0;
+    pthread_mutex_unlock(&c->owner->lock);
+    return good;
+}
+
+int conn_refused_status(struct conn *c) {
+    pthread_mutex_lock(&c->owner->lock);
+    int status = c->refused_status;
+    pthread_mutex_unlock(&c->owner->lock);
+    return status;
+}
+
+/* Under the lock, before the body is done: the library has not written a byte of an answer. */
+static void refuse_locked(struct conn *c, const struct api_error *e, int64_t now_us) {
+    struct taca_buf b;
+    taca_buf_init(&b, 8192);
+    answer_error_bytes(&b, e, c->request_id, NULL);
+    if (!b.failed) (void)!send(c->fd, b.data, b.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    taca_buf_finish(&b);
+    shutdown(c->fd, SHUT_WR);
+    c->refused_status = e->status;
+    c->deadline_us = now_us + LINGER_US;
+    metric_add(METRIC_REJECTED, e->code, 1);
+}
+
+void conn_refuse(struct conn *c, const struct api_error *e) {
+    pthread_mutex_lock(&c->owner->lock);
+    if (!c->refused_status) refuse_locked(c, e, taca_now_us());
+    pthread_mutex_unlock(&c->owner->lock);
+}
+
+static void late_body(struct conn *c, int64_t now_us) {
+    struct api_error e = {0};
+    if (c->refused_status) { /* the library notices and closes */
+        c->deadline_us = 0;
+        shutdown(c->fd, SHUT_RDWR);
+        return;
+    }
+    api_fail(&e, 408, "body_timeout", NULL, "the request body did not arrive in time");
+    refuse_locked(c, &e, now_us);
+}
+
+/* ---- waiting --------------------------------------------------------------------------------- */
+
+static uint64_t token_of(const struct conn *c) {
+    return (uint64_t)c->owner->slots[c->slot].generation << 32 | c->slot;
+}
+
+bool conn_attach(struct conn *c, struct stream *s, uint64_t job_key) {
+    struct conns *r = c->owner;
+    set_option(c->fd, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER_BYTES);
+    if (stream_kind(s) == STREAM_EVENTS) metric_inc(METRIC_SSE_STREAMS, 1);
+    pthread_mutex_lock(&r->lock);
+    c->stream = s;
+    c->job_key = job_key;
+    c->ping_us = taca_now_us() + (int64_t)FIRST_PING_MS * 1000;
+    bool open = !r->closing;
+    if (open && r->opts.watch) watch_add(r->opts.watch, c->fd, token_of(c));
+    if (!open) stream_gone(s);
+    pthread_mutex_unlock(&r->lock);
+    return open;
+}
+
+void conn_done(struct conn *c) {
+    pthread_mutex_lock(&c->owner->lock);
+    c->job_key = 0;
+    pthread_mutex_unlock(&c->owner->lock);
+}
+
+static void ping(struct conn *c) {
+    static const char comment[] = ": hb\n\n";
+    stream_push(c->stream, STREAM_MERGE, -1, comment, sizeof comment - 1);
+}
+
+void conns_tick(struct conns *r, int64_t now_us) {
+    pthread_mutex_lock(&r->lock);
+    for (int i = 0; i < r->opts.max && r->count > 0; i++) {
+        struct conn *c = r->slots[i].conn;
+        if (!c) continue;
+        if (c->deadline_us && now_us >= c->deadline_us) late_body(c, now_us);
+        if (c->stream && stream_kind(c->stream) == STREAM_EVENTS && now_us >= c->ping_us) {
+            c->ping_us = now_us + (int64_t)r->opts.ping_ms * 1000;
+            ping(c);
+        }
+    }
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* A half-closed event stream may still be read: a byte is sent, and a client that is really gone
+ * answers it with a reset. A half-closed client that waits for one reply is taken as gone. */
+void conns_left(struct conns *r, uint64_t token, bool half) {
+    uint64_t key = 0;
+    uint32_t at = (uint32_t)token;
+    pthread_mutex_lock(&r->lock);
+    struct conn *c = at < (uint32_t)r->opts.max ? r->slots[at].conn : NULL;
+    if (c && c->stream && token == token_of(c)) {
+        if (half && stream_kind(c->stream) == STREAM_EVENTS) {
+            ping(c);
+            watch_again(r->opts.watch, c->fd, token);
+        } else {
+            key = c->job_key;
+            c->job_key = 0;
+            if (key) stream_gone(c->stream);
+        }
+    }
+    pthread_mutex_unlock(&r->lock);
+    if (key) r->opts.left(r->opts.ctx, key);
+}
+
+void conns_cut_all(struct conns *r) {
+    pthread_mutex_lock(&r->lock);
+    r->closing = true;
+    for (int i = 0; i < r->opts.max; i++) {
+        struct conn *c = r->slots[i].conn;
+        if (!c) continue;
+        c->job_key = 0; /* it is we who leave */
+        if (c->stream) stream_gone(c->stream);
+        if (c->deadline_us) shutdown(c->fd, SHUT_RDWR); /* its body will not be wanted */
+    }
+    pthread_mutex_unlock(&r->lock);
+}

@@ -1,0 +1,269 @@
+/* front.c - see front.h. Puts listeners, HTTP daemons, routes and the watch together, and takes
+ * them apart again in the one order that works: nobody waits any more, then the daemons' threads
+ * are joined, then the loop's handles are closed. */
+#include "server/front.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mailbox.h"
+#include "server/http.h"
+#include "server/listener.h"
+#include "server/metrics.h"
+#include "server/routes.h"
+#include "server/watch.h"
+
+enum {
+    DAEMONS = 2,
+    ADMIN_CONNECTIONS = 64,
+    TICK_MS = 250,
+    CLOSE_TICK_MS = 5,
+    CLOSE_PATIENCE_MS = 2000, /* for answers that are being written */
+    SPARE_DESCRIPTORS = 256
+};
+
+struct departure {
+    struct taca_mail mail;
+    uint64_t job_key;
+};
+
+struct front {
+    uv_loop_t *loop;
+    struct routes routes;
+    struct watch *watch;
+    struct http *http, *admin_http; /* admin: NULL when there is none */
+    struct listener *listener, *admin_listener;
+    struct taca_mailbox departures; /* HTTP threads to the loop */
+    uv_async_t wake;
+    uv_timer_t tick;
+    int64_t close_by_us;
+    int open_parts; /* with uv handles of their own */
+    void (*done)(void *ctx);
+    void *done_ctx;
+};
+
+/* ---- clients that left ----------------------------------------------------------------------- */
+
+static void wake_loop(void *ctx) {
+    struct front *f = ctx;
+    uv_async_send(&f->wake);
+}
+
+static void on_left(void *ctx, uint64_t job_key) {
+    struct front *f = ctx;
+    struct departure *d = malloc(sizeof *d);
+    if (!d) {
+        taca_log(TACA_LOG_WARN, "out of memory: a job goes on though its client left");
+        return;
+    }
+    d->job_key = job_key;
+    if (!taca_mailbox_post(&f->departures, &d->mail)) free(d);
+}
+
+static void on_wake(uv_async_t *wake) {
+    struct front *f = wake->data;
+    struct taca_mail *m = taca_mailbox_take(&f->departures);
+    while (m) {
+        struct departure *d = (struct departure *)m; /* mail is its first member */
+        m = m->next;
+        f->routes.hooks.client_gone(f->routes.hooks.ctx, d->job_key);
+        free(d);
+    }
+}
+
+static void on_watch(void *ctx, uint64_t token, bool half) {
+    struct front *f = ctx;
+    http_left(f->http, token, half);
+}
+
+/* ---- between the parts ----------------------------------------------------------------------- */
+
+static void answer(void *ctx, const struct http_request *q, struct http_reply *out) {
+    struct front *f = ctx;
+    routes_answer(&f->routes, q, out);
+}
+
+static bool early(void *ctx, const struct http_request *q, struct http_reply *out) {
+    struct front *f = ctx;
+    return routes_early(&f->routes, q, out);
+}
+
+static void take(void *ctx, int fd, const struct sockaddr *peer, socklen_t peer_len) {
+    http_take(ctx, fd, peer, peer_len);
+}
+
+static int behind(void *ctx) { return http_connections(ctx); }
+
+static void on_tick(uv_timer_t *tick) {
+    struct front *f = tick->data;
+    int64_t now_us = taca_now_us();
+    int n = http_connections(f->http) + listener_guests(f->listener);
+    http_tick(f->http, now_us);
+    if (f->admin_http) http_tick(f->admin_http, now_us);
+    metric_set(METRIC_CONNECTIONS, n);
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+/* Every connection is a descriptor: take what the hard limit allows, say so when it is too few. */
+static void raise_descriptor_limit(int max_connections) {
+    struct rlimit lim;
+    rlim_t wanted = (rlim_t)max_connections + SPARE_DESCRIPTORS;
+    if (getrlimit(RLIMIT_NOFILE, &lim) < 0 || lim.rlim_cur >= wanted) return;
+    lim.rlim_cur = lim.rlim_max < wanted ? lim.rlim_max : wanted;
+    setrlimit(RLIMIT_NOFILE, &lim);
+    if (lim.rlim_cur < wanted)
+        taca_log(TACA_LOG_WARN, "%llu descriptors are too few for %d connections",
+                 (unsigned long long)lim.rlim_cur, max_connections);
+}
+
+static enum taca_code open_http(struct front *f, bool admin, const struct front_opts *o,
+                                struct taca_err *err) {
+    struct http_opts h = {.daemons = admin ? 1 : DAEMONS,
+                          .admin = admin,
+                          .max_connections = admin ? ADMIN_CONNECTIONS : o->max_connections,
+                          .body_timeout_ms = o->body_timeout_ms,
+                          .ping_ms = o->sse_ping_ms,
+                          .max_body_bytes = o->limits.max_body_bytes,
+                          .watch = admin ? NULL : f->watch,
+                          .ctx = f,
+                          .answer = answer,
+                          .early = early,
+                          .left = on_left};
+    return http_open(admin ? &f->admin_http : &f->http, &h, err);
+}
+
+static enum taca_code open_listener(struct front *f, bool admin, const char *hosts, int port,
+                                    const struct front_opts *o, struct taca_err *err) {
+    struct listener_opts l = {.hosts = hosts,
+                              .port = port,
+                              .max_connections = admin ? ADMIN_CONNECTIONS : o->max_connections,
+                              .head_timeout_ms = o->head_timeout_ms,
+                              .max_body_bytes = o->limits.max_body_bytes,
+                              .ctx = admin ? f->admin_http : f->http,
+                              .hand_over = take,
+                              .others = behind};
+    return listener_open(admin ? &f->admin_listener : &f->listener, f->loop, &l, err);
+}
+
+/* "127.0.0.1:8081" or "[::1]:8081" */
+static enum taca_code open_admin(struct front *f, const struct front_opts *o,
+                                 struct taca_err *err) {
+    char host[64];
+    const char *colon = strrchr(o->admin_listen, ':');
+    char *end = NULL;
+    long port = colon && colon[1] ? strtol(colon + 1, &end, 10) : -1;
+    size_t len = colon ? (size_t)(colon - o->admin_listen) : 0;
+    if (!colon || !end || *end || port < 0 || port > 65535 || len == 0 || len >= sizeof host)
+        return taca_fail_param(err, "admin_listen", "\"%s\" is not address:port", o->admin_listen);
+    snprintf(host, sizeof host, "%.*s", (int)len, o->admin_listen);
+    enum taca_code rc = open_http(f, true, o, err);
+    if (rc != TACA_OK) return rc;
+    return open_listener(f, true, host, (int)port, o, err);
+}
+
+static void start_handles(struct front *f, const struct front_opts *o) {
+    int tick_ms = o->sse_ping_ms / 4;
+    if (o->body_timeout_ms / 4 < tick_ms) tick_ms = o->body_timeout_ms / 4;
+    if (tick_ms > TICK_MS) tick_ms = TICK_MS;
+    if (tick_ms < CLOSE_TICK_MS) tick_ms = CLOSE_TICK_MS;
+    taca_mailbox_init(&f->departures, wake_loop, f);
+    uv_async_init(f->loop, &f->wake, on_wake);
+    uv_timer_init(f->loop, &f->tick);
+    f->wake.data = f->tick.data = f;
+    f->open_parts = 2;
+    uv_timer_start(&f->tick, on_tick, (uint64_t)tick_ms, (uint64_t)tick_ms);
+}
+
+enum taca_code front_open(struct front **out, uv_loop_t *loop, const struct front_opts *opts,
+                          const struct front_hooks *hooks, struct taca_err *err) {
+    struct front *f = calloc(1, sizeof *f);
+    if (!f) return taca_fail(err, TACA_ENOMEM, "front door");
+    f->loop = loop;
+    f->routes = (struct routes){.hooks = *hooks, .limits = opts->limits};
+    raise_descriptor_limit(opts->max_connections);
+    start_handles(f, opts);
+    enum taca_code rc = watch_open(&f->watch, loop, on_watch, f, err);
+    if (rc == TACA_OK) rc = open_http(f, false, opts, err);
+    if (rc == TACA_OK) rc = open_listener(f, false, opts->host, opts->port, opts, err);
+    if (rc == TACA_OK && opts->admin_listen && opts->admin_listen[0]) rc = open_admin(f, opts, err);
+    if (rc == TACA_OK)
+        *out = f;
+    else
+        front_close(f, NULL, NULL); /* finished when the loop runs */
+    return rc;
+}
+
+int front_port(const struct front *f) { return listener_port(f->listener); }
+
+int front_admin_port(const struct front *f) {
+    return f->admin_listener ? listener_port(f->admin_listener) : 0;
+}
+
+void front_stop_accepting(struct front *f) { listener_stop(f->listener); }
+
+int front_connections(const struct front *f) { return http_connections(f->http); }
+
+/* ---- closing --------------------------------------------------------------------------------- */
+
+static void on_part_closed(void *ctx) {
+    struct front *f = ctx;
+    if (--f->open_parts > 0) return;
+    void (*done)(void *ctx) = f->done;
+    void *done_ctx = f->done_ctx;
+    free(f);
+    if (done) done(done_ctx);
+}
+
+static void on_handle_closed(uv_handle_t *handle) { on_part_closed(handle->data); }
+
+static void drop_departures(struct front *f) {
+    taca_mailbox_close(&f->departures);
+    struct taca_mail *m = taca_mailbox_take(&f->departures);
+    while (m) {
+        struct taca_mail *next = m->next;
+        free(m);
+        m = next;
+    }
+    taca_mailbox_finish(&f->departures);
+}
+
+/* The connections have ended, or their patience has. */
+static void close_rest(struct front *f) {
+    http_close(f->http);
+    http_close(f->admin_http);
+    drop_departures(f);
+    uv_close((uv_handle_t *)&f->wake, on_handle_closed);
+    uv_close((uv_handle_t *)&f->tick, on_handle_closed);
+    if (f->watch) watch_close(f->watch, on_part_closed, f);
+}
+
+static int all_connections(const struct front *f) {
+    return (f->http ? http_connections(f->http) : 0) +
+           (f->admin_http ? http_connections(f->admin_http) : 0);
+}
+
+static void on_close_tick(uv_timer_t *tick) {
+    struct front *f = tick->data;
+    int n = all_connections(f);
+    if (n > 0 && taca_now_us() < f->close_by_us) return;
+    if (n > 0) taca_log(TACA_LOG_WARN, "%d connections are cut", n);
+    uv_timer_stop(tick);
+    close_rest(f);
+}
+
+void front_close(struct front *f, void (*done)(void *ctx), void *ctx) {
+    f->done = done;
+    f->done_ctx = ctx;
+    f->open_parts += (f->watch != NULL) + (f->listener != NULL) + (f->admin_listener != NULL);
+    if (f->listener) listener_close(f->listener, on_part_closed, f);
+    if (f->admin_listener) listener_close(f->admin_listener, on_part_closed, f);
+    if (f->http) http_cut_all(f->http);
+    if (f->admin_http) http_cut_all(f->admin_http);
+    f->close_by_us = taca_now_us() + (int64_t)CLOSE_PATIENCE_MS * 1000;
+    uv_timer_start(&f->tick, on_close_tick, 1, CLOSE_TICK_MS);
+}

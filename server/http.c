@@ -1,0 +1,363 @@
+/* http.c - see http.h. The only user of libmicrohttpd.
+ *
+ * What the library (0.9.75) wants from us: a content reader that returns 0 must have suspended its
+ * connection; a suspended connection is not looked at by anyone, and must be resumed before its
+ * daemon is stopped; an answer can be queued before the body or behind it, never in between.
+ * A `struct request` lives as long as its connection and belongs to the daemon's thread; what other
+ * threads need to know of it is in the register (conns.h). */
+#include "server/http.h"
+
+#include <microhttpd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "server/answer.h"
+#include "server/conns.h"
+#include "server/metrics.h"
+
+enum {
+    MAX_DAEMONS = 4,
+    POOL_BYTES = 64 * 1024, /* a full head, its cookies once more, and their tables */
+    STALL_S = 30,           /* neither a byte in nor out */
+    BODY_BYTES_PER_MS = 64, /* slower bodies are late */
+    READER_BLOCK = 1024
+};
+
+struct http {
+    struct http_opts opts;
+    struct conns *conns;
+    struct MHD_Daemon *daemons[MAX_DAEMONS];
+    int n_daemons;
+    unsigned next;
+};
+
+struct request {
+    struct http *http;
+    struct MHD_Connection *mhd;
+    struct conn *conn;
+    bool begun;
+    const char *method;
+    char id[REQUEST_ID_MAX + 1];
+    struct taca_buf body;
+    struct http_reply reply;
+    int64_t received_us;
+    int status; /* of the answer, 0 = none yet */
+};
+
+/* ---- answers --------------------------------------------------------------------------------- */
+
+static void add_header(struct MHD_Response *r, const char *name, const char *value) {
+    if (MHD_add_response_header(r, name, value) != MHD_YES)
+        taca_log(TACA_LOG_WARN, "the header %s was not added to an answer", name);
+}
+
+/* "Name: value\n" lines; the text is cut up in place. */
+static void add_lines(struct MHD_Response *r, char *lines) {
+    while (lines && *lines) {
+        char *end = strchr(lines, '\n'), *value = strstr(lines, ": ");
+        if (!end || !value || value > end) return;
+        *end = *value = 0;
+        add_header(r, lines, value + 2);
+        lines = end + 1;
+    }
+}
+
+static void add_common(struct MHD_Response *r, const struct request *q, const char *content_type) {
+    for (int i = 0; answer_headers[i]; i += 2)
+        add_header(r, answer_headers[i], answer_headers[i + 1]);
+    add_header(r, "X-Request-Id", q->id);
+    if (content_type) add_header(r, "Content-Type", content_type);
+}
+
+/* Takes `body` over. */
+static enum MHD_Result queue_bytes(struct request *q, const struct stream_answer *a) {
+    static char nothing[1];
+    struct MHD_Response *r =
+        MHD_create_response_from_buffer(a->len, a->body ? a->body : nothing,
+                                        a->body ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
+    if (!r) {
+        free(a->body);
+        return MHD_NO;
+    }
+    add_common(r, q, a->content_type);
+    add_lines(r, a->headers);
+    q->status = a->status;
+    enum MHD_Result rc = MHD_queue_response(q->mhd, (unsigned)a->status, r);
+    MHD_destroy_response(r);
+    return rc;
+}
+
+static enum MHD_Result queue_reply(struct request *q) {
+    struct http_reply *p = &q->reply;
+    if (p->body.failed || p->headers.failed) return MHD_NO; /* out of memory */
+    struct stream_answer a = {.status = p->status,
+                              .content_type = p->content_type,
+                              .headers = p->headers.data,
+                              .body = p->body.data,
+                              .len = p->body.len};
+    p->body = (struct taca_buf){0}; /* the response's now */
+    return queue_bytes(q, &a);
+}
+
+/* ---- waiting for a stream -------------------------------------------------------------------- */
+
+static void suspend(void *ctx) {
+    struct request *q = ctx;
+    MHD_suspend_connection(q->mhd);
+}
+
+static void resume(void *ctx) {
+    struct request *q = ctx;
+    MHD_resume_connection(q->mhd);
+}
+
+static ssize_t read_events(void *ctx, uint64_t pos, char *out, size_t max) {
+    struct request *q = ctx;
+    (void)pos;
+    long n = stream_read(q->reply.stream, out, max, suspend, q);
+    if (n == STREAM_CUT) return MHD_CONTENT_READER_END_WITH_ERROR;
+    if (n != STREAM_ENDED) return n;
+    conn_done(q->conn);
+    return MHD_CONTENT_READER_END_OF_STREAM;
+}
+
+static enum MHD_Result queue_events(struct request *q) {
+    struct MHD_Response *r =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, READER_BLOCK, read_events, q, NULL);
+    if (!r) return MHD_NO;
+    add_common(r, q, "text/event-stream");
+    add_header(r, "X-Accel-Buffering", "no");
+    add_lines(r, q->reply.headers.data);
+    q->status = MHD_HTTP_OK;
+    enum MHD_Result rc = MHD_queue_response(q->mhd, MHD_HTTP_OK, r);
+    MHD_destroy_response(r);
+    return rc;
+}
+
+/* Called once after the body, and again after each resume. */
+static enum MHD_Result go_on_waiting(struct request *q) {
+    struct stream_answer a = {0};
+    if (!stream_take(q->reply.stream, &a, suspend, q)) return MHD_YES;
+    if (a.status) {
+        conn_done(q->conn);
+        enum MHD_Result rc = queue_bytes(q, &a);
+        free(a.headers);
+        return rc;
+    }
+    if (stream_kind(q->reply.stream) != STREAM_EVENTS || stream_is_gone(q->reply.stream))
+        return MHD_NO; /* nobody is there to read an answer */
+    return queue_events(q);
+}
+
+/* ---- requests -------------------------------------------------------------------------------- */
+
+static const char *header(const struct request *q, const char *name) {
+    return MHD_lookup_connection_value(q->mhd, MHD_HEADER_KIND, name);
+}
+
+/* "http://host/path" is a proxy's way to say "/path". */
+static const char *path_of(const char *url) {
+    if (*url == '/' || *url == '*') return url;
+    const char *host = strstr(url, "://"), *path = host ? strchr(host + 3, '/') : NULL;
+    return path ? path : "/";
+}
+
+static void describe(const struct request *q, const char *url, struct http_request *out) {
+    *out = (struct http_request){.method = q->method,
+                                 .path = path_of(url),
+                                 .accept = header(q, "Accept"),
+                                 .content_type = header(q, "Content-Type"),
+                                 .request_id = q->id,
+                                 .body = q->body.data ? q->body.data : "",
+                                 .body_len = q->body.len,
+                                 .admin = q->http->opts.admin,
+                                 .received_us = q->received_us};
+}
+
+static const char *known_method(const char *method) {
+    static const char *const known[] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(known[i], method) == 0) return known[i];
+    return "-"; /* the guard lets no other through */
+}
+
+static enum MHD_Result begin(struct request *q, const char *url, const char *method) {
+    struct http *h = q->http;
+    const char *id = header(q, "X-Request-Id"), *length = header(q, "Content-Length");
+    q->begun = true;
+    q->received_us = taca_now_us();
+    q->method = known_method(method);
+    taca_buf_init(&q->body, h->opts.max_body_bytes);
+    if (id && request_id_ok(id, strlen(id)))
+        snprintf(q->id, sizeof q->id, "%s", id);
+    else
+        request_id_make(q->id);
+    uint64_t expected = length ? strtoull(length, NULL, 10) : 0;
+    if (header(q, "Transfer-Encoding")) expected = h->opts.max_body_bytes;
+    if (!expected) return MHD_YES;
+    struct http_request r;
+    describe(q, url, &r);
+    if (header(q, "Expect") && h->opts.early(h->opts.ctx, &r, &q->reply)) return queue_reply(q);
+    int64_t ms = h->opts.body_timeout_ms + (int64_t)(expected / BODY_BYTES_PER_MS);
+    conn_expect_body(q->conn, q->received_us + ms * 1000, q->id);
+    return MHD_YES;
+}
+
+static enum MHD_Result take_body(struct request *q, const char *bytes, size_t *len) {
+    taca_buf_put(&q->body, bytes, *len);
+    *len = 0;
+    if (q->body.failed) { /* above the ceiling: only a chunked body can be, or no memory */
+        struct api_error e = {0};
+        api_fail(&e, 413, "body_too_large", NULL, "the body is larger than %zu bytes",
+                 q->http->opts.max_body_bytes);
+        conn_refuse(q->conn, &e); /* once; later bytes are thrown away */
+    }
+    return MHD_YES;
+}
+
+static enum MHD_Result answer(struct request *q, const char *url) {
+    struct http *h = q->http;
+    struct http_request r;
+    if (!conn_body_done(q->conn)) return MHD_NO;
+    describe(q, url, &r);
+    h->opts.answer(h->opts.ctx, &r, &q->reply);
+    taca_buf_finish(&q->body);
+    if (!q->reply.stream) return queue_reply(q);
+    stream_set_resume(q->reply.stream, resume, q);
+    conn_attach(q->conn, q->reply.stream, q->reply.job_key);
+    return go_on_waiting(q);
+}
+
+static enum MHD_Result on_request(void *ctx, struct MHD_Connection *mhd, const char *url,
+                                  const char *method, const char *version, const char *upload,
+                                  size_t *upload_len, void **req_ctx) {
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    struct request *q = info ? info->socket_context : NULL;
+    (void)ctx, (void)version;
+    if (!q) return MHD_NO; /* no memory or no room when it arrived */
+    *req_ctx = q;
+    if (!q->begun) return begin(q, url, method);
+    if (*upload_len) return take_body(q, upload, upload_len);
+    if (q->reply.stream) return go_on_waiting(q);
+    return answer(q, url);
+}
+
+static void on_completed(void *ctx, struct MHD_Connection *mhd, void **req_ctx,
+                         enum MHD_RequestTerminationCode why) {
+    struct request *q = *req_ctx;
+    (void)ctx, (void)mhd;
+    *req_ctx = NULL;
+    if (!q) return;
+    int status = q->status ? q->status : conn_refused_status(q->conn);
+    if (!status) status = 499; /* the client left before there was an answer */
+    double seconds = (double)(taca_now_us() - q->received_us) / 1e6;
+    metric_http(q->reply.route ? q->reply.route : "other", q->method, status, seconds);
+    if (taca_log_enabled(TACA_LOG_DEBUG))
+        taca_log(TACA_LOG_DEBUG, "%s %s %d in %.3f s, request %s, end %d", q->method,
+                 q->reply.route ? q->reply.route : "other", status, seconds, q->id, (int)why);
+}
+
+/* ---- connections ----------------------------------------------------------------------------- */
+
+static struct request *request_open(struct http *h, struct MHD_Connection *mhd) {
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
+    struct request *q = info ? calloc(1, sizeof *q) : NULL;
+    if (!q) return NULL;
+    q->http = h;
+    q->mhd = mhd;
+    q->conn = conn_enter(h->conns, info->connect_fd);
+    if (q->conn) return q;
+    free(q);
+    return NULL;
+}
+
+static void on_connection(void *ctx, struct MHD_Connection *mhd, void **socket_ctx,
+                          enum MHD_ConnectionNotificationCode what) {
+    struct request *q = *socket_ctx;
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        *socket_ctx = request_open(ctx, mhd);
+    } else if (q) { /* the library closes the descriptor after this */
+        conn_leave(q->conn);
+        taca_buf_finish(&q->body);
+        taca_buf_finish(&q->reply.body);
+        taca_buf_finish(&q->reply.headers);
+        free(q);
+        *socket_ctx = NULL;
+    }
+}
+
+/* The library's messages quote what clients sent. */
+static void on_log(void *ctx, const char *fmt, va_list ap) {
+    char text[512];
+    struct taca_buf b;
+    (void)ctx;
+    if (!taca_log_enabled(TACA_LOG_DEBUG)) return;
+    int n = vsnprintf(text, sizeof text, fmt, ap);
+    if (n < 0) return;
+    size_t len = strnlen(text, sizeof text);
+    while (len > 0 && text[len - 1] == '\n') len--;
+    taca_buf_init(&b, 8192);
+    taca_buf_json(&b, text, len);
+    if (!b.failed) taca_log(TACA_LOG_DEBUG, "http library: %s", b.data);
+    taca_buf_finish(&b);
+}
+
+static struct MHD_Daemon *start_daemon(struct http *h) {
+    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME |
+                     MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG;
+    return MHD_start_daemon(flags, 0, NULL, NULL, on_request, h, /* the logger first */
+                            MHD_OPTION_EXTERNAL_LOGGER, on_log, h, MHD_OPTION_CONNECTION_LIMIT,
+                            (unsigned)h->opts.max_connections + 16, MHD_OPTION_CONNECTION_TIMEOUT,
+                            (unsigned)STALL_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+                            (size_t)POOL_BYTES, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
+                            MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_END);
+}
+
+enum taca_code http_open(struct http **out, const struct http_opts *opts, struct taca_err *err) {
+    struct http *h = calloc(1, sizeof *h);
+    if (!h) return taca_fail(err, TACA_ENOMEM, "http");
+    h->opts = *opts;
+    h->conns = conns_open(&(struct conns_opts){.max = opts->max_connections + 16,
+                                               .ping_ms = opts->ping_ms,
+                                               .watch = opts->watch,
+                                               .ctx = opts->ctx,
+                                               .left = opts->left});
+    int wanted = opts->daemons < MAX_DAEMONS ? opts->daemons : MAX_DAEMONS;
+    while (h->conns && h->n_daemons < wanted) {
+        h->daemons[h->n_daemons] = start_daemon(h);
+        if (!h->daemons[h->n_daemons]) break;
+        h->n_daemons++;
+    }
+    if (h->n_daemons < wanted) {
+        http_close(h);
+        return taca_fail(err, TACA_EIO, "the http library did not start");
+    }
+    *out = h;
+    return TACA_OK;
+}
+
+void http_take(struct http *h, int fd, const struct sockaddr *peer, socklen_t peer_len) {
+    struct MHD_Daemon *d = h->daemons[h->next++ % (unsigned)h->n_daemons];
+    if (MHD_add_connection(d, fd, peer, peer_len) != MHD_YES)
+        taca_log(TACA_LOG_WARN, "the http library refused a connection"); /* and closed it */
+}
+
+int http_connections(const struct http *h) { return conns_count(h->conns); }
+
+void http_tick(struct http *h, int64_t now_us) { conns_tick(h->conns, now_us); }
+
+void http_left(struct http *h, uint64_t token, bool half) { conns_left(h->conns, token, half); }
+
+void http_cut_all(struct http *h) { conns_cut_all(h->conns); }
+
+void http_close(struct http *h) {
+    if (!h) return;
+    for (int i = 0; i < h->n_daemons; i++) MHD_stop_daemon(h->daemons[i]);
+    conns_close(h->conns);
+    free(h);
+}

@@ -1,0 +1,154 @@
+/* listener.c - accepting: the cap on connections, and life without descriptors. */
+
+#include "server/listener.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "server/listener_parts.h"
+
+enum { ACCEPTS_AT_ONCE = 64, PAUSE_MS = 100 };
+
+static int open_spare(void) { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
+
+static void on_acceptable(uv_poll_t *poll, int status, int events);
+
+static void set_accepting(struct listener *l, bool on) {
+    for (int i = 0; i < l->n_sockets; i++) {
+        if (on)
+            uv_poll_start(&l->sockets[i].poll, UV_READABLE, on_acceptable);
+        else
+            uv_poll_stop(&l->sockets[i].poll);
+    }
+}
+
+static void on_pause_over(uv_timer_t *timer) {
+    struct listener *l = timer->data;
+    if (l->spare_fd < 0) l->spare_fd = open_spare();
+    if (!l->stopped) set_accepting(l, true);
+}
+
+/* Level-triggered readiness that cannot be served would spin: look again a little later. */
+static void pause_accepting(struct listener *l) {
+    set_accepting(l, false);
+    uv_timer_start(&l->pause, on_pause_over, PAUSE_MS, 0);
+}
+
+/* No descriptor is left for the next in line: the spare one buys it an honest answer. */
+static void refuse_with_spare(struct listener *l, int listening_fd) {
+    if (l->spare_fd >= 0) {
+        close(l->spare_fd);
+        l->spare_fd = -1;
+        int fd = accept4(listening_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0) guest_send_away(fd, NULL);
+        l->spare_fd = open_spare();
+    }
+    if (l->spare_fd < 0) pause_accepting(l);
+}
+
+static bool is_full(const struct listener *l) {
+    return l->showing + l->opts.others(l->opts.ctx) >= l->opts.max_connections;
+}
+
+static void on_acceptable(uv_poll_t *poll, int status, int events) {
+    struct listener *l = poll->data;
+    int listening_fd;
+    (void)status, (void)events;
+    if (uv_fileno((uv_handle_t *)poll, &listening_fd) < 0) return;
+    for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
+        struct sockaddr_storage peer;
+        socklen_t len = sizeof peer;
+        struct sockaddr *addr = (struct sockaddr *)&peer;
+        int fd = accept4(listening_fd, addr, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0) {
+            if (is_full(l))
+                guest_arrive_refused(l, fd, NULL);
+            else
+                guest_arrive(l, fd, addr, len);
+            continue;
+        }
+        if (errno == EMFILE || errno == ENFILE) {
+            taca_log(TACA_LOG_WARN, "no descriptor left: refusing connections");
+            refuse_with_spare(l, listening_fd);
+        } else if (errno == ENOBUFS || errno == ENOMEM) {
+            pause_accepting(l);
+        }
+        /* everything else is the peer's trouble, or nobody waits any more */
+        return;
+    }
+}
+
+static void watch_sockets(struct listener *l, const int *fds, int n) {
+    for (int i = 0; i < n; i++) {
+        struct accept_socket *s = &l->sockets[i];
+        s->fd = fds[i];
+        uv_poll_init(l->loop, &s->poll, s->fd);
+        s->poll.data = l;
+    }
+    l->n_sockets = n;
+    uv_timer_init(l->loop, &l->pause);
+    l->pause.data = l;
+    l->open_handles = n + 1;
+}
+
+enum taca_code listener_open(struct listener **out, uv_loop_t *loop,
+                             const struct listener_opts *opts, struct taca_err *err) {
+    int fds[LISTENER_MAX_SOCKETS], n = 0;
+    struct listener *l = calloc(1, sizeof *l);
+    if (!l) return taca_fail(err, TACA_ENOMEM, "listener");
+    l->loop = loop;
+    l->opts = *opts;
+    l->opts.hosts = NULL;
+    enum taca_code rc = listener_bind(opts->hosts, opts->port, fds, &n, &l->port, err);
+    if (rc != TACA_OK) {
+        free(l);
+        return rc;
+    }
+    l->spare_fd = open_spare();
+    watch_sockets(l, fds, n);
+    set_accepting(l, true);
+    *out = l;
+    return TACA_OK;
+}
+
+int listener_port(const struct listener *l) { return l->port; }
+
+int listener_guests(const struct listener *l) { return l->showing; }
+
+/* Closes the listening sockets too, so that the kernel refuses instead of parking newcomers. */
+void listener_stop(struct listener *l) {
+    if (l->stopped) return;
+    l->stopped = true;
+    uv_timer_stop(&l->pause);
+    set_accepting(l, false);
+    for (int i = 0; i < l->n_sockets; i++) {
+        close(l->sockets[i].fd);
+        l->sockets[i].fd = -1;
+    }
+}
+
+void listener_handle_closed(struct listener *l) {
+    if (--l->open_handles > 0 || !l->closing) return;
+    void (*closed)(void *ctx) = l->closed;
+    void *ctx = l->closed_ctx;
+    if (l->spare_fd >= 0) close(l->spare_fd);
+    free(l);
+    closed(ctx);
+}
+
+static void on_own_handle_closed(uv_handle_t *handle) { listener_handle_closed(handle->data); }
+
+void listener_close(struct listener *l, void (*closed)(void *ctx), void *ctx) {
+    l->closing = true;
+    l->closed = closed;
+    l->closed_ctx = ctx;
+    listener_stop(l);
+    guest_drop_all(l);
+    for (int i = 0; i < l->n_sockets; i++)
+        uv_close((uv_handle_t *)&l->sockets[i].poll, on_own_handle_closed);
+    uv_close((uv_handle_t *)&l->pause, on_own_handle_closed);
+}

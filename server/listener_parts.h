@@ -1,0 +1,59 @@
+/* listener_parts.h - what the files of the listener share; for no one else. */
+#ifndef TACA_SERVER_LISTENER_PARTS_H
+#define TACA_SERVER_LISTENER_PARTS_H
+
+#include <stdbool.h>
+
+#include "server/head.h"
+#include "server/listener.h"
+
+enum {
+    LISTENER_MAX_SOCKETS = 8,
+    LISTENER_PEEK_BYTES = 2 * HEAD_MAX_BYTES, /* a head, and what came of the body with it */
+    LISTENER_MAX_LINGERING = 1024
+};
+
+struct guest;
+struct accept_socket {
+    uv_poll_t poll;
+    int fd;
+};
+
+struct listener {
+    uv_loop_t *loop;
+    struct listener_opts opts; /* opts.hosts is not kept */
+    struct accept_socket sockets[LISTENER_MAX_SOCKETS];
+    int n_sockets, port;
+    uv_timer_t pause; /* until descriptors may be free again */
+    int spare_fd;     /* given up to accept and refuse one when there are no descriptors */
+    bool stopped, closing;
+    struct guest *first;
+    int showing, lingering; /* guests by state */
+    int open_handles;
+    void (*closed)(void *ctx);
+    void *closed_ctx;
+    char peek[LISTENER_PEEK_BYTES];
+};
+
+/* listener_bind.c: sockets that listen on all of `hosts`, one port. Closes what it opened on
+ * failure. */
+enum taca_code listener_bind(const char *hosts, int port, int fds[LISTENER_MAX_SOCKETS], int *n,
+                             int *bound_port, struct taca_err *err) TACA_MUST_USE;
+
+/* listener_guest.c */
+struct refusal {
+    int status;
+    const char *code, *reason, *why; /* JSON code, metric label, message */
+    int retry_after_s;
+    const char *request_id; /* "" = make one */
+};
+void guest_arrive(struct listener *l, int fd, const struct sockaddr *peer, socklen_t peer_len);
+void guest_arrive_refused(struct listener *l, int fd, const struct refusal *r);
+/* Answers, throws away what is there and closes, all at once: for when nothing can be allocated. */
+void guest_send_away(int fd, const struct refusal *r);
+void guest_drop_all(struct listener *l);
+
+/* listener.c: one of the listener's handles is closed */
+void listener_handle_closed(struct listener *l);
+
+#endif

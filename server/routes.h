@@ -1,0 +1,34 @@
+/* routes.h - which path answers what. Everything here runs on the HTTP threads, reads the status
+ * that the loop publishes, and never waits: work becomes a job for the loop. */
+#ifndef TACA_SERVER_ROUTES_H
+#define TACA_SERVER_ROUTES_H
+
+#include "server/front.h"
+#include "server/http.h"
+
+struct routes {
+    struct front_hooks hooks;
+    struct api_limits limits;
+};
+
+/* The http side's `answer`. */
+void routes_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
+/* The http side's `early`: what can be refused without the body. */
+bool routes_early(const struct routes *r, const struct http_request *q, struct http_reply *out);
+
+/* For the files that hold the routes. */
+void reply_refuse(struct http_reply *out, const struct api_error *e);
+void reply_json(struct http_reply *out, int status); /* body is written by the caller */
+/* True, with *out filled, when the service takes no new work just now. */
+bool refuse_unless_ready(const struct routes *r, struct http_reply *out);
+
+/* generate.c */
+bool generate_early(const struct routes *r, const struct http_request *q, struct http_reply *out);
+void generate_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
+/* health.c */
+void health_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
+void livez_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
+void readyz_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
+void startupz_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
+
+#endif
