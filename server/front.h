@@ -18,6 +18,7 @@
 enum service_state { SERVICE_LOADING, SERVICE_READY, SERVICE_DRAINING, SERVICE_FAILED };
 struct service_status {
     atomic_int state;            /* enum service_state */
+    atomic_int workers;          /* that hold the model; /readyz is 503 without one */
     atomic_int waiting, running; /* jobs */
     atomic_llong last_beat_us;   /* the loop's heartbeat, for /livez */
     /* set before state becomes READY, never changed after */

@@ -24,5 +24,6 @@ void job_close(struct job *j) {
     stream_unref(j->stream);
     api_request_finish(&j->request);
     free(j->images);
+    free(j->results);
     free(j);
 }

@@ -13,7 +13,7 @@
 
 enum job_state { JOB_QUEUED, JOB_RUNNING, JOB_DONE };
 
-struct job_image; /* the loop's book-keeping of one image: server/loop.c */
+struct job_image; /* the loop's book-keeping of one image: server/jobs_internal.h */
 
 struct job {
     struct taca_mail mail;      /* first: the mailbox links it */
@@ -29,8 +29,13 @@ struct job {
     /* the loop's own */
     enum job_state state;
     struct job *next, *prev;
-    struct job_image *images; /* [request.n] */
+    struct job_image *images;         /* [request.n] */
+    struct api_result_image *results; /* [request.n], for the JSON reply */
     int images_done, attempts;
+    int borrowed; /* encode tasks that still read it: it is freed when they are back */
+    bool alone;   /* steps only by itself: a joint step with it has failed */
+    int64_t steps_run, sequences_seen; /* their quotient is the mean batch */
+    size_t bytes_out;
     unsigned warnings;
     struct api_timings timings;
     const char *cancel_reason; /* NULL, "disconnect", "deadline", "client" */

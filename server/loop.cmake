@@ -1,1 +1,4 @@
 # The loop's files.
+target_sources(taca_server PRIVATE
+  encode.c jobs.c jobs_reply.c jobs_steps.c loop.c metrics.c metrics_http.c metrics_process.c pool.c
+  sched.c wire.c worker.c)

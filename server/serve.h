@@ -15,6 +15,7 @@ struct serve_opts {
     int encode_threads;
     int start_timeout_ms; /* a job not started by then fails with 504 */
     int drain_grace_ms, drain_timeout_ms;
+    bool log_prompts;
     int step_timeout_ms; /* a worker without an answer for this long is killed */
 };
 

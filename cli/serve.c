@@ -1,0 +1,251 @@
+/* serve.c - `taca serve` and the `taca worker` behind it: options to structs, nothing else. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "cli/cli.h"
+#include "cli/flags.h"
+#include "server/serve.h"
+
+enum { MAX_FLAGS = 48 };
+
+struct options {
+    struct serve_opts serve;
+    int precision, text_cache_bytes, max_pixels, max_body_bytes, max_prompt_bytes;
+    double head_timeout_s, body_timeout_s, sse_ping_s, start_timeout_s, drain_grace_s,
+        drain_timeout_s, step_timeout_s;
+    int log_level, log_format;
+    bool insecure;
+};
+
+struct table {
+    struct flag flags[MAX_FLAGS];
+    int n;
+};
+
+static void add(struct table *t, const struct flag *flags, int n) {
+    memcpy(t->flags + t->n, flags, (size_t)n * sizeof *flags);
+    t->n += n;
+}
+
+/* ---- options --------------------------------------------------------------------------------- */
+
+static void add_engine(struct table *t, struct options *o) {
+    struct taca_engine_opts *e = &o->serve.engine;
+    const struct flag flags[] = {
+        {"model", 'm', FLAG_STRING, &e->model_path, .env = "TACA_MODEL", .arg = "DIR",
+         .help = "model directory"},
+        {"model-id", 0, FLAG_STRING, &e->model_id, .env = "TACA_MODEL_ID", .arg = "NAME",
+         .help = "what clients call it"},
+        {"threads", 0, FLAG_INT, &e->threads, 0, 1024, .env = "TACA_THREADS", .arg = "N",
+         .help = "CPU threads, 0 = all"},
+        {"precision", 0, FLAG_CHOICE, &o->precision, .choices = "auto|f32|bf16",
+         .env = "TACA_PRECISION", .arg = "P", .help = "of matrix products"},
+        {"deterministic", 0, FLAG_SWITCH, &e->deterministic, .env = "TACA_DETERMINISTIC",
+         .help = "bits do not depend on what is computed together"},
+        {"text-cache-bytes", 0, FLAG_INT, &o->text_cache_bytes, 0, 1 << 30,
+         .env = "TACA_TEXT_CACHE_BYTES", .arg = "N",
+         .help = "memory for encoded prompts, 0 = the engine's own choice"},
+    };
+    add(t, flags, FLAGS_COUNT(flags));
+}
+
+static void add_front(struct table *t, struct options *o) {
+    struct front_opts *f = &o->serve.front;
+    const struct flag flags[] = {
+        {"host", 0, FLAG_STRING, &f->host, .env = "TACA_HOST", .arg = "ADDR",
+         .help = "address, localhost or a comma-separated list"},
+        {"port", 'p', FLAG_INT, &f->port, 0, 65535, .env = "TACA_PORT", .arg = "N",
+         .help = "0 = any free one, see the log"},
+        {"admin-listen", 0, FLAG_STRING, &f->admin_listen, .env = "TACA_ADMIN_LISTEN",
+         .arg = "ADDR:PORT", .help = "probes and /metrics on a listener of their own, none = off"},
+        {"insecure", 0, FLAG_SWITCH, &o->insecure, .env = "TACA_INSECURE",
+         .help = "listen beyond this machine though nobody has to log in"},
+        {"max-connections", 0, FLAG_INT, &f->max_connections, 1, 1000000,
+         .env = "TACA_MAX_CONNECTIONS", .arg = "N", .help = "more get 503 at once"},
+        {"head-timeout", 0, FLAG_NUMBER, &o->head_timeout_s, 0.1, 3600, .env = "TACA_HEAD_TIMEOUT",
+         .arg = "S", .help = "for the head of a request"},
+        {"body-timeout", 0, FLAG_NUMBER, &o->body_timeout_s, 0.1, 3600, .env = "TACA_BODY_TIMEOUT",
+         .arg = "S", .help = "for the body of a request"},
+        {"sse-ping-interval", 0, FLAG_NUMBER, &o->sse_ping_s, 0.1, 3600,
+         .env = "TACA_SSE_PING_INTERVAL", .arg = "S", .help = "comments on a quiet event stream"},
+    };
+    add(t, flags, FLAGS_COUNT(flags));
+}
+
+static void add_limits(struct table *t, struct options *o) {
+    struct api_limits *l = &o->serve.front.limits;
+    const struct flag flags[] = {
+        {"max-pixels", 0, FLAG_INT, &o->max_pixels, 4096, 1 << 28, .env = "TACA_MAX_PIXELS",
+         .arg = "N", .help = "width times height of one image"},
+        {"max-side", 0, FLAG_INT, &l->max_side_px, 16, 1 << 14, .env = "TACA_MAX_SIDE", .arg = "N",
+         .help = "longest side of one image"},
+        {"max-steps", 0, FLAG_INT, &l->max_steps, 1, TACA_MAX_STEPS, .env = "TACA_MAX_STEPS",
+         .arg = "N", .help = "denoising steps"},
+        {"max-n", 0, FLAG_INT, &l->max_n, 1, API_MAX_N, .env = "TACA_MAX_N", .arg = "N",
+         .help = "images of one request"},
+        {"max-body-bytes", 0, FLAG_INT, &o->max_body_bytes, 256, 1 << 24,
+         .env = "TACA_MAX_BODY_BYTES", .arg = "N", .help = "size of one request"},
+        {"max-prompt-bytes", 0, FLAG_INT, &o->max_prompt_bytes, 1, 1 << 20,
+         .env = "TACA_MAX_PROMPT_BYTES", .arg = "N", .help = "size of one prompt"},
+    };
+    add(t, flags, FLAGS_COUNT(flags));
+}
+
+static void add_queue(struct table *t, struct options *o) {
+    struct serve_opts *s = &o->serve;
+    const struct flag flags[] = {
+        {"max-queue", 0, FLAG_INT, &s->max_queue, 0, 1000000, .env = "TACA_MAX_QUEUE", .arg = "N",
+         .help = "requests that may wait; more get 429"},
+        {"max-batch-images", 0, FLAG_INT, &s->max_batch_images, 1, 64,
+         .env = "TACA_MAX_BATCH_IMAGES", .arg = "N", .help = "images that share a step"},
+        {"max-batch-tokens", 0, FLAG_INT, &s->max_batch_tokens, 0, 1 << 30,
+         .env = "TACA_MAX_BATCH_TOKENS", .arg = "N", .help = "tokens of one step, 0 = no limit"},
+        {"encode-threads", 0, FLAG_INT, &s->encode_threads, 1, 64, .env = "TACA_ENCODE_THREADS",
+         .arg = "N", .help = "threads that write PNG"},
+        {"start-timeout", 0, FLAG_NUMBER, &o->start_timeout_s, 0, 86400,
+         .env = "TACA_START_TIMEOUT", .arg = "S",
+         .help = "longest wait in the queue, 0 = no limit"},
+        {"step-timeout", 0, FLAG_NUMBER, &o->step_timeout_s, 0.01, 86400,
+         .env = "TACA_STEP_TIMEOUT", .arg = "S", .help = "a worker silent for longer is replaced"},
+        {"drain-grace", 0, FLAG_NUMBER, &o->drain_grace_s, 0, 3600, .env = "TACA_DRAIN_GRACE",
+         .arg = "S", .help = "after SIGTERM: new requests for so long"},
+        {"drain-timeout", 0, FLAG_NUMBER, &o->drain_timeout_s, 0, 86400,
+         .env = "TACA_DRAIN_TIMEOUT", .arg = "S",
+         .help = "after SIGTERM: unfinished requests end then"},
+    };
+    add(t, flags, FLAGS_COUNT(flags));
+}
+
+static void add_log(struct table *t, struct options *o) {
+    const struct flag flags[] = {
+        {"log-format", 0, FLAG_CHOICE, &o->log_format, .choices = "auto|text|json",
+         .env = "TACA_LOG_FORMAT", .arg = "F", .help = "auto: text on a terminal, else JSON"},
+        {"log-level", 0, FLAG_CHOICE, &o->log_level, .choices = "debug|info|warn|error",
+         .env = "TACA_LOG_LEVEL", .arg = "L", .help = "least level to log"},
+        {"log-prompts", 0, FLAG_SWITCH, &o->serve.log_prompts, .env = "TACA_LOG_PROMPTS",
+         .help = "prompts in the log"},
+    };
+    add(t, flags, FLAGS_COUNT(flags));
+}
+
+/* ---- defaults and results -------------------------------------------------------------------- */
+
+static void set_defaults(struct options *o) {
+    struct serve_opts *s = &o->serve;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    *o = (struct options){.log_level = TACA_LOG_INFO,
+                          .head_timeout_s = 5,
+                          .body_timeout_s = 10,
+                          .sse_ping_s = 15,
+                          .start_timeout_s = 300,
+                          .drain_grace_s = 5,
+                          .drain_timeout_s = 60,
+                          .step_timeout_s = 60};
+    s->front.host = "localhost";
+    s->front.port = 8080;
+    s->front.admin_listen = "127.0.0.1:8081";
+    s->front.max_connections = 6000;
+    api_limits_init(&s->front.limits);
+    o->max_pixels = (int)s->front.limits.max_pixels;
+    o->max_body_bytes = (int)s->front.limits.max_body_bytes;
+    o->max_prompt_bytes = (int)s->front.limits.max_prompt_bytes;
+    s->max_queue = 256;
+    s->max_batch_images = 32;
+    s->encode_threads = cores < 2 ? 1 : cores > 8 ? 4 : 2;
+}
+
+static int to_ms(double s) { return (int)lround(s * 1000); }
+
+static void apply(struct options *o) {
+    struct serve_opts *s = &o->serve;
+    s->engine.precision = (enum taca_precision)o->precision;
+    s->engine.text_cache_bytes = (size_t)o->text_cache_bytes;
+    s->front.limits.max_pixels = o->max_pixels;
+    s->front.limits.max_body_bytes = (size_t)o->max_body_bytes;
+    s->front.limits.max_prompt_bytes = (size_t)o->max_prompt_bytes;
+    s->front.head_timeout_ms = to_ms(o->head_timeout_s);
+    s->front.body_timeout_ms = to_ms(o->body_timeout_s);
+    s->front.sse_ping_ms = to_ms(o->sse_ping_s);
+    s->start_timeout_ms = to_ms(o->start_timeout_s);
+    s->step_timeout_ms = to_ms(o->step_timeout_s);
+    s->drain_grace_ms = to_ms(o->drain_grace_s);
+    s->drain_timeout_ms = to_ms(o->drain_timeout_s);
+    if (strcmp(s->front.admin_listen, "none") == 0) s->front.admin_listen = "";
+}
+
+static void set_log(const struct options *o) {
+    bool json = o->log_format == 2 || (o->log_format == 0 && !isatty(STDERR_FILENO));
+    taca_log_setup((enum taca_log_level)o->log_level, json);
+}
+
+/* Every item of the list stays on this machine. */
+static bool host_is_local(const char *list) {
+    for (const char *at = list; *at;) {
+        size_t len = strcspn(at, ",");
+        bool local =
+            strncmp(at, "127.", 4) == 0 || (len == 9 && strncmp(at, "localhost", 9) == 0) ||
+            (len == 3 && strncmp(at, "::1", 3) == 0) || (len == 5 && strncmp(at, "[::1]", 5) == 0);
+        if (!local) return false;
+        at += len + (at[len] == ',');
+    }
+    return *list != 0;
+}
+
+static int bad_config(const char *what, const char *value) {
+    fprintf(stderr, "taca serve: %s%s\n", what, value);
+    return EXIT_CONFIG;
+}
+
+int cli_serve(int argc, char **argv) {
+    struct options o;
+    struct table t = {.n = 0};
+    char self[4096];
+    set_defaults(&o);
+    add_engine(&t, &o);
+    add_front(&t, &o);
+    add_limits(&t, &o);
+    add_queue(&t, &o);
+    add_log(&t, &o);
+    struct flag_set set = {
+        .usage = "serve [options]",
+        .about = "Serves images over HTTP until SIGTERM: POST /v1/generate, /health, /metrics.",
+        .flags = t.flags,
+        .n_flags = t.n};
+    enum flags_result parsed = flags_parse(&set, argc, argv);
+    if (parsed != FLAGS_OK) return parsed == FLAGS_HELP ? EXIT_OK : EXIT_USAGE;
+    apply(&o);
+    if (!o.serve.engine.model_path) o.serve.engine.model_path = cli_demo_model();
+    if (!o.serve.engine.model_path)
+        return bad_config("no model: give --model DIR (the demo model was not found)", "");
+    if (!host_is_local(o.serve.front.host) && !o.insecure)
+        return bad_config("nobody has to log in to this service; to let other machines in all the "
+                          "same, add --insecure to --host ",
+                          o.serve.front.host);
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n <= 0) return bad_config("cannot find its own executable", "");
+    self[n] = 0;
+    o.serve.self = self;
+    set_log(&o);
+    return taca_serve(&o.serve);
+}
+
+int cli_worker(int argc, char **argv) {
+    struct options o;
+    struct table t = {.n = 0};
+    set_defaults(&o);
+    add_engine(&t, &o);
+    add_log(&t, &o);
+    struct flag_set set = {.usage = "worker [options]",
+                           .about = "The child process of `taca serve`; not for people.",
+                           .flags = t.flags,
+                           .n_flags = t.n};
+    enum flags_result parsed = flags_parse(&set, argc, argv);
+    if (parsed != FLAGS_OK) return parsed == FLAGS_HELP ? EXIT_OK : EXIT_USAGE;
+    apply(&o);
+    set_log(&o);
+    return taca_worker(&o.serve.engine);
+}

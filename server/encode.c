@@ -1,0 +1,207 @@
+/* encode.c - see encode.h. */
+#include "server/encode.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/png.h"
+#include "base/clock.h"
+
+enum {
+    MAX_THREADS = 64,
+    MAX_WAITING = 64,          /* tasks in line before previews are dropped */
+    MAX_PNG_BYTES = 256 << 20, /* far above any image; a bound for the buffer */
+    MAX_REPLY_BYTES = 1 << 30,
+    MAX_PREVIEW_FRAME = 48 << 10, /* some readers give up on longer lines */
+    PREVIEW_PNG_LEVEL = 6
+};
+
+struct encode {
+    pthread_mutex_t lock;
+    pthread_cond_t more;
+    struct taca_mail *first, **last;
+    int waiting;
+    bool closing;
+    struct taca_mailbox *results;
+    pthread_t threads[MAX_THREADS];
+    int n_threads;
+};
+
+/* ---- the work -------------------------------------------------------------------------------- */
+
+static enum taca_code image_png(struct encode_task *t) {
+    const struct api_request *r = &t->job->request;
+    struct taca_gen_params p = r->params;
+    struct taca_buf text, json;
+    p.seed += (uint64_t)t->index;
+    taca_buf_init(&text, 1 << 20);
+    taca_buf_init(&json, 1 << 20);
+    api_png_parameters(&text, &p, t->model);
+    api_png_json(&json, &p, t->model);
+    const struct api_png_text texts[] = {{"parameters", text.data}, {"taca", json.data}};
+    enum taca_code rc = TACA_OK;
+    if (text.failed || json.failed)
+        rc = taca_fail(&t->err, TACA_ENOMEM, "describing an image");
+    else
+        rc = api_png_write(&t->png, &t->pixels, r->png_level, texts, r->metadata ? 2 : 0, &t->err);
+    taca_buf_finish(&text);
+    taca_buf_finish(&json);
+    return rc;
+}
+
+static struct api_result_image result_of(const struct encode_task *t, const struct taca_buf *png) {
+    return (struct api_result_image){.index = t->index,
+                                     .seed = t->job->request.params.seed + (uint64_t)t->index,
+                                     .width_px = t->pixels.width_px,
+                                     .height_px = t->pixels.height_px,
+                                     .bytes = png->data,
+                                     .len = png->len};
+}
+
+static enum taca_code do_image(struct encode_task *t) {
+    enum taca_code rc = image_png(t);
+    if (rc || t->job->reply != API_REPLY_EVENTS) return rc;
+    struct api_result_image img = result_of(t, &t->png);
+    api_event_image(&t->frame, UINT64_MAX, t->job->id, &img);
+    return t->frame.failed ? taca_fail(&t->err, TACA_ENOMEM, "an image event") : TACA_OK;
+}
+
+/* Halves the picture until its frame is short enough for every reader. */
+static enum taca_code do_preview(struct encode_task *t) {
+    int side = t->job->request.preview_max_side_px;
+    for (;;) {
+        if (side > 0) api_preview_shrink(&t->pixels, side);
+        taca_buf_reset(&t->png);
+        taca_buf_reset(&t->frame);
+        enum taca_code rc = api_png_write(&t->png, &t->pixels, PREVIEW_PNG_LEVEL, NULL, 0, &t->err);
+        if (rc) return rc;
+        struct api_result_image img = result_of(t, &t->png);
+        api_event_preview(&t->frame, UINT64_MAX, t->job->id, t->step, t->partial_index, &img);
+        if (t->frame.failed) return taca_fail(&t->err, TACA_ENOMEM, "a preview event");
+        side = t->pixels.width_px > t->pixels.height_px ? t->pixels.width_px / 2
+                                                        : t->pixels.height_px / 2;
+        if (t->frame.len < MAX_PREVIEW_FRAME || side < 16) return TACA_OK;
+    }
+}
+
+static enum taca_code do_reply(struct encode_task *t) {
+    const struct job *j = t->job;
+    t->timings.total_ms = (double)(taca_now_us() - j->received_us) / 1000.0;
+    api_reply_json(&t->frame, j->id, j->created_s, &j->request, t->model, t->images, j->request.n,
+                   &t->timings, t->warnings);
+    return t->frame.failed ? taca_fail(&t->err, TACA_ENOMEM, "the reply") : TACA_OK;
+}
+
+static void work(struct encode_task *t) {
+    int64_t start = taca_now_us();
+    taca_buf_init(&t->png, MAX_PNG_BYTES);
+    taca_buf_init(&t->frame, MAX_REPLY_BYTES);
+    switch (t->kind) {
+    case ENCODE_IMAGE: t->rc = do_image(t); break;
+    case ENCODE_PREVIEW: t->rc = do_preview(t); break;
+    case ENCODE_REPLY: t->rc = do_reply(t); break;
+    }
+    t->ms = (double)(taca_now_us() - start) / 1000.0;
+}
+
+/* ---- the threads ----------------------------------------------------------------------------- */
+
+static void *run(void *arg) {
+    struct encode *e = arg;
+    pthread_mutex_lock(&e->lock);
+    for (;;) {
+        while (!e->first && !e->closing) pthread_cond_wait(&e->more, &e->lock);
+        if (!e->first) break;
+        struct encode_task *t = (struct encode_task *)e->first;
+        e->first = t->mail.next;
+        if (!e->first) e->last = &e->first;
+        e->waiting--;
+        pthread_mutex_unlock(&e->lock);
+        work(t);
+        if (!taca_mailbox_post(e->results, &t->mail)) encode_task_free(t);
+        pthread_mutex_lock(&e->lock);
+    }
+    pthread_mutex_unlock(&e->lock);
+    return NULL;
+}
+
+enum taca_code encode_open(struct encode **out, int threads, struct taca_mailbox *results,
+                           struct taca_err *err) {
+    if (threads < 1 || threads > MAX_THREADS)
+        return taca_fail_param(err, "encode-threads", "encode threads must be in 1..%d, got %d",
+                               MAX_THREADS, threads);
+    struct encode *e = calloc(1, sizeof *e);
+    if (!e) return taca_fail(err, TACA_ENOMEM, "opening the encoder");
+    pthread_mutex_init(&e->lock, NULL);
+    pthread_cond_init(&e->more, NULL);
+    e->last = &e->first;
+    e->results = results;
+    /* signals belong to the loop's thread */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);
+    int rc = 0;
+    for (; e->n_threads < threads && rc == 0; e->n_threads += rc == 0)
+        rc = pthread_create(&e->threads[e->n_threads], NULL, run, e);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rc != 0) {
+        encode_close(e);
+        return taca_fail(err, TACA_EIO, "encoder thread: %s", strerror(rc));
+    }
+    *out = e;
+    return TACA_OK;
+}
+
+bool encode_submit(struct encode *e, struct encode_task *t) {
+    pthread_mutex_lock(&e->lock);
+    bool taken = t->kind != ENCODE_PREVIEW || e->waiting < MAX_WAITING;
+    if (taken) {
+        t->mail.next = NULL;
+        *e->last = &t->mail;
+        e->last = &t->mail.next;
+        e->waiting++;
+        pthread_cond_signal(&e->more);
+    }
+    pthread_mutex_unlock(&e->lock);
+    return taken;
+}
+
+void encode_close(struct encode *e) {
+    if (!e) return;
+    pthread_mutex_lock(&e->lock);
+    e->closing = true;
+    pthread_cond_broadcast(&e->more);
+    pthread_mutex_unlock(&e->lock);
+    for (int i = 0; i < e->n_threads; i++) pthread_join(e->threads[i], NULL);
+    pthread_cond_destroy(&e->more);
+    pthread_mutex_destroy(&e->lock);
+    free(e);
+}
+
+void encode_task_free(struct encode_task *t) {
+    if (!t) return;
+    if (t->kind == ENCODE_PREVIEW) taca_image_finish(&t->pixels);
+    taca_buf_finish(&t->png);
+    taca_buf_finish(&t->frame);
+    free(t);
+}
+
+/* The frame was made with the longest possible id, so a shorter one fits in front of the same
+ * newline. */
+const char *encode_frame(struct encode_task *t, uint64_t event_id, size_t *len) {
+    char head[32];
+    int n = snprintf(head, sizeof head, "id: %" PRIu64, event_id);
+    char *newline = memchr(t->frame.data, '\n', t->frame.len);
+    if (!newline || newline - t->frame.data < n) {
+        *len = 0;
+        return t->frame.data;
+    }
+    char *start = newline - n;
+    memcpy(start, head, (size_t)n);
+    *len = t->frame.len - (size_t)(start - t->frame.data);
+    return start;
+}

@@ -1,0 +1,51 @@
+/* encode.h - a few threads that turn pixels into what clients receive: PNG with its parameters,
+ * base64, event frames, the JSON of a finished request.
+ *
+ * A task is a message: the loop fills it and hands it over, a thread works on it alone, and it
+ * comes back through the mailbox. It borrows the job (of which only the parts that never change are
+ * read) and, for an image, its slot; the loop frees neither before the task is back. */
+#ifndef TACA_SERVER_ENCODE_H
+#define TACA_SERVER_ENCODE_H
+
+#include "api/reply.h"
+#include "base/mailbox.h"
+#include "server/job.h"
+
+enum encode_kind {
+    ENCODE_IMAGE,   /* pixels -> png, and its frame for an event stream */
+    ENCODE_PREVIEW, /* pixels (owned) -> frame */
+    ENCODE_REPLY    /* all images -> frame, which is the JSON body */
+};
+
+struct encode_task {
+    struct taca_mail mail; /* first */
+    enum encode_kind kind;
+    struct job *job;                     /* borrowed */
+    const struct taca_model_info *model; /* borrowed */
+    int index;                           /* of the image in its request */
+    int slot;                            /* IMAGE: what `pixels` points into; for the loop */
+    struct taca_image pixels;
+    int step, partial_index;               /* PREVIEW */
+    const struct api_result_image *images; /* REPLY: [job->request.n], borrowed */
+    struct api_timings timings;            /* REPLY: total_ms is filled in at the end */
+    unsigned warnings;                     /* REPLY */
+
+    struct taca_buf png, frame; /* results */
+    double ms;
+    enum taca_code rc;
+    struct taca_err err;
+};
+
+struct encode;
+enum taca_code encode_open(struct encode **out, int threads, struct taca_mailbox *results,
+                           struct taca_err *err) TACA_MUST_USE;
+/* False for a preview that would have to wait too long: the caller still owns it. */
+bool encode_submit(struct encode *e, struct encode_task *t);
+/* Finishes what was submitted (results are posted) and joins the threads. NULL is fine. */
+void encode_close(struct encode *e);
+
+void encode_task_free(struct encode_task *t); /* NULL is fine */
+/* The frame with its event id, which is known only when it is sent. Points into t->frame. */
+const char *encode_frame(struct encode_task *t, uint64_t event_id, size_t *len);
+
+#endif

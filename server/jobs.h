@@ -1,0 +1,51 @@
+/* jobs.h - the table of accepted requests and what happens to them between queue and answer.
+ *
+ * Lives on the loop thread. One command at a time is with the worker; whenever its answer is there
+ * (or a job came, left or expired) jobs_pump drops what is over, asks sched what comes next and
+ * sends it. Knows clients only as streams and the worker only as a pool: no sockets, no uv. */
+#ifndef TACA_SERVER_JOBS_H
+#define TACA_SERVER_JOBS_H
+
+#include "server/encode.h"
+#include "server/front.h"
+#include "server/job.h"
+#include "server/pool.h"
+#include "server/sched.h"
+
+struct jobs;
+
+struct jobs_opts {
+    struct sched_limits limits;
+    int start_timeout_ms;
+    bool log_prompts;
+};
+/* Who the table talks to; all outlive it. */
+struct jobs_ports {
+    struct pool *pool;
+    struct encode *encode;
+    struct service_status *status;
+};
+
+enum taca_code jobs_open(struct jobs **out, const struct jobs_opts *opts,
+                         const struct jobs_ports *ports, struct taca_err *err) TACA_MUST_USE;
+void jobs_close(struct jobs *js); /* every task must be back; NULL is fine */
+
+/* Takes the job over: a place in line, or an answer that says no. */
+void jobs_add(struct jobs *js, struct job *job);
+void jobs_client_gone(struct jobs *js, uint64_t key);
+/* Does what can be done now. Call after anything else has been called. */
+void jobs_pump(struct jobs *js);
+/* When the next job expires (taca_now_us); INT64_MAX = none does. */
+int64_t jobs_next_expiry_us(const struct jobs *js);
+
+void jobs_answer(struct jobs *js, const struct wire_msg *m);
+void jobs_worker_lost(struct jobs *js, const char *reason);
+void jobs_encoded(struct jobs *js, struct encode_task *t); /* takes the task over */
+
+int jobs_unanswered(const struct jobs *js);
+/* Ends those that have not been started and would not be finished in time. */
+void jobs_shed(struct jobs *js, double budget_ms);
+/* Ends all: the service stops. */
+void jobs_end_all(struct jobs *js);
+
+#endif

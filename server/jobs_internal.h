@@ -1,0 +1,77 @@
+/* jobs_internal.h - what the files behind jobs.h share: the table itself (jobs.c), the worker's
+ * answers (jobs_steps.c) and what clients are told (jobs_reply.c). */
+#ifndef TACA_SERVER_JOBS_INTERNAL_H
+#define TACA_SERVER_JOBS_INTERNAL_H
+
+#include "server/jobs.h"
+
+enum image_stage { IMAGE_WAITING, IMAGE_OPEN, IMAGE_FINISHED, IMAGE_ENCODING, IMAGE_DONE };
+
+struct job_image {
+    uint64_t seq; /* its name at the worker; 0 = the worker does not have it */
+    enum image_stage stage;
+    int step, steps, tokens;
+    int preview_due; /* number of the preview to make now, -1 = none */
+    struct taca_buf png;
+};
+
+/* One image of one job; job = NULL once that job is over. */
+struct image_ref {
+    struct job *job;
+    int index;
+};
+
+/* The command that the worker has, and for whom. */
+struct op {
+    bool active;
+    enum wire_type type; /* of the answer */
+    int n, slot;
+    struct image_ref refs[WIRE_MAX_SEQS];
+};
+
+enum { MAX_ATTEMPTS = 3 };
+
+struct jobs {
+    struct jobs_opts opts;
+    struct jobs_ports ports;
+    struct job *first, *last; /* unanswered, in order of arrival */
+    int count;
+    struct op op;
+    bool sick; /* the worker said that its device is broken: wait for its end */
+    uint64_t last_seq;
+    bool slot_used[POOL_SLOTS];
+    struct sched_costs costs;
+    struct sched_turn turn;
+
+    /* every image that still needs the worker, in order: seqs[i] describes refs[i] */
+    struct sched_seq *seqs;
+    struct image_ref *refs;
+    double *start_ms, *finish_ms;
+    int n_line, line_cap;
+};
+
+/* ---- jobs.c */
+bool jobs_line_up(struct jobs *js);  /* fills seqs and refs; false when out of memory */
+void jobs_estimate(struct jobs *js); /* start_ms and finish_ms of the line */
+/* Takes the job out of everything and frees it as soon as nobody reads it. `outcome` as in
+ * METRIC_REQUESTS, `status` for the log. */
+void jobs_finish(struct jobs *js, struct job *job, const char *outcome, int status,
+                 const char *error_code);
+void jobs_free_job(struct job *job); /* over, and nobody reads it any more */
+void jobs_fail(struct jobs *js, struct job *job, const char *outcome, const struct api_error *e);
+
+/* ---- jobs_reply.c */
+double jobs_since_ms(int64_t from_us);
+void tell_queued(struct job *job, int position, double eta_ms);
+void tell_started(struct jobs *js, struct job *job);
+void tell_progress(struct job *job, int index, const struct wire_stepped *step, double eta_ms);
+void tell_frame(struct job *job, struct encode_task *t, enum stream_class cls);
+void tell_completed(struct job *job);
+void tell_image(const struct jobs *js, struct job *job);
+void tell_json(struct job *job, struct encode_task *t);
+void tell_retrying(struct job *job, const char *reason);
+void tell_cancelled(struct job *job);
+void tell_full(struct job *job, int retry_after_s, int queued);
+void tell_log(const struct jobs *js, const struct job *job, int status, const char *error_code);
+
+#endif

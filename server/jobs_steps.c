@@ -1,0 +1,355 @@
+/* jobs_steps.c - what the worker's and the encoder's answers mean for the jobs; see jobs.h. */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "server/jobs_internal.h"
+#include "server/metrics.h"
+
+static struct job_image *image_of(const struct image_ref *r) { return &r->job->images[r->index]; }
+
+/* The request cannot be served: its own fault or the engine's, in HTTP terms. */
+static void fail_with(struct jobs *js, struct job *job, const struct taca_err *err) {
+    struct api_error e = {0};
+    api_error_from(&e, err);
+    jobs_fail(js, job, e.status < 500 ? "rejected" : "failed", &e);
+}
+
+/* ---- the worker's answers -------------------------------------------------------------------- */
+
+static void opened(struct jobs *js, const struct op *op, const struct wire_opened *a) {
+    struct job *job = op->refs[0].job;
+    js->turn.open_ms += a->ms;
+    if (!job) return; /* left meanwhile; its CLOSE is on the way */
+    struct job_image *im = image_of(&op->refs[0]);
+    if (a->err.code != TACA_OK) {
+        struct taca_err err;
+        wire_err_get(&err, &a->err);
+        im->seq = 0;
+        fail_with(js, job, &err);
+        return;
+    }
+    sched_saw_open(&js->costs, a->ms);
+    im->stage = IMAGE_OPEN;
+    im->step = 0;
+    im->steps = a->steps;
+    im->tokens = a->tokens;
+    job->warnings |= a->warnings;
+    job->timings.text_ms += a->ms;
+}
+
+/* A joint step has failed and nobody has advanced: each tries again by itself, so that the one at
+ * fault fails alone. */
+static void step_failed(struct jobs *js, const struct op *op, const struct taca_err *err) {
+    taca_log(TACA_LOG_WARN, "a step of %d failed: %s", op->n, err->text);
+    for (int i = 0; i < op->n; i++) {
+        struct job *job = op->refs[i].job;
+        if (!job || job->state == JOB_DONE) continue;
+        if (op->n > 1)
+            job->alone = true;
+        else
+            fail_with(js, job, err);
+    }
+}
+
+static double eta_of(const struct jobs *js, const struct job *job) {
+    double ms = 0;
+    for (int i = 0; i < js->n_line; i++)
+        if (js->refs[i].job == job && js->finish_ms[i] > ms) ms = js->finish_ms[i];
+    return ms;
+}
+
+static void count_step(struct jobs *js, const struct op *op, const struct wire_stepped *a) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    sched_saw_step(&js->costs, a->tokens, a->ms);
+    metric_set(METRIC_LAST_STEP, (double)now.tv_sec + (double)now.tv_nsec / 1e9);
+    metric_add(METRIC_STEPS, NULL, (uint64_t)op->n);
+    metric_observe(METRIC_STEP_DURATION, a->ms / 1000);
+    metric_observe(METRIC_STEP_IMAGES, op->n);
+    metric_observe(METRIC_STEP_TOKENS, a->tokens);
+}
+
+static void stepped(struct jobs *js, const struct op *op, const struct wire_stepped *a) {
+    if (a->err.code != TACA_OK) {
+        struct taca_err err;
+        wire_err_get(&err, &a->err);
+        step_failed(js, op, &err);
+        return;
+    }
+    count_step(js, op, a);
+    struct job *before = NULL;
+    bool events = false;
+    for (int i = 0; i < op->n; i++) {
+        struct job *job = op->refs[i].job;
+        if (!job) continue;
+        struct job_image *im = image_of(&op->refs[i]);
+        if (++im->step >= im->steps) im->stage = IMAGE_FINISHED;
+        if (job->reply == API_REPLY_EVENTS) {
+            im->preview_due = api_preview_due(&job->request, im->step);
+            if (stream_is_gone(job->stream)) im->preview_due = -1;
+            events = true;
+        }
+        if (job != before) { /* images of one job are neighbours */
+            job->timings.denoise_ms += a->ms;
+            job->steps_run++;
+            job->sequences_seen += op->n;
+        }
+        before = job;
+    }
+    if (!events || !jobs_line_up(js)) return;
+    jobs_estimate(js);
+    for (int i = 0; i < op->n; i++) {
+        struct job *job = op->refs[i].job;
+        if (job && job->reply == API_REPLY_EVENTS)
+            tell_progress(job, op->refs[i].index, a, eta_of(js, job));
+    }
+}
+
+static struct encode_task *task_for(struct jobs *js, const struct image_ref *r,
+                                    enum encode_kind kind) {
+    struct encode_task *t = calloc(1, sizeof *t);
+    if (!t) return NULL;
+    t->kind = kind;
+    t->job = r->job;
+    t->index = r->index;
+    t->slot = -1;
+    t->model = &js->ports.status->model;
+    return t;
+}
+
+static void hand_over(struct jobs *js, struct encode_task *t) {
+    t->job->borrowed++;
+    if (encode_submit(js->ports.encode, t)) return;
+    t->job->borrowed--;
+    metric_add(METRIC_EVENTS_DROPPED, "preview", 1);
+    encode_task_free(t);
+}
+
+static void previewed(struct jobs *js, const struct op *op, const struct wire_msg *m) {
+    const struct wire_pixels *a = &m->u.pixels;
+    struct job *job = op->refs[0].job;
+    if (!job) return;
+    struct job_image *im = image_of(&op->refs[0]);
+    int number = im->preview_due;
+    im->preview_due = -1;
+    if (a->err.code != TACA_OK) { /* a picture less on the way, the result is not touched */
+        taca_log(TACA_LOG_WARN, "job %s: no preview: %s", job->id, a->err.text);
+        return;
+    }
+    struct encode_task *t = task_for(js, &op->refs[0], ENCODE_PREVIEW);
+    uint8_t *rgb = malloc(m->tail_len);
+    if (!t || !rgb) {
+        free(t);
+        free(rgb);
+        return;
+    }
+    memcpy(rgb, m->tail, m->tail_len);
+    t->pixels = (struct taca_image){a->width_px, a->height_px, rgb};
+    t->step = im->step;
+    t->partial_index = number;
+    hand_over(js, t);
+}
+
+static void decoded(struct jobs *js, const struct op *op, const struct wire_pixels *a) {
+    struct job *job = op->refs[0].job;
+    struct encode_task *t = NULL;
+    struct taca_err err = {0};
+    if (job) {
+        job->timings.vae_ms += a->ms;
+        if (a->err.code != TACA_OK)
+            wire_err_get(&err, &a->err);
+        else if (!(t = task_for(js, &op->refs[0], ENCODE_IMAGE)))
+            (void)taca_fail(&err, TACA_ENOMEM, "encoding an image");
+    }
+    if (!t) {
+        js->slot_used[op->slot] = false;
+        if (job) fail_with(js, job, &err);
+        return;
+    }
+    struct job_image *im = image_of(&op->refs[0]);
+    (void)pool_send(js->ports.pool, &(struct wire_msg){.type = WIRE_CLOSE, .u.seq.id = im->seq});
+    im->seq = 0;
+    im->stage = IMAGE_ENCODING;
+    pool_praise(js->ports.pool);
+    sched_saw_decode(&js->costs, (double)a->width_px * a->height_px, a->ms);
+    t->slot = op->slot;
+    /* the encoder only reads; the struct has one type for both directions */
+    t->pixels = (struct taca_image){a->width_px, a->height_px,
+                                    (uint8_t *)(uintptr_t)pool_slot(js->ports.pool, op->slot)};
+    hand_over(js, t);
+}
+
+static enum taca_code code_of(const struct wire_msg *m) {
+    switch (m->type) {
+    case WIRE_OPENED: return (enum taca_code)m->u.opened.err.code;
+    case WIRE_STEPPED: return (enum taca_code)m->u.stepped.err.code;
+    case WIRE_PREVIEWED:
+    case WIRE_DECODED: return (enum taca_code)m->u.pixels.err.code;
+    case WIRE_OPEN:
+    case WIRE_STEP:
+    case WIRE_PREVIEW:
+    case WIRE_DECODE:
+    case WIRE_CLOSE:
+    case WIRE_QUIT:
+    case WIRE_HELLO:
+    case WIRE_FAILED:
+    case WIRE_TYPES_END: break;
+    }
+    return TACA_EPROTO;
+}
+
+/* Does the message answer what was asked? */
+static bool fits(const struct jobs *js, const struct wire_msg *m) {
+    const struct op *op = &js->op;
+    if (!op->active || m->type != op->type) return false;
+    if (m->type == WIRE_STEPPED && m->u.stepped.err.code == TACA_OK) return m->u.stepped.n == op->n;
+    if (m->type == WIRE_DECODED) {
+        const struct wire_pixels *a = &m->u.pixels;
+        const struct job *job = op->refs[0].job;
+        return a->slot == op->slot && (a->err.code != TACA_OK || !job ||
+                                       (a->width_px == job->request.params.width_px &&
+                                        a->height_px == job->request.params.height_px));
+    }
+    return true;
+}
+
+void jobs_answer(struct jobs *js, const struct wire_msg *m) {
+    if (!fits(js, m)) { /* `lost` follows and clears the command */
+        js->sick = true;
+        pool_condemn(js->ports.pool, "protocol");
+        return;
+    }
+    if (code_of(m) == TACA_EDEVICE) {
+        js->sick = true; /* the worker leaves by itself; its jobs start again with the next one */
+        return;
+    }
+    struct op op = js->op;
+    js->op.active = false;
+    if (m->type == WIRE_OPENED) opened(js, &op, &m->u.opened);
+    if (m->type == WIRE_STEPPED) stepped(js, &op, &m->u.stepped);
+    if (m->type == WIRE_PREVIEWED) previewed(js, &op, m);
+    if (m->type == WIRE_DECODED) decoded(js, &op, &m->u.pixels);
+}
+
+/* ---- a worker less --------------------------------------------------------------------------- */
+
+/* Back to step 0 with the same seed; true when the worker had something of it. */
+static bool rewind_job(struct job *job) {
+    bool lost = false;
+    for (int i = 0; i < job->request.n; i++) {
+        struct job_image *im = &job->images[i];
+        if (!im->seq) continue;
+        im->seq = 0;
+        im->stage = IMAGE_WAITING;
+        im->step = 0;
+        im->preview_due = -1;
+        lost = true;
+    }
+    return lost;
+}
+
+void jobs_worker_lost(struct jobs *js, const char *reason) {
+    metric_add(METRIC_RESTARTS, reason, 1);
+    if (js->op.active && js->op.slot >= 0) js->slot_used[js->op.slot] = false;
+    js->op.active = false;
+    js->sick = false;
+    js->turn = (struct sched_turn){0};
+    for (struct job *job = js->first, *next; job; job = next) {
+        next = job->next;
+        if (!rewind_job(job)) continue;
+        if (++job->attempts <= MAX_ATTEMPTS) {
+            tell_retrying(job, reason);
+            continue;
+        }
+        struct api_error e = {0};
+        api_fail(&e, 500, "worker_lost", "", "the worker died %d times while it made this image",
+                 job->attempts);
+        jobs_fail(js, job, "failed", &e);
+    }
+}
+
+/* ---- the encoder's answers ------------------------------------------------------------------- */
+
+static void complete(struct jobs *js, struct job *job) {
+    struct encode_task *t;
+    switch (job->reply) {
+    case API_REPLY_EVENTS:
+        tell_completed(job);
+        jobs_finish(js, job, "ok", 200, NULL);
+        return;
+    case API_REPLY_IMAGE:
+        tell_image(js, job);
+        jobs_finish(js, job, "ok", 200, NULL);
+        return;
+    case API_REPLY_JSON:
+        t = task_for(js, &(struct image_ref){job, 0}, ENCODE_REPLY);
+        if (!t) {
+            struct taca_err err = {.code = TACA_ENOMEM};
+            fail_with(js, job, &err);
+            return;
+        }
+        t->images = job->results;
+        t->timings = job->timings;
+        t->warnings = job->warnings;
+        hand_over(js, t);
+        return;
+    }
+}
+
+static bool keep_result(struct job *job, struct encode_task *t) {
+    const struct taca_gen_params *p = &job->request.params;
+    struct job_image *im = &job->images[t->index];
+    if (!job->results) job->results = calloc((size_t)job->request.n, sizeof *job->results);
+    if (!job->results) return false;
+    im->png = t->png;
+    t->png = (struct taca_buf){0};
+    im->stage = IMAGE_DONE;
+    job->results[t->index] = (struct api_result_image){.index = t->index,
+                                                       .seed = p->seed + (uint64_t)t->index,
+                                                       .width_px = p->width_px,
+                                                       .height_px = p->height_px,
+                                                       .bytes = im->png.data,
+                                                       .len = im->png.len};
+    return true;
+}
+
+static void image_encoded(struct jobs *js, struct job *job, struct encode_task *t) {
+    job->timings.encode_ms += t->ms;
+    metric_add(METRIC_IMAGES, NULL, 1);
+    metric_add(METRIC_PIXELS, NULL, (uint64_t)t->pixels.width_px * (uint64_t)t->pixels.height_px);
+    if (job->reply == API_REPLY_EVENTS) {
+        tell_frame(job, t, STREAM_KEEP);
+        job->images[t->index].stage = IMAGE_DONE;
+    } else if (!keep_result(job, t)) {
+        struct taca_err err = {.code = TACA_ENOMEM};
+        fail_with(js, job, &err);
+        return;
+    }
+    if (++job->images_done == job->request.n) complete(js, job);
+}
+
+static void encoded(struct jobs *js, struct job *job, struct encode_task *t) {
+    if (t->rc != TACA_OK && t->kind != ENCODE_PREVIEW) {
+        fail_with(js, job, &t->err);
+    } else if (t->kind == ENCODE_IMAGE) {
+        image_encoded(js, job, t);
+    } else if (t->kind == ENCODE_REPLY) {
+        tell_json(job, t);
+        jobs_finish(js, job, "ok", 200, NULL);
+    } else if (t->rc == TACA_OK && job->images[t->index].stage < IMAGE_DONE) {
+        tell_frame(job, t, STREAM_DROP); /* a preview behind its image would be a step back */
+    }
+}
+
+void jobs_encoded(struct jobs *js, struct encode_task *t) {
+    struct job *job = t->job;
+    if (t->slot >= 0) js->slot_used[t->slot] = false;
+    job->borrowed--;
+    if (job->state != JOB_DONE)
+        encoded(js, job, t);
+    else if (job->borrowed == 0)
+        jobs_free_job(job);
+    encode_task_free(t);
+}

@@ -1,0 +1,388 @@
+/* loop.c - taca_serve: the main thread. It ties front door, job table, worker and encoder together,
+ * keeps the time and listens to signals; what happens to a job is decided in jobs.c.
+ *
+ *   SIGTERM           drain: not ready at once, new work for drain_grace, then only what was
+ * accepted SIGTERM again,    leave at once: waiting clients get their error, the worker is killed
+ *   SIGINT
+ *   SIGPIPE           ignored */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "server/jobs.h"
+#include "server/metrics.h"
+#include "server/serve.h"
+
+enum {
+    BEAT_MS = 250,
+    LOAD_TIMEOUT_MS = 600000,
+    FLUSH_POLL_MS = 10,
+    FLUSH_MS = 3000,     /* for the last bytes of the last answers */
+    FAST_FLUSH_MS = 300, /* the same when leaving at once */
+    WORKER_PATIENCE_MS = 1000,
+    EXIT_BAD_CONFIG = 78
+};
+
+enum phase { PHASE_SERVING, PHASE_GRACE, PHASE_DRAINING, PHASE_FLUSHING, PHASE_CLOSING };
+
+struct serve {
+    const struct serve_opts *opts;
+    uv_loop_t loop;
+    uv_async_t wake;
+    uv_timer_t beat, expiry, drain;
+    uv_signal_t term, interrupt;
+    struct taca_mailbox incoming; /* jobs from http threads */
+    struct taca_mailbox results;  /* tasks from the encoder */
+    struct service_status status;
+    struct front *front;
+    struct pool *pool;
+    struct encode *encode;
+    struct jobs *jobs;
+    enum phase phase;
+    int64_t drain_end_us, flush_end_us;
+    bool fast;
+    int exit_code;
+};
+
+static void begin_flush(struct serve *s);
+
+/* ---- work ------------------------------------------------------------------------------------ */
+
+static void take_mail(struct serve *s) {
+    for (struct taca_mail *m = taca_mailbox_take(&s->results), *next; m; m = next) {
+        next = m->next;
+        jobs_encoded(s->jobs, (struct encode_task *)m);
+    }
+    for (struct taca_mail *m = taca_mailbox_take(&s->incoming), *next; m; m = next) {
+        next = m->next;
+        jobs_add(s->jobs, (struct job *)m);
+    }
+}
+
+static void on_expiry(uv_timer_t *t);
+
+/* After every event: do what can be done, then sleep no longer than the next job may. */
+static void pump(struct serve *s) {
+    if (s->phase == PHASE_CLOSING) return;
+    jobs_pump(s->jobs);
+    int64_t next = jobs_next_expiry_us(s->jobs);
+    if (next == INT64_MAX) {
+        uv_timer_stop(&s->expiry);
+    } else {
+        int64_t ms = (next - taca_now_us()) / 1000 + 1;
+        uv_update_time(&s->loop);
+        /* never 0: a 0 ms timer armed by its own callback would starve the loop */
+        uv_timer_start(&s->expiry, on_expiry, (uint64_t)(ms < 1 ? 1 : ms), 0);
+    }
+    if (s->phase == PHASE_DRAINING && jobs_unanswered(s->jobs) == 0) begin_flush(s);
+}
+
+static void on_wake(uv_async_t *a) {
+    struct serve *s = a->data;
+    if (s->phase == PHASE_CLOSING) return;
+    take_mail(s);
+    pump(s);
+}
+
+static void on_expiry(uv_timer_t *t) { pump(t->data); }
+
+static void on_beat(uv_timer_t *t) {
+    struct serve *s = t->data;
+    atomic_store(&s->status.last_beat_us, taca_now_us());
+}
+
+static void wake_loop(void *ctx) {
+    struct serve *s = ctx;
+    uv_async_send(&s->wake);
+}
+
+/* ---- the front door's hooks ------------------------------------------------------------------ */
+
+static bool hook_submit(void *ctx, struct job *job) {
+    struct serve *s = ctx;
+    return taca_mailbox_post(&s->incoming, &job->mail);
+}
+
+static void hook_client_gone(void *ctx, uint64_t key) {
+    struct serve *s = ctx;
+    if (s->phase == PHASE_CLOSING) return;
+    take_mail(s); /* the job may still lie in the box */
+    jobs_client_gone(s->jobs, key);
+    pump(s);
+}
+
+static void hook_metrics(void *ctx, struct taca_buf *out) {
+    (void)ctx;
+    metrics_render(out);
+}
+
+/* ---- the worker's hooks ---------------------------------------------------------------------- */
+
+static void hook_ready(void *ctx, const struct wire_hello *hello) {
+    struct serve *s = ctx;
+    int state = atomic_load(&s->status.state);
+    if (s->status.model_loaded_s == 0) {
+        s->status.model = hello->model;
+        s->status.model_loaded_s = (int64_t)time(NULL);
+        metrics_set_model(hello->model.id);
+    }
+    if (state == SERVICE_LOADING) atomic_store(&s->status.state, SERVICE_READY);
+    atomic_store(&s->status.workers, 1);
+    metric_set(METRIC_MODEL_LOADED, 1);
+    metric_set(METRIC_MODEL_LOAD_SECONDS, hello->load_ms / 1000);
+    taca_log(TACA_LOG_INFO, "ready: model %s (%s) on %s, %s, loaded in %.0f ms", hello->model.id,
+             hello->model.family, hello->model.device, hello->model.precision, hello->load_ms);
+    pump(s);
+}
+
+static void hook_answer(void *ctx, const struct wire_msg *m) {
+    struct serve *s = ctx;
+    jobs_answer(s->jobs, m);
+    pump(s);
+}
+
+static void hook_lost(void *ctx, const char *reason) {
+    struct serve *s = ctx;
+    atomic_store(&s->status.workers, 0);
+    metric_set(METRIC_MODEL_LOADED, 0);
+    jobs_worker_lost(s->jobs, reason);
+    pump(s);
+}
+
+static void leave_at_once(struct serve *s);
+
+static void hook_refused(void *ctx, const struct taca_err *err) {
+    struct serve *s = ctx;
+    taca_log(TACA_LOG_ERROR, "model: %s", err->text);
+    if (s->status.model_loaded_s != 0) return; /* it worked before: try again */
+    bool ours =
+        err->code == TACA_ENOMEM || err->code == TACA_EDEVICE || err->code == TACA_EINTERNAL;
+    s->exit_code = ours ? 1 : EXIT_BAD_CONFIG;
+    atomic_store(&s->status.state, SERVICE_FAILED);
+    leave_at_once(s);
+}
+
+/* ---- the end --------------------------------------------------------------------------------- */
+
+static void close_handle(uv_handle_t *h, void *ctx) {
+    (void)ctx;
+    if (!uv_is_closing(h)) uv_close(h, NULL);
+}
+
+static void on_pool_closed(void *ctx) {
+    struct serve *s = ctx;
+    s->pool = NULL;
+    uv_walk(&s->loop, close_handle, NULL); /* ours are the only ones left */
+}
+
+static void on_front_closed(void *ctx) {
+    struct serve *s = ctx;
+    s->front = NULL;
+    /* nobody borrows slots or jobs any more once the encoder has stopped */
+    encode_close(s->encode);
+    s->encode = NULL;
+    take_mail(s);
+    if (s->pool)
+        pool_close(s->pool, s->fast ? 0 : WORKER_PATIENCE_MS, on_pool_closed, s);
+    else
+        on_pool_closed(s);
+}
+
+static void close_all(struct serve *s) {
+    s->phase = PHASE_CLOSING;
+    uv_timer_stop(&s->drain);
+    uv_timer_stop(&s->expiry);
+    taca_mailbox_close(&s->incoming);
+    if (s->front)
+        front_close(s->front, on_front_closed, s);
+    else
+        on_front_closed(s);
+}
+
+static void on_flush_poll(uv_timer_t *t) {
+    struct serve *s = t->data;
+    if (front_connections(s->front) == 0 || taca_now_us() >= s->flush_end_us) close_all(s);
+}
+
+static void begin_flush(struct serve *s) {
+    if (s->phase >= PHASE_FLUSHING) return;
+    s->phase = PHASE_FLUSHING;
+    taca_mailbox_close(&s->incoming);
+    take_mail(s);
+    jobs_end_all(s->jobs);
+    if (!s->front) {
+        close_all(s);
+        return;
+    }
+    front_stop_accepting(s->front);
+    s->flush_end_us = taca_now_us() + (s->fast ? FAST_FLUSH_MS : FLUSH_MS) * INT64_C(1000);
+    uv_timer_start(&s->drain, on_flush_poll, FLUSH_POLL_MS, FLUSH_POLL_MS);
+}
+
+static void leave_at_once(struct serve *s) {
+    s->fast = true;
+    s->flush_end_us = taca_now_us() + FAST_FLUSH_MS * INT64_C(1000);
+    begin_flush(s);
+}
+
+static void on_drain_end(uv_timer_t *t) {
+    struct serve *s = t->data;
+    taca_log(TACA_LOG_WARN, "drain: %d requests are not finished", jobs_unanswered(s->jobs));
+    begin_flush(s);
+}
+
+/* The grace is over: nothing new comes in, what cannot be done in time is sent away now. */
+static void on_grace_over(uv_timer_t *t) {
+    struct serve *s = t->data;
+    int64_t left_us = s->drain_end_us - taca_now_us();
+    s->phase = PHASE_DRAINING;
+    taca_mailbox_close(&s->incoming);
+    take_mail(s);
+    jobs_shed(s->jobs, (double)left_us / 1000);
+    uv_timer_start(&s->drain, on_drain_end, (uint64_t)(left_us < 1000 ? 1 : left_us / 1000), 0);
+    pump(s);
+}
+
+static void on_signal(uv_signal_t *h, int signal_no) {
+    struct serve *s = h->data;
+    if (signal_no == SIGINT || s->phase != PHASE_SERVING) {
+        taca_log(TACA_LOG_INFO, "signal %d: leaving at once", signal_no);
+        leave_at_once(s);
+        return;
+    }
+    int grace_ms = s->opts->drain_grace_ms < 1 ? 1 : s->opts->drain_grace_ms;
+    taca_log(TACA_LOG_INFO, "draining: %d requests in flight, new ones for another %d ms",
+             jobs_unanswered(s->jobs), grace_ms);
+    s->phase = PHASE_GRACE;
+    s->drain_end_us = taca_now_us() + (int64_t)s->opts->drain_timeout_ms * 1000;
+    atomic_store(&s->status.state, SERVICE_DRAINING);
+    metric_set(METRIC_DRAINING, 1);
+    uv_timer_start(&s->drain, on_grace_over, (uint64_t)grace_ms, 0);
+}
+
+/* ---- the start ------------------------------------------------------------------------------- */
+
+static enum taca_code check_range(const char *flag, int v, int min, int max, struct taca_err *err) {
+    if (v >= min && v <= max) return TACA_OK;
+    return taca_fail_param(err, flag, "--%s must be in %d..%d, got %d", flag, min, max, v);
+}
+
+static enum taca_code check_opts(const struct serve_opts *o, struct taca_err *err) {
+    const struct {
+        const char *flag;
+        int v, min, max;
+    } ranges[] = {
+        {"port", o->front.port, 0, 65535},
+        {"max-queue", o->max_queue, 0, 1000000},
+        {"max-batch-images", o->max_batch_images, 1, WIRE_MAX_SEQS},
+        {"max-batch-tokens", o->max_batch_tokens, 0, 1 << 30},
+        {"max-n", o->front.limits.max_n, 1, API_MAX_N},
+        {"encode-threads", o->encode_threads, 1, 64},
+        {"start-timeout", o->start_timeout_ms, 0, 24 * 3600 * 1000},
+        {"drain-grace", o->drain_grace_ms, 0, 3600 * 1000},
+        {"drain-timeout", o->drain_timeout_ms, 0, 24 * 3600 * 1000},
+        {"step-timeout", o->step_timeout_ms, 10, 24 * 3600 * 1000},
+    };
+    if (!o->engine.model_path || !o->engine.model_path[0])
+        return taca_fail_param(err, "model", "--model names no directory");
+    if (access(o->engine.model_path, R_OK) != 0)
+        return taca_fail_param(err, "model", "--model %s: no such file or no permission",
+                               o->engine.model_path);
+    if (o->front.limits.max_pixels < 64 || o->front.limits.max_pixels > INT64_C(1) << 28)
+        return taca_fail_param(err, "max-pixels", "--max-pixels must be in 64..268435456, got %lld",
+                               (long long)o->front.limits.max_pixels);
+    for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
+        enum taca_code rc =
+            check_range(ranges[i].flag, ranges[i].v, ranges[i].min, ranges[i].max, err);
+        if (rc) return rc;
+    }
+    return TACA_OK;
+}
+
+static void init_handles(struct serve *s) {
+    uv_loop_init(&s->loop);
+    uv_async_init(&s->loop, &s->wake, on_wake);
+    uv_timer_init(&s->loop, &s->beat);
+    uv_timer_init(&s->loop, &s->expiry);
+    uv_timer_init(&s->loop, &s->drain);
+    uv_signal_init(&s->loop, &s->term);
+    uv_signal_init(&s->loop, &s->interrupt);
+    s->wake.data = s->beat.data = s->expiry.data = s->drain.data = s;
+    s->term.data = s->interrupt.data = s;
+    uv_signal_start(&s->term, on_signal, SIGTERM);
+    uv_signal_start(&s->interrupt, on_signal, SIGINT);
+    uv_timer_start(&s->beat, on_beat, BEAT_MS, BEAT_MS);
+    on_beat(&s->beat);
+    taca_mailbox_init(&s->incoming, wake_loop, s);
+    taca_mailbox_init(&s->results, wake_loop, s);
+}
+
+static enum taca_code open_parts(struct serve *s, struct taca_err *err) {
+    const struct serve_opts *o = s->opts;
+    const struct pool_opts pool = {.loop = &s->loop,
+                                   .self = o->self,
+                                   .engine = &o->engine,
+                                   .load_timeout_ms = LOAD_TIMEOUT_MS,
+                                   .step_timeout_ms = o->step_timeout_ms,
+                                   .slot_bytes = (size_t)o->front.limits.max_pixels * 3};
+    const struct pool_hooks pool_hooks = {s, hook_ready, hook_answer, hook_lost, hook_refused};
+    const struct front_hooks front_hooks = {s, &s->status, hook_submit, hook_client_gone,
+                                            hook_metrics};
+    const struct jobs_opts jobs = {.limits = {.batch_images = o->max_batch_images,
+                                              .batch_tokens = o->max_batch_tokens,
+                                              .open_images = 2 * o->max_batch_images,
+                                              .queue = o->max_queue},
+                                   .start_timeout_ms = o->start_timeout_ms,
+                                   .log_prompts = o->log_prompts};
+    enum taca_code rc = pool_open(&s->pool, &pool, &pool_hooks, err);
+    if (!rc) rc = encode_open(&s->encode, o->encode_threads, &s->results, err);
+    if (!rc)
+        rc = jobs_open(&s->jobs, &jobs, &(struct jobs_ports){s->pool, s->encode, &s->status}, err);
+    if (!rc) rc = front_open(&s->front, &s->loop, &o->front, &front_hooks, err);
+    return rc;
+}
+
+static void announce(const struct serve *s) {
+    char fields[128];
+    int port = front_port(s->front), admin = front_admin_port(s->front);
+    snprintf(fields, sizeof fields, "\"port\":%d,\"admin_port\":%d,\"pid\":%d", port, admin,
+             (int)getpid());
+    taca_log_fields(TACA_LOG_INFO, fields, "listening on %s:%d", s->opts->front.host, port);
+}
+
+int taca_serve(const struct serve_opts *opts) {
+    struct taca_err err = {0};
+    if (check_opts(opts, &err)) {
+        taca_log(TACA_LOG_ERROR, "%s", err.text);
+        return EXIT_BAD_CONFIG;
+    }
+    struct serve *s = calloc(1, sizeof *s);
+    if (!s) return 1;
+    s->opts = opts;
+    signal(SIGPIPE, SIG_IGN);
+    init_handles(s);
+    enum taca_code rc = open_parts(s, &err);
+    if (rc) {
+        taca_log(TACA_LOG_ERROR, "%s", err.text);
+        s->exit_code = rc == TACA_EINVAL ? EXIT_BAD_CONFIG : 1;
+        s->fast = true;
+        close_all(s);
+    } else {
+        announce(s);
+    }
+    uv_run(&s->loop, UV_RUN_DEFAULT);
+    if (uv_loop_close(&s->loop) != 0) taca_log(TACA_LOG_ERROR, "the loop has handles left");
+    jobs_close(s->jobs);
+    taca_mailbox_finish(&s->incoming);
+    taca_mailbox_finish(&s->results);
+    int exit_code = s->exit_code;
+    taca_log(TACA_LOG_INFO, "stopped");
+    free(s);
+    return exit_code;
+}

@@ -1,0 +1,228 @@
+/* metrics.c - see metrics.h.
+ *
+ * Two constant tables describe the families; the numbers lie beside them as atomics. What is
+ * labelled by route is in metrics_http.c, what the kernel knows in metrics_process.c. */
+#include "server/metrics.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "server/metrics_internal.h"
+
+enum { MAX_LABELS = 24 };
+
+/* Values of the one label of a counter; the last one also takes what is not in the list. */
+static const char *const outcomes[] = {"ok", "cancelled", "failed", "rejected", "expired", NULL};
+static const char *const rejections[] = {"queue_full",
+                                         "draining",
+                                         "loading",
+                                         "gpu_unavailable",
+                                         "invalid_request",
+                                         "body_too_large",
+                                         "bad_head",
+                                         "head_timeout",
+                                         "body_timeout",
+                                         "too_many_connections",
+                                         "ip_conn",
+                                         "not_found",
+                                         "not_allowed",
+                                         "not_acceptable",
+                                         "unsupported_media_type",
+                                         "write_stall",
+                                         "out_of_memory",
+                                         "other",
+                                         NULL};
+static const char *const cancels[] = {"disconnect", "deadline", "client", "other", NULL};
+static const char *const restarts[] = {"signal", "exit", "hang", "protocol", "other", NULL};
+static const char *const drops[] = {"progress", "preview", "other", NULL};
+
+static const struct counter_info {
+    const char *name, *help, *label;
+    const char *const *values;
+    bool model;
+} counters[] = {
+    [METRIC_REQUESTS] = {"taca_requests_total", "Image requests by how they ended.", "outcome",
+                         outcomes, true},
+    [METRIC_REJECTED] = {"taca_rejected_total", "Requests and connections refused.", "reason",
+                         rejections, false},
+    [METRIC_CANCELLED] = {"taca_cancelled_total", "Accepted requests that were given up.", "reason",
+                          cancels, false},
+    [METRIC_RESTARTS] = {"taca_worker_restarts_total", "Workers that were lost.", "reason",
+                         restarts, false},
+    [METRIC_EVENTS_DROPPED] = {"taca_events_dropped_total",
+                               "Events that a slow reader did not get.", "kind", drops, false},
+    [METRIC_STEPS] = {"taca_steps_total", "Denoising steps, one per sequence and step.", NULL, NULL,
+                      true},
+    [METRIC_IMAGES] = {"taca_images_total", "Images finished.", NULL, NULL, true},
+    [METRIC_PIXELS] = {"taca_pixels_total", "Pixels of finished images.", NULL, NULL, true},
+    [METRIC_PADDING_TOKENS] = {"taca_step_padding_tokens_total",
+                               "Tokens computed for nobody; ragged packing keeps this at 0.", NULL,
+                               NULL, false},
+};
+enum { N_COUNTERS = sizeof counters / sizeof counters[0] };
+
+static const struct gauge_info {
+    const char *name, *help;
+    bool model;
+} gauges[] = {
+    [METRIC_CONNECTIONS] = {"taca_http_connections", "Open connections.", false},
+    [METRIC_SSE_STREAMS] = {"taca_sse_streams", "Open event streams.", false},
+    [METRIC_RUNNING] = {"taca_requests_running", "Requests that have been started.", true},
+    [METRIC_WAITING] = {"taca_requests_waiting", "Requests in the queue.", true},
+    [METRIC_CAPACITY] = {"taca_queue_capacity", "Requests that may wait.", false},
+    [METRIC_BACKLOG_SECONDS] = {"taca_queue_backlog_gpu_seconds",
+                                "Estimated device time of everything accepted.", true},
+    [METRIC_DRAINING] = {"taca_draining", "1 while the service is shutting down.", false},
+    [METRIC_LAST_STEP] = {"taca_last_step_timestamp_seconds", "When the last step ended.", false},
+    [METRIC_MODEL_LOADED] = {"taca_model_loaded", "1 while a worker holds the model.", true},
+    [METRIC_MODEL_LOAD_SECONDS] = {"taca_model_load_duration_seconds",
+                                   "How long the last load took.", true},
+};
+enum { N_GAUGES = sizeof gauges / sizeof gauges[0] };
+
+/* Ended by INFINITY, which is the +Inf bucket. */
+const double metrics_seconds[] = {.005, .01, .025, .05, .1, .25, .5,  1,
+                                  2.5,  5,   10,   30,  60, 120, 300, INFINITY};
+static const double step_seconds[] = {.001, .0025, .005, .01, .025, .05,     .1,
+                                      .25,  .5,    1,    2.5, 5,    INFINITY};
+static const double images_of_step[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, INFINITY};
+static const double tokens_of_step[] = {128,  256,   512,   1024,  2048,    4096,
+                                        8192, 16384, 32768, 65536, INFINITY};
+
+static const struct histogram_info {
+    const char *name, *help, *stage;
+    const double *bounds;
+    bool model;
+} histograms[] = {
+    [METRIC_QUEUE_WAIT] = {"taca_queue_wait_seconds", "From acceptance to the first work.", NULL,
+                           metrics_seconds, true},
+    [METRIC_REQUEST_DURATION] = {"taca_request_duration_seconds", "From acceptance to the answer.",
+                                 NULL, metrics_seconds, true},
+    [METRIC_STEP_DURATION] = {"taca_step_duration_seconds", "One forward of a batch.", NULL,
+                              step_seconds, true},
+    [METRIC_STEP_IMAGES] = {"taca_step_batch_images", "Sequences in one forward.", NULL,
+                            images_of_step, true},
+    [METRIC_STEP_TOKENS] = {"taca_step_batch_tokens", "Tokens in one forward.", NULL,
+                            tokens_of_step, true},
+    [METRIC_STAGE_TEXT] = {"taca_stage_duration_seconds", "Time of a request's stages.", "text",
+                           metrics_seconds, false},
+    [METRIC_STAGE_DENOISE] = {"taca_stage_duration_seconds", "", "denoise", metrics_seconds, false},
+    [METRIC_STAGE_VAE] = {"taca_stage_duration_seconds", "", "vae", metrics_seconds, false},
+    [METRIC_STAGE_ENCODE] = {"taca_stage_duration_seconds", "", "encode", metrics_seconds, false},
+};
+enum { N_HISTOGRAMS = sizeof histograms / sizeof histograms[0] };
+
+static atomic_uint_fast64_t counts[N_COUNTERS][MAX_LABELS];
+static _Atomic double levels[N_GAUGES];
+static struct histogram distributions[N_HISTOGRAMS];
+static char model_label[160]; /* written once before READY, by the loop */
+
+/* ---- counting -------------------------------------------------------------------------------- */
+
+void metric_add(enum metric_counter c, const char *label, uint64_t n) {
+    const char *const *values = counters[c].values;
+    int i = 0;
+    if (values)
+        while (values[i + 1] && !(label && strcmp(values[i], label) == 0)) i++;
+    atomic_fetch_add(&counts[c][i], n);
+}
+
+void metric_set(enum metric_gauge g, double v) { atomic_store(&levels[g], v); }
+
+static void add_double(_Atomic double *to, double v) {
+    double old = atomic_load(to);
+    while (!atomic_compare_exchange_weak(to, &old, old + v)) {
+    }
+}
+
+void metric_inc(enum metric_gauge g, int by) { add_double(&levels[g], by); }
+
+void histogram_add(struct histogram *h, const double *bounds, double v) {
+    int i = 0;
+    while (v > bounds[i]) i++; /* the last bound is infinite; NaN lands in the first */
+    atomic_fetch_add(&h->buckets[i], 1);
+    add_double(&h->sum, v);
+}
+
+void metric_observe(enum metric_histogram h, double v) {
+    histogram_add(&distributions[h], histograms[h].bounds, v);
+}
+
+void metrics_set_model(const char *model) {
+    size_t n = 0;
+    for (const char *s = model; *s && n + 3 < sizeof model_label; s++) {
+        if (*s == '"' || *s == '\\') model_label[n++] = '\\';
+        model_label[n++] = *s == '\n' ? ' ' : *s;
+    }
+    model_label[n] = 0;
+}
+
+/* ---- rendering ------------------------------------------------------------------------------- */
+
+void metrics_head(struct taca_buf *out, const char *name, const char *help, const char *type) {
+    taca_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+static void render_counter(struct taca_buf *out, int c) {
+    const struct counter_info *k = &counters[c];
+    metrics_head(out, k->name, k->help, "counter");
+    char model[200] = "";
+    if (k->model) snprintf(model, sizeof model, "model=\"%s\"", model_label);
+    for (int i = 0; i == 0 || (k->values && k->values[i]); i++) {
+        unsigned long long v = atomic_load(&counts[c][i]);
+        if (k->values)
+            taca_buf_printf(out, "%s{%s%s%s=\"%s\"} %llu\n", k->name, model, k->model ? "," : "",
+                            k->label, k->values[i], v);
+        else if (k->model)
+            taca_buf_printf(out, "%s{%s} %llu\n", k->name, model, v);
+        else
+            taca_buf_printf(out, "%s %llu\n", k->name, v);
+    }
+}
+
+static void render_gauge(struct taca_buf *out, int g) {
+    metrics_head(out, gauges[g].name, gauges[g].help, "gauge");
+    double v = atomic_load(&levels[g]);
+    if (gauges[g].model)
+        taca_buf_printf(out, "%s{model=\"%s\"} %.15g\n", gauges[g].name, model_label, v);
+    else
+        taca_buf_printf(out, "%s %.15g\n", gauges[g].name, v);
+}
+
+void histogram_render(struct taca_buf *out, const char *name, const char *labels,
+                      struct histogram *h, const double *bounds) {
+    unsigned long long sum = 0;
+    const char *comma = labels[0] ? "," : "";
+    for (int i = 0;; i++) {
+        sum += atomic_load(&h->buckets[i]);
+        if (isinf(bounds[i])) break;
+        taca_buf_printf(out, "%s_bucket{%s%sle=\"%g\"} %llu\n", name, labels, comma, bounds[i],
+                        sum);
+    }
+    taca_buf_printf(out, "%s_bucket{%s%sle=\"+Inf\"} %llu\n", name, labels, comma, sum);
+    const char *open = labels[0] ? "{" : "", *close = labels[0] ? "}" : "";
+    taca_buf_printf(out, "%s_sum%s%s%s %.9g\n", name, open, labels, close, atomic_load(&h->sum));
+    taca_buf_printf(out, "%s_count%s%s%s %llu\n", name, open, labels, close, sum);
+}
+
+static void render_histogram(struct taca_buf *out, int h) {
+    const struct histogram_info *k = &histograms[h];
+    char labels[200] = "";
+    if (k->help[0]) metrics_head(out, k->name, k->help, "histogram");
+    if (k->stage) snprintf(labels, sizeof labels, "stage=\"%s\"", k->stage);
+    if (k->model) snprintf(labels, sizeof labels, "model=\"%s\"", model_label);
+    histogram_render(out, k->name, labels, &distributions[h], k->bounds);
+}
+
+void metrics_render(struct taca_buf *out) {
+    for (int i = 0; i < N_COUNTERS; i++) render_counter(out, i);
+    for (int i = 0; i < N_GAUGES; i++) render_gauge(out, i);
+    for (int i = 0; i < N_HISTOGRAMS; i++) render_histogram(out, i);
+    metrics_render_http(out);
+    metrics_head(out, "taca_log_dropped_total", "Log records lost to a full pipe.", "counter");
+    taca_buf_printf(out, "taca_log_dropped_total %llu\n", (unsigned long long)taca_log_dropped());
+    metrics_render_process(out);
+}

@@ -1,0 +1,54 @@
+/* pool.h - the service's side of its worker: a child process that holds the engine.
+ *
+ * Properties: one child at a time, spawned again with growing pauses (0.1, 1, 2, 4 .. 60 s) when it
+ * dies; one socket pair, and a sealed memory file for finished pixels that outlives the children.
+ * Operation: commands are sent in order and every one but CLOSE has one answer; the pool arms the
+ * watchdog while an answer is due and kills a child that is silent for too long. Everything happens
+ * on the loop thread. It decides nothing about jobs: hooks report what the child said or that it is
+ * gone, and with it all sequences. */
+#ifndef TACA_SERVER_POOL_H
+#define TACA_SERVER_POOL_H
+
+#include "base/err.h"
+#include "engine/engine.h"
+#include "server/wire.h"
+
+struct uv_loop_s;
+struct pool;
+
+enum { POOL_SLOTS = 8 };
+
+struct pool_opts {
+    struct uv_loop_s *loop;
+    const char *self; /* executable */
+    const struct taca_engine_opts *engine;
+    int load_timeout_ms; /* from spawn to HELLO */
+    int step_timeout_ms; /* between two answers */
+    size_t slot_bytes;   /* pixels of the largest image */
+};
+
+struct pool_hooks {
+    void *ctx;
+    void (*ready)(void *ctx, const struct wire_hello *hello);
+    void (*answer)(void *ctx, const struct wire_msg *m); /* OPENED STEPPED PREVIEWED DECODED */
+    /* The child is gone: "signal", "exit", "hang" or "protocol". A new one is on its way. */
+    void (*lost)(void *ctx, const char *reason);
+    /* The child says that this model cannot be opened. A new try is on its way. */
+    void (*refused)(void *ctx, const struct taca_err *err);
+};
+
+enum taca_code pool_open(struct pool **out, const struct pool_opts *opts,
+                         const struct pool_hooks *hooks, struct taca_err *err) TACA_MUST_USE;
+bool pool_ready(const struct pool *p);
+/* False when no worker is ready (or the pipe just broke: `lost` follows). */
+bool pool_send(struct pool *p, const struct wire_msg *m);
+const uint8_t *pool_slot(const struct pool *p, int slot);
+/* The worker said something that makes no sense: kills it; `lost` follows. */
+void pool_condemn(struct pool *p, const char *reason);
+/* A worker that did something useful: the next restart is quick again. */
+void pool_praise(struct pool *p);
+/* Asks the child to leave, kills it after `patience_ms`, closes everything, frees the pool and
+ * calls done on the loop. No hook is called any more. */
+void pool_close(struct pool *p, int patience_ms, void (*done)(void *ctx), void *ctx);
+
+#endif

@@ -1,0 +1,138 @@
+/* fake_engine.c - engine.h without a model, for tests of the service.
+ *
+ * Pixels are a function of prompt, seed, size and steps and of nothing else, so two runs of a
+ * request can be compared byte for byte. TACA_FAKE_STEP_MS is the time of a step. Words in the
+ * prompt make faults: crash, hang, device (in the second step), nan (decoding), refuse (opening),
+ * together (a step of more than one fails), slow (ten times the step time). */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine/engine.h"
+
+struct taca_engine {
+    struct taca_model_info info;
+    long step_us;
+};
+
+struct taca_seq {
+    uint64_t state;
+    int step, steps, width_px, height_px;
+    bool crash, hang, device, nan, together, slow;
+};
+
+enum taca_code taca_engine_open(struct taca_engine **out, const struct taca_engine_opts *opts,
+                                struct taca_err *err) {
+    if (access(opts->model_path, R_OK) != 0 || strstr(opts->model_path, "broken"))
+        return taca_fail(err, TACA_ENOTFOUND, "%s: no model here", opts->model_path);
+    struct taca_engine *e = calloc(1, sizeof *e);
+    if (!e) return taca_fail(err, TACA_ENOMEM, "fake engine");
+    const char *ms = getenv("TACA_FAKE_STEP_MS");
+    e->step_us = (ms ? strtol(ms, NULL, 10) : 5) * 1000;
+    e->info = (struct taca_model_info){.default_width_px = 128,
+                                       .default_height_px = 128,
+                                       .default_steps = 8,
+                                       .default_cfg_scale = 4.5,
+                                       .min_side_px = 64,
+                                       .max_side_px = 2048,
+                                       .side_multiple_px = 16,
+                                       .clip_tokens = 77};
+    snprintf(e->info.id, sizeof e->info.id, "%s", opts->model_id ? opts->model_id : "fake");
+    snprintf(e->info.family, sizeof e->info.family, "sd3");
+    snprintf(e->info.backend, sizeof e->info.backend, "fake");
+    snprintf(e->info.device, sizeof e->info.device, "none");
+    snprintf(e->info.precision, sizeof e->info.precision, "f32");
+    *out = e;
+    return TACA_OK;
+}
+
+void taca_engine_close(struct taca_engine *e) { free(e); }
+const struct taca_model_info *taca_engine_info(const struct taca_engine *e) { return &e->info; }
+
+enum taca_code taca_seq_open(struct taca_engine *e, const struct taca_gen_params *p,
+                             struct taca_seq **out, unsigned *warnings, struct taca_err *err) {
+    enum taca_code rc = taca_gen_params_check(p, &e->info, err);
+    if (rc) return rc;
+    if (strstr(p->prompt, "refuse"))
+        return taca_fail_param(err, "prompt", "prompt must not ask to be refused");
+    struct taca_seq *s = calloc(1, sizeof *s);
+    if (!s) return taca_fail(err, TACA_ENOMEM, "fake sequence");
+    s->state = p->seed * 0x9E3779B97F4A7C15u + (uint64_t)p->steps;
+    for (const char *c = p->prompt; *c; c++)
+        s->state = (s->state ^ (unsigned char)*c) * 0x100000001B3u;
+    s->steps = p->steps;
+    s->width_px = p->width_px;
+    s->height_px = p->height_px;
+    s->crash = strstr(p->prompt, "crash") != NULL;
+    s->hang = strstr(p->prompt, "hang") != NULL;
+    s->device = strstr(p->prompt, "device") != NULL;
+    s->nan = strstr(p->prompt, "nan") != NULL;
+    s->together = strstr(p->prompt, "together") != NULL;
+    s->slow = strstr(p->prompt, "slow") != NULL;
+    if (warnings) *warnings = strlen(p->prompt) > 300 ? TACA_WARN_PROMPT_CUT : 0;
+    *out = s;
+    return TACA_OK;
+}
+
+void taca_seq_close(struct taca_engine *e, struct taca_seq *s) {
+    (void)e;
+    free(s);
+}
+int taca_seq_step(const struct taca_seq *s) { return s->step; }
+int taca_seq_steps(const struct taca_seq *s) { return s->steps; }
+bool taca_seq_done(const struct taca_seq *s) { return s->step == s->steps; }
+int taca_seq_tokens(const struct taca_engine *e, const struct taca_seq *s) {
+    return 2 * (s->width_px / 16 * (s->height_px / 16) + e->info.clip_tokens);
+}
+
+enum taca_code taca_step(struct taca_engine *e, struct taca_seq *const *seqs, int n,
+                         struct taca_err *err) {
+    long us = e->step_us;
+    for (int i = 0; i < n; i++) {
+        const struct taca_seq *s = seqs[i];
+        if (s->step >= s->steps) return taca_fail(err, TACA_EINVAL, "a finished sequence");
+        if (s->together && n > 1) return taca_fail(err, TACA_ENOMEM, "no memory for %d", n);
+        if (s->slow) us = 10 * e->step_us;
+        if (s->step != 1) continue;
+        if (s->crash) raise(SIGKILL);
+        if (s->hang) pause();
+        if (s->device) return taca_fail(err, TACA_EDEVICE, "the device has fallen off");
+    }
+    struct timespec t = {us / 1000000, us % 1000000 * 1000};
+    nanosleep(&t, NULL);
+    for (int i = 0; i < n; i++) seqs[i]->step++;
+    return TACA_OK;
+}
+
+static enum taca_code paint(const struct taca_seq *s, int shrink, struct taca_image *out,
+                            struct taca_err *err) {
+    struct taca_image img = {s->width_px / shrink, s->height_px / shrink, NULL};
+    size_t bytes = (size_t)img.width_px * (size_t)img.height_px * 3;
+    uint64_t x = s->state | 1;
+    img.rgb = malloc(bytes);
+    if (!img.rgb) return taca_fail(err, TACA_ENOMEM, "fake image");
+    for (size_t i = 0; i < bytes; i++) {
+        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+        img.rgb[i] = (uint8_t)(x >> 32);
+    }
+    *out = img;
+    return TACA_OK;
+}
+
+enum taca_code taca_seq_preview(struct taca_engine *e, const struct taca_seq *s,
+                                struct taca_image *out, struct taca_err *err) {
+    (void)e;
+    return paint(s, 8, out, err);
+}
+
+enum taca_code taca_decode(struct taca_engine *e, struct taca_seq *const *seqs, int n,
+                           struct taca_image *out, struct taca_err *err) {
+    (void)e;
+    if (n != 1 || seqs[0]->step != seqs[0]->steps)
+        return taca_fail(err, TACA_EINVAL, "decoding %d, or an unfinished one", n);
+    if (seqs[0]->nan) return taca_fail(err, TACA_ENUMERIC, "the latent is not finite");
+    return paint(seqs[0], 1, out, err);
+}

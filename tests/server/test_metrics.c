@@ -1,0 +1,120 @@
+/* test_metrics.c - /metrics as Prometheus reads it. */
+#include "server/metrics.h"
+
+#include <pthread.h>
+
+#include "tests/test.h"
+
+static struct taca_buf render(void) {
+    struct taca_buf b;
+    taca_buf_init(&b, 4 << 20);
+    metrics_render(&b);
+    CHECK(!b.failed);
+    return b;
+}
+
+static void fill(void) {
+    metrics_set_model("de\"mo\\x");
+    metric_add(METRIC_REQUESTS, "ok", 3);
+    metric_add(METRIC_REJECTED, "queue_full", 2);
+    metric_add(METRIC_REJECTED, "something new", 1);
+    metric_add(METRIC_REJECTED, NULL, 1);
+    metric_add(METRIC_STEPS, NULL, 28);
+    metric_set(METRIC_CAPACITY, 256);
+    metric_inc(METRIC_CONNECTIONS, 3);
+    metric_inc(METRIC_CONNECTIONS, -1);
+    metric_observe(METRIC_STEP_DURATION, 0.02);
+    metric_observe(METRIC_STEP_DURATION, 1e9);
+    metric_http("/v1/generate", "POST", 200, 0.5);
+    metric_http("/v1/generate", "POST", 200, 0.7);
+    metric_http("/livez", "BREW", 405, 0.001);
+}
+
+static void test_what_is_counted_is_shown(void) {
+    struct taca_buf b = render();
+    CHECK_HAS(b.data, "taca_requests_total{model=\"de\\\"mo\\\\x\",outcome=\"ok\"} 3\n");
+    CHECK_HAS(b.data, "taca_requests_total{model=\"de\\\"mo\\\\x\",outcome=\"failed\"} 0\n");
+    CHECK_HAS(b.data, "taca_rejected_total{reason=\"queue_full\"} 2\n");
+    CHECK_HAS(b.data, "taca_steps_total{model=\"de\\\"mo\\\\x\"} 28\n");
+    CHECK_HAS(b.data, "taca_queue_capacity 256\n");
+    CHECK_HAS(b.data, "taca_http_connections 2\n");
+    CHECK_HAS(b.data, "taca_step_padding_tokens_total 0\n");
+    CHECK_HAS(b.data, "taca_build_info{version=\"" TACA_VERSION "\"");
+    CHECK_HAS(b.data, "process_resident_memory_bytes ");
+    taca_buf_finish(&b);
+}
+
+static void test_a_label_that_is_not_in_the_list_counts_as_other(void) {
+    struct taca_buf b = render();
+    CHECK_HAS(b.data, "taca_rejected_total{reason=\"other\"} 2\n");
+    CHECK(!strstr(b.data, "something new"));
+    CHECK_HAS(b.data, "method=\"other\",code=\"405\"} 1\n");
+    CHECK(!strstr(b.data, "BREW"));
+    taca_buf_finish(&b);
+}
+
+static void test_buckets_are_cumulative_and_end_with_the_count(void) {
+    struct taca_buf b = render();
+    CHECK_HAS(b.data, "le=\"0.01\"} 0\n");
+    CHECK_HAS(b.data,
+              "taca_step_duration_seconds_bucket{model=\"de\\\"mo\\\\x\",le=\"0.025\"} 1\n");
+    CHECK_HAS(b.data, "taca_step_duration_seconds_bucket{model=\"de\\\"mo\\\\x\",le=\"2.5\"} 1\n");
+    CHECK_HAS(b.data, "taca_step_duration_seconds_bucket{model=\"de\\\"mo\\\\x\",le=\"+Inf\"} 2\n");
+    CHECK_HAS(b.data, "taca_step_duration_seconds_count{model=\"de\\\"mo\\\\x\"} 2\n");
+    CHECK_HAS(b.data, "route=\"/v1/generate\",method=\"POST\",code=\"200\",le=\"0.5\"} 1\n");
+    taca_buf_finish(&b);
+}
+
+static void test_more_routes_than_the_table_holds_do_not_grow_it(void) {
+    for (int code = 0; code < 2000; code++) metric_http("/flood", "GET", code, 0.1);
+    struct taca_buf b = render();
+    int rows = 0;
+    for (const char *at = b.data; (at = strstr(at, "taca_http_requests_total{")); at++) rows++;
+    CHECK_INT(rows, 192);
+    taca_buf_finish(&b);
+}
+
+static void *count(void *arg) {
+    for (int i = 0; i < 20000; i++) {
+        metric_add(METRIC_IMAGES, NULL, 1);
+        metric_inc(METRIC_SSE_STREAMS, i % 2 ? -1 : 1);
+        metric_observe(METRIC_QUEUE_WAIT, 1);
+        if (i % 5000 == 0) metric_http("/threads", "GET", 200, 1);
+    }
+    return arg;
+}
+
+static void test_no_count_is_lost_between_threads(void) {
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++) CHECK(pthread_create(&threads[i], NULL, count, NULL) == 0);
+    for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+    struct taca_buf b = render();
+    CHECK_HAS(b.data, "taca_images_total{model=\"de\\\"mo\\\\x\"} 80000\n");
+    CHECK_HAS(b.data, "taca_sse_streams 0\n");
+    CHECK_HAS(b.data, "taca_queue_wait_seconds_sum{model=\"de\\\"mo\\\\x\"} 80000\n");
+    taca_buf_finish(&b);
+}
+
+static void test_promtool_has_nothing_to_say(void) {
+    if (system("command -v promtool >/dev/null 2>&1") != 0) {
+        SKIP("promtool is not installed (Debian package prometheus)");
+        return;
+    }
+    struct taca_buf b = render();
+    FILE *f = popen("promtool check metrics", "w");
+    if (!CHECK(f != NULL)) return;
+    CHECK(fwrite(b.data, 1, b.len, f) == b.len);
+    CHECK_INT(pclose(f), 0);
+    taca_buf_finish(&b);
+}
+
+int main(void) {
+    fill();
+    TEST(test_what_is_counted_is_shown);
+    TEST(test_a_label_that_is_not_in_the_list_counts_as_other);
+    TEST(test_buckets_are_cumulative_and_end_with_the_count);
+    TEST(test_no_count_is_lost_between_threads);
+    TEST(test_promtool_has_nothing_to_say);
+    TEST(test_more_routes_than_the_table_holds_do_not_grow_it);
+    return TEST_END();
+}
