@@ -54,14 +54,15 @@ static inline int64_t taca_tensor_count(const struct taca_tensor *t) {
     return n;
 }
 
-/* Columns [first, first + cols) of m, and rows [first, first + rows) of m. */
+/* Columns [first, first + cols) of m, and rows [first, first + rows) of m. A view without memory (a
+ * dry run) stays without. */
 static inline struct taca_mat taca_mat_cols(struct taca_mat m, int64_t first, int64_t cols) {
-    m.data = (char *)m.data + (size_t)first * taca_dtype_bytes(m.dtype);
+    if (m.data) m.data = (char *)m.data + (size_t)first * taca_dtype_bytes(m.dtype);
     m.cols = cols;
     return m;
 }
 static inline struct taca_mat taca_mat_rows(struct taca_mat m, int64_t first, int64_t rows) {
-    m.data = (char *)m.data + (size_t)(first * m.ld) * taca_dtype_bytes(m.dtype);
+    if (m.data) m.data = (char *)m.data + (size_t)(first * m.ld) * taca_dtype_bytes(m.dtype);
     m.rows = rows;
     return m;
 }
