@@ -127,7 +127,7 @@ static void test_schedules_of_reference_runs(void) {
 }
 
 static void test_bad_requests_name_field_and_range(void) {
-    static const double bad[] = {-1, 0.001, 101, NAN, INFINITY};
+    static const double bad[] = {-1, 0.001, 101, (double)NAN, (double)INFINITY};
     struct taca_schedule s = {.steps = -7};
     for (int n = 0; n <= TACA_MAX_STEPS + 1; n += TACA_MAX_STEPS + 1) {
         struct taca_err err = {0};
