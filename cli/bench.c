@@ -127,8 +127,10 @@ static enum taca_code bench_engine(const struct bench *b, struct taca_err *err) 
 /* ---- a whole process ---------------------------------------------------------------------------
  */
 
-static enum taca_code spawn_self(char *const argv[], pid_t *pid, struct taca_err *err) {
-    int rc = posix_spawn(pid, "/proc/self/exe", NULL, NULL, argv, environ);
+static enum taca_code spawn_self(const char *const *argv, pid_t *pid, struct taca_err *err) {
+    /* posix_spawn does not write to the strings; its prototype only predates const */
+    int rc =
+        posix_spawn(pid, "/proc/self/exe", NULL, NULL, (char *const *)(uintptr_t)argv, environ);
     return rc ? taca_fail(err, TACA_EIO, "starting taca %s: %s", argv[1], strerror(rc)) : TACA_OK;
 }
 
@@ -139,17 +141,9 @@ static enum taca_code bench_process(const struct bench *b, struct taca_err *err)
     int fd = mkstemp(out);
     if (fd < 0) return taca_fail(err, TACA_EIO, "%s: %s", out, strerror(errno));
     close(fd);
-    char *const argv[] = {"taca",
-                          "generate",
-                          (char *)(uintptr_t)prompt,
-                          "--seed",
-                          "7",
-                          "--quiet",
-                          "--output",
-                          out,
-                          "--model",
-                          (char *)(uintptr_t)b->engine.model_path,
-                          NULL};
+    const char *const argv[] = {"taca",    "generate", prompt, "--seed",  "7",
+                                "--quiet", "--output", out,    "--model", b->engine.model_path,
+                                NULL};
     enum taca_code rc = TACA_OK;
     for (int i = 0; i < b->runs && !rc; i++) {
         pid_t pid;
@@ -244,11 +238,9 @@ static enum taca_code bench_http(const struct bench *b, struct taca_err *err) {
     char dir[] = "/tmp/taca-bench-XXXXXX", port_file[64];
     if (!mkdtemp(dir)) return taca_fail(err, TACA_EIO, "%s: %s", dir, strerror(errno));
     snprintf(port_file, sizeof port_file, "%s/port", dir);
-    char *const argv[] = {"taca",        "serve",          "--port",
-                          "0",           "--admin-listen", "",
-                          "--port-file", port_file,        "--log-level",
-                          "warn",        "--model",        (char *)(uintptr_t)b->engine.model_path,
-                          NULL};
+    const char *const argv[] = {
+        "taca",    "serve",       "--port", "0",       "--admin-listen",     "",  "--port-file",
+        port_file, "--log-level", "warn",   "--model", b->engine.model_path, NULL};
     pid_t pid = 0;
     pthread_t thread;
     enum taca_code rc = spawn_self(argv, &pid, err);
