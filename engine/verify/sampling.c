@@ -1,0 +1,248 @@
+/* sampling.c - a reference pipeline's call from its generator to its images, on the engine's own
+ * sequences. Image to image and inpainting put their latents into a sequence and go on from there.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "engine/sample/taca.h"
+#include "engine/verify/case.h"
+
+struct state {
+    const struct case_sampling *s;
+    int images;
+    int64_t dim[4]; /* [images, c, h, w] of the latents */
+    int64_t n;      /* values of one latent */
+    int start;      /* first step that runs */
+    struct taca_schedule schedule;
+    struct taca_rng rng[CASE_MAX_IMAGES];
+    float *x, *noise, *z0; /* [images, n]; z0 only with an image */
+    float *mask;           /* [h * w], 1 = repaint; NULL without */
+    struct taca_seq *seq[CASE_MAX_IMAGES];
+};
+
+/* ---- before the first step ------------------------------------------------------------------- */
+
+static enum taca_code shape_latents(struct verify_case *c, struct state *st, struct taca_err *err) {
+    const struct dit_info *d = dit_get_info(c->e->dit);
+    const struct vae_info *v = vae_get_info(c->e->vae);
+    int64_t h = st->s->args.height_px, w = st->s->args.width_px, unit = v->factor * d->patch;
+    if (h == 0 || w == 0) {
+        int64_t dim[4] = {-1, -1, -1, -1};
+        float *ignored;
+        enum taca_code rc = case_input(c, "out.latent", 4, dim, &ignored, err);
+        if (rc) return rc;
+        h = dim[2] * v->factor;
+        w = dim[3] * v->factor;
+    }
+    if (h % unit || w % unit || h / unit > d->max_patches || w / unit > d->max_patches)
+        return taca_fail(
+            err, TACA_EFORMAT, "height %lld, width %lld: wanted multiples of %lld up to %lld",
+            (long long)h, (long long)w, (long long)unit, (long long)(unit * d->max_patches));
+    if (d->in_channels != v->latent_channels)
+        return taca_fail(err, TACA_EFORMAT,
+                         "the transformer has %lld latent channels, the vae %lld",
+                         (long long)d->in_channels, (long long)v->latent_channels);
+    st->dim[0] = st->images;
+    st->dim[1] = d->in_channels;
+    st->dim[2] = h / v->factor;
+    st->dim[3] = w / v->factor;
+    st->n = st->dim[1] * st->dim[2] * st->dim[3];
+    return TACA_OK;
+}
+
+static enum taca_code compare_schedule(struct verify_case *c, struct state *st,
+                                       struct taca_err *err) {
+    const struct case_args *a = &st->s->args;
+    float gamma[TACA_MAX_STEPS];
+    enum taca_code rc = taca_schedule_init(&st->schedule, &c->e->scheduler, a->steps, 0, err);
+    if (rc) return rc;
+    for (int i = 0; i < a->steps; i++)
+        gamma[i] = (float)taca_gamma(&a->window, i, a->steps, (double)st->schedule.sigma[i]);
+    rc = case_compare(c, "sigmas", st->schedule.sigma, a->steps + 1, err);
+    if (!rc) rc = case_compare(c, "timesteps", st->schedule.timestep, a->steps, err);
+    if (!rc) rc = case_compare(c, "gammas", gamma, a->steps, err);
+    return rc;
+}
+
+/* count latents of normals: one draw for all, or one from each image's own generator. */
+static void draw(struct state *st, float *out, int count) {
+    if (st->s->args.n_seeds == 1) {
+        taca_rng_randn(&st->rng[0], out, (size_t)(count * st->n));
+        return;
+    }
+    for (int i = 0; i < count; i++) taca_rng_randn(&st->rng[i], out + i * st->n, (size_t)st->n);
+}
+
+/* z0 of each image: encoded, drawn from the posterior, scaled. One generator draws once for all
+ * images that were given and repeats them. */
+static enum taca_code encode_images(struct verify_case *c, struct state *st, struct taca_err *err) {
+    const struct vae_info *v = vae_get_info(c->e->vae);
+    int64_t dim[4] = {-1, v->image_channels, st->dim[2] * v->factor, st->dim[3] * v->factor};
+    int64_t n = st->n, pixels = dim[1] * dim[2] * dim[3];
+    float *image, *moments, *z, *noise, *drawn;
+    if (!v->has_encoder) return taca_fail(err, TACA_EFORMAT, "the vae has no encoder for in.image");
+    enum taca_code rc = case_input(c, "in.image", 4, dim, &image, err);
+    if (rc) return rc;
+    if (dim[0] > st->images || st->images % dim[0])
+        return taca_fail(err, TACA_EFORMAT, "in.image: %lld of them for %d images",
+                         (long long)dim[0], st->images);
+    int given = (int)dim[0], draws = st->s->args.n_seeds == 1 ? given : st->images;
+    rc = case_floats(c, &drawn, draws * n, err);
+    if (!rc) rc = case_upload(c, &moments, NULL, 2 * n, err);
+    if (!rc) rc = case_upload(c, &z, NULL, n, err);
+    if (!rc) rc = case_upload(c, &noise, NULL, n, err);
+    if (rc) return rc;
+    draw(st, drawn, draws);
+    for (int64_t i = 0; i < given * pixels; i++) image[i] = 2 * image[i] - 1;
+    struct taca_chw latent = {z, st->dim[1], st->dim[2], st->dim[3]}, m = latent, eps = latent;
+    m.data = moments;
+    m.c *= 2;
+    eps.data = noise;
+    for (int i = 0; i < st->images && !rc; i++) {
+        rc = case_encode(c, m, image + i % given * pixels, dim[2], dim[3], err);
+        if (rc) break;
+        taca_upload(c->e->b, noise, drawn + i % draws * n, (size_t)n * sizeof *noise);
+        vae_sample(c->e->vae, c->e->b, latent, m, eps);
+        taca_download(c->e->b, st->z0 + i * n, z, (size_t)n * sizeof *z);
+        rc = taca_sync(c->e->b, err);
+    }
+    return rc;
+}
+
+/* The mask at latent size: nearest neighbour, 1 where it is at least one half. */
+static enum taca_code load_mask(struct verify_case *c, struct state *st, struct taca_err *err) {
+    const int factor = vae_get_info(c->e->vae)->factor;
+    int64_t h = st->dim[2], w = st->dim[3], dim[4] = {1, 1, h * factor, w * factor};
+    float *mask;
+    enum taca_code rc = case_input(c, "in.mask_image", 4, dim, &mask, err);
+    if (!rc) rc = case_floats(c, &st->mask, h * w, err);
+    if (rc) return rc;
+    for (int64_t y = 0; y < h; y++)
+        for (int64_t x = 0; x < w; x++)
+            st->mask[y * w + x] = mask[y * factor * dim[3] + x * factor] >= 0.5f;
+    return TACA_OK;
+}
+
+/* x at noise level sigma between the image and the noise. */
+static float noised(const struct state *st, int64_t i, float sigma) {
+    return sigma * st->noise[i] + (1 - sigma) * st->z0[i];
+}
+
+static enum taca_code start(struct verify_case *c, struct state *st, struct taca_err *err) {
+    const struct case_args *a = &st->s->args;
+    int64_t all = st->images * st->n;
+    enum taca_code rc = case_floats(c, &st->x, all, err);
+    if (!rc) rc = case_floats(c, &st->noise, all, err);
+    if (rc) return rc;
+    for (int i = 0; i < a->n_seeds; i++) taca_rng_seed(&st->rng[i], a->seed[i]);
+    if (a->task != CASE_TEXT_TO_IMAGE) {
+        double run = fmin(a->steps * a->strength, a->steps);
+        st->start = (int)fmax(a->steps - run, 0);
+        if (st->start >= a->steps)
+            return taca_fail(err, TACA_EFORMAT, "strength %g of %d steps leaves none", a->strength,
+                             a->steps);
+        rc = case_floats(c, &st->z0, all, err);
+        if (!rc) rc = encode_images(c, st, err);
+        if (!rc && a->task == CASE_INPAINT) rc = load_mask(c, st, err);
+        if (rc) return rc;
+    }
+    draw(st, st->noise, st->images);
+    for (int64_t i = 0; i < all; i++)
+        st->x[i] = st->z0 ? noised(st, i, st->schedule.sigma[st->start]) : st->noise[i];
+    rc = case_compare(c, "init.noise", st->noise, all, err);
+    if (!rc && st->z0) rc = case_compare(c, "init.image_latents", st->z0, all, err);
+    if (!rc) rc = case_compare(c, "init.latents", st->x, all, err);
+    return rc;
+}
+
+/* ---- steps ----------------------------------------------------------------------------------- */
+
+static enum taca_code open_sequences(struct verify_case *c, struct state *st,
+                                     struct taca_err *err) {
+    const struct case_args *a = &st->s->args;
+    const int factor = vae_get_info(c->e->vae)->factor;
+    const struct taca_gen_params p = {.width_px = (int)st->dim[3] * factor,
+                                      .height_px = (int)st->dim[2] * factor,
+                                      .steps = a->steps,
+                                      .cfg_scale = a->guidance,
+                                      .taca = a->window};
+    enum taca_code rc = TACA_OK;
+    struct taca_rng unused;
+    taca_rng_seed(&unused, 0);
+    for (int i = 0; i < st->images && !rc; i++) {
+        rc = seq_open_with(c->e, &p, &st->s->cond[i], a->guidance > 1 ? &st->s->uncond[i] : NULL,
+                           &unused, &st->seq[i], err);
+        if (!rc) rc = seq_latent_write(c->e, st->seq[i], st->x + i * st->n, st->start, err);
+    }
+    return rc;
+}
+
+/* Outside the mask the latents stay those of the given image, at the noise level of `step`. */
+static enum taca_code keep_unmasked(struct verify_case *c, struct state *st, int step,
+                                    struct taca_err *err) {
+    int64_t plane = st->dim[2] * st->dim[3], all = st->images * st->n;
+    bool last = step == st->schedule.steps;
+    for (int64_t i = 0; i < all; i++) {
+        float m = st->mask[i % plane];
+        float kept = last ? st->z0[i] : noised(st, i, st->schedule.sigma[step]);
+        st->x[i] = (1 - m) * kept + m * st->x[i];
+    }
+    enum taca_code rc = TACA_OK;
+    for (int i = 0; i < st->images && !rc && !last; i++)
+        rc = seq_latent_write(c->e, st->seq[i], st->x + i * st->n, step, err);
+    return rc;
+}
+
+static enum taca_code walk(struct verify_case *c, struct state *st, struct taca_err *err) {
+    int64_t all = st->images * st->n;
+    int run = st->schedule.steps - st->start;
+    float *steps;
+    enum taca_code rc = case_floats(c, &steps, run * all, err);
+    for (int k = 0; k < run && !rc; k++) {
+        rc = taca_step(c->e, st->seq, st->images, err);
+        for (int i = 0; i < st->images && !rc; i++)
+            rc = seq_latent_read(c->e, st->seq[i], st->x + i * st->n, err);
+        if (!rc && st->mask) rc = keep_unmasked(c, st, st->start + k + 1, err);
+        memcpy(steps + k * all, st->x, (size_t)all * sizeof *steps);
+    }
+    if (!rc) rc = case_compare(c, "steps", steps, run * all, err);
+    if (!rc) rc = case_compare(c, "out.latent", st->x, all, err);
+    return rc;
+}
+
+static enum taca_code decode(struct verify_case *c, struct state *st, struct taca_err *err) {
+    const struct vae_info *v = vae_get_info(c->e->vae);
+    int64_t n = st->images * v->image_channels * st->dim[2] * st->dim[3] * v->factor * v->factor;
+    int64_t all = st->images * st->n;
+    bool raw = st->s->args.task == CASE_INPAINT;
+    float *image;
+    if (!case_has(c, "out.image")) return TACA_OK;
+    enum taca_code rc = case_floats(c, &image, n, err);
+    if (rc) return rc;
+    /* The reference's inpainting forgets to add the shift before it decodes; a picture made for
+     * people adds it, a comparison must not. */
+    for (int64_t i = 0; raw && i < all; i++) st->x[i] /= (float)v->scaling_factor;
+    rc = case_decode(c, image, st->x, st->dim, raw, err);
+    /* written so that what is not a number stays visible */
+    for (int64_t i = 0; i < n; i++) {
+        float y = image[i] * 0.5f + 0.5f;
+        image[i] = y < 0 ? 0 : y > 1 ? 1 : y;
+    }
+    return rc ? rc : case_compare(c, "out.image", image, n, err);
+}
+
+enum taca_code case_sample(struct verify_case *c, const struct case_sampling *s,
+                           struct taca_err *err) {
+    struct state st = {.s = s, .images = s->images};
+    if (s->args.n_seeds != 1 && s->args.n_seeds != s->images)
+        return taca_fail(err, TACA_EFORMAT, "seed: %d of them for %d images", s->args.n_seeds,
+                         s->images);
+    enum taca_code rc = shape_latents(c, &st, err);
+    if (!rc) rc = compare_schedule(c, &st, err);
+    if (!rc) rc = start(c, &st, err);
+    if (!rc) rc = open_sequences(c, &st, err);
+    if (!rc) rc = walk(c, &st, err);
+    for (int i = 0; i < st.images; i++) taca_seq_close(c->e, st.seq[i]);
+    if (!rc) rc = decode(c, &st, err);
+    return rc;
+}
