@@ -1,6 +1,5 @@
 /* inspect.c - `taca inspect`: what a model directory holds and what running it will need. Reads
  * headers and configs only. */
-#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -203,12 +202,6 @@ static void put_json(struct taca_buf *b, const struct taca_summary *s, const cha
     put_int(b, "bf16", s->bf16_bytes, "}}\n");
 }
 
-/* A model's words must not move the cursor. */
-static void defuse(struct taca_buf *b) {
-    for (size_t i = 0; i < b->len; i++)
-        if (iscntrl((unsigned char)b->data[i]) && b->data[i] != '\n') b->data[i] = '?';
-}
-
 int cli_inspect(int argc, char **argv) {
     bool json = false;
     const struct flag flags[] = {
@@ -233,7 +226,7 @@ int cli_inspect(int argc, char **argv) {
     if (json)
         put_json(&text, &s, set.args[0]);
     else
-        put_text(&text, &s, set.args[0]), defuse(&text);
+        put_text(&text, &s, set.args[0]);
     bool ok = !text.failed && fwrite(text.data, 1, text.len, stdout) == text.len;
     ok = fflush(stdout) == 0 && ok;
     taca_buf_finish(&text);

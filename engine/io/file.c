@@ -116,10 +116,14 @@ bool io_is_file(const char *path) {
     return stat(path, &st) == 0 && S_ISREG(st.st_mode);
 }
 
-const char *io_shown(char buf[IO_SHOWN], const char *s) {
+const char *io_clean(char *buf, size_t size, const char *s) {
+    const unsigned char *p = (const unsigned char *)s;
     size_t n = 0;
-    for (; s[n] && n < IO_SHOWN - 1; n++) buf[n] = iscntrl((unsigned char)s[n]) ? '?' : s[n];
-    if (s[n]) memcpy(buf + n - 3, "...", 3);
+    for (; p[n] && n < size - 1; n++) {
+        bool c1 = p[n] == 0xC2 && (p[n + 1] & 0xE0) == 0x80; /* U+0080..U+009F */
+        buf[n] = c1 || iscntrl(p[n]) ? '?' : s[n];
+    }
+    if (p[n]) memcpy(buf + n - 3, "...", 3);
     buf[n] = 0;
     return buf;
 }

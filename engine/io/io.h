@@ -31,9 +31,13 @@ char *io_join(const char *dir, const char *name);
 bool io_is_dir(const char *path);
 bool io_is_file(const char *path);
 
-/* s for a message: control bytes replaced, cut to fit. Returns buf. */
+/* s for a person's eyes: control characters replaced (a name must not move the cursor of a
+ * terminal), cut to fit size >= 4. Returns buf. */
+const char *io_clean(char *buf, size_t size, const char *s);
 enum { IO_SHOWN = 96 };
-const char *io_shown(char buf[IO_SHOWN], const char *s);
+static inline const char *io_shown(char buf[IO_SHOWN], const char *s) {
+    return io_clean(buf, IO_SHOWN, s);
+}
 /* "[192, 256]"; a negative dimension prints as "any". Returns buf. */
 enum { IO_SHAPE = 128 };
 const char *io_shape(char buf[IO_SHAPE], int rank, const int64_t *dim);

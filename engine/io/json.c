@@ -72,15 +72,13 @@ enum taca_code taca_json_load(json_t **out, const char *path, struct taca_err *e
     struct io_map m = {0};
     enum taca_code rc = io_map_open(&m, path, err);
     if (rc != TACA_OK) return rc;
-    const char *like = io_looks_like(m.data, m.size);
+    const char *like = m.size && m.data[0] == '{' ? NULL : io_looks_like(m.data, m.size);
     if (m.size > MAX_FILE)
         rc = taca_fail(err, TACA_EFORMAT, "%s: %zu bytes of JSON, at most %d are read", path,
                        m.size, MAX_FILE);
-    else if (like && m.data && m.data[0] == '{')
-        like = NULL;
-    if (rc == TACA_OK && like)
+    else if (like)
         rc = taca_fail(err, TACA_EFORMAT, "%s: wanted JSON, this is %s", path, like);
-    if (rc == TACA_OK)
+    else
         rc = io_json_parse(out, (const char *)m.data, m.size, MAX_DEPTH, MAX_VALUES, path, err);
     io_map_close(&m);
     return rc;

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/io/io.h"
+
 /* An integer field of a config and where it goes. */
 struct int_field {
     const char *key;
@@ -107,7 +109,7 @@ static enum taca_code read_clip(struct taca_clip_summary *c, const json_t *confi
     const char *act;
     enum taca_code rc = READ_INTS(config, fields, err);
     if (!rc) rc = taca_cfg_string(config, "hidden_act", "quick_gelu", &act, err);
-    if (!rc) snprintf(c->activation, sizeof c->activation, "%s", act);
+    if (!rc) io_clean(c->activation, sizeof c->activation, act);
     return rc;
 }
 
@@ -126,7 +128,7 @@ static enum taca_code read_defaults(struct taca_summary *s, const struct taca_mo
     if (!rc) rc = taca_cfg_number(d->taca, "guidance", 4.5, 0, 30, &s->guidance, err);
     if (!rc) rc = taca_cfg_string(d->taca, "note", "", &note, err);
     if (!rc) rc = taca_cfg_number(d->scheduler, "shift", 1, 0.01, 100, &s->scheduler_shift, err);
-    if (!rc) snprintf(s->note, sizeof s->note, "%s", note);
+    if (!rc) io_clean(s->note, sizeof s->note, note);
     return rc;
 }
 

@@ -23,6 +23,8 @@ static const struct bad bad_headers[] = {
     {"invalid UTF-8 in a name", "{" T("a\xFF", "F32", "[1]", 0, 4) "}", 4, "not valid JSON"},
     {"a name twice", "{" T("a", "U8", "[1]", 0, 1) "," T("a", "U8", "[1]", 1, 2) "}", 2,
      "duplicate"},
+    {"a name twice, once in disguise",
+     "{" T("a", "U8", "[1]", 0, 1) "," T("\\u0061", "U8", "[1]", 1, 2) "}", 2, "duplicate"},
     {"dtype twice",
      "{\"a\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1,
      "duplicate"},
@@ -70,6 +72,11 @@ static const struct bad bad_headers[] = {
     {"metadata with a number", "{\"__metadata__\":{\"step\":1}}", 0, "step is not a string"},
     {"nesting", "{\"a\":{\"b\":[[1]]}}", 0, "nested deeper than 3"},
     {"a terminal escape in a name", "{" T("\\u001b[2J", "F33", "[1]", 0, 4) "}", 4, "tensor ?[2J"},
+    {"a C1 escape in a name",
+     "{" T("\xC2\x9B"
+           "2J",
+           "F33", "[1]", 0, 4) "}",
+     4, "2J: unknown"},
 };
 
 static void refuse(const char *what, const char *path, enum taca_code code, const char *words) {
