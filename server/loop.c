@@ -127,12 +127,12 @@ static void hook_metrics(void *ctx, struct taca_buf *out) {
 static void hook_ready(void *ctx, const struct wire_hello *hello) {
     struct serve *s = ctx;
     int state = atomic_load(&s->status.state);
-    if (s->status.model_loaded_s == 0) {
+    if (state == SERVICE_LOADING) { /* others may read the model from READY on, so only now */
         s->status.model = hello->model;
         s->status.model_loaded_s = (int64_t)time(NULL);
         metrics_set_model(hello->model.id);
+        atomic_store(&s->status.state, SERVICE_READY);
     }
-    if (state == SERVICE_LOADING) atomic_store(&s->status.state, SERVICE_READY);
     atomic_store(&s->status.workers, 1);
     metric_set(METRIC_MODEL_LOADED, 1);
     metric_set(METRIC_MODEL_LOAD_SECONDS, hello->load_ms / 1000);

@@ -43,6 +43,8 @@ bool refuse_unless_ready(const struct routes *r, struct http_reply *out) {
         api_fail(&e, 503, "loading", NULL, "the model is still being loaded");
         break;
     case SERVICE_DRAINING:
+        /* for the time of the grace work is still welcome: `submit` knows when that is over */
+        if (r->hooks.status->model.id[0]) return false;
         e.retry_after_s = 1; /* another replica may answer at once */
         api_fail(&e, 503, "draining", NULL, "the service is shutting down");
         break;
@@ -68,8 +70,6 @@ static void root(const struct routes *r, const struct http_request *q, struct ht
 
 /* What the model is can be told from READY on. */
 static bool has_model(const struct routes *r, struct http_reply *out) {
-    int state = atomic_load(&r->hooks.status->state);
-    if (state == SERVICE_DRAINING && r->hooks.status->model.id[0]) return true;
     return !refuse_unless_ready(r, out);
 }
 

@@ -1,0 +1,617 @@
+#!/usr/bin/env python3
+"""The service over real sockets and a real worker process, with an engine that only pretends.
+
+usage: service_test.py TACA_FAKE [SUBSTRING]   (only tests whose name has the substring)
+
+Standard library only. Every test starts its own service on a free port and stops it; a service that
+does not end cleanly, or that writes a sanitizer's report, fails its test."""
+
+import base64
+import concurrent.futures
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import zlib
+
+BINARY = os.path.abspath(sys.argv[1])
+MODEL = tempfile.mkdtemp(prefix="taca-model-")
+SLOWER = 1.0  # sanitizers: set by main after a first start
+
+
+class Service:
+    def __init__(self, *args, step_ms=5, wait=True, model=MODEL):
+        env = dict(os.environ, TACA_FAKE_STEP_MS=str(step_ms))
+        self.args = [BINARY, "serve", "--model", model, "--port", "0", "--admin-listen", "none",
+                     "--log-format", "json", "--drain-grace", "0.1", *map(str, args)]
+        self.lines, self.records = [], []
+        self.seen = threading.Condition()
+        self.process = subprocess.Popen(self.args, stderr=subprocess.PIPE, text=True, env=env)
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        if wait:
+            self.port = self.wait_for(lambda r: r.get("port"))["port"]
+            self.wait_for(lambda r: r["msg"].startswith("ready"))
+
+    def _read(self):
+        for line in self.process.stderr:
+            with self.seen:
+                self.lines.append(line)
+                try:
+                    self.records.append(json.loads(line))
+                except ValueError:
+                    pass
+                self.seen.notify_all()
+
+    def wait_for(self, test, timeout=20):
+        end = time.monotonic() + timeout
+        with self.seen:
+            while True:
+                for record in self.records:
+                    if test(record):
+                        return record
+                left = end - time.monotonic()
+                assert left > 0, "not in the log: " + "".join(self.lines[-20:])
+                self.seen.wait(min(left, 0.1))
+
+    def worker(self):
+        with self.seen:
+            started = [r["msg"].split()[1] for r in self.records
+                       if r["msg"].startswith("worker") and r["msg"].endswith("started")]
+        return int(started[-1])
+
+    def connect(self, timeout=60):
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+
+    def request(self, method, path, body=None, headers=()):
+        c = self.connect()
+        try:
+            c.request(method, path, body, dict(headers))
+            r = c.getresponse()
+            return r.status, {k.lower(): v for k, v in r.getheaders()}, r.read()
+        finally:
+            c.close()
+
+    def post(self, accept=None, **fields):
+        headers = {"Content-Type": "application/json"}
+        if accept:
+            headers["Accept"] = accept
+        return self.request("POST", "/v1/generate", json.dumps(fields), headers)
+
+    def png(self, **fields):
+        status, headers, body = self.post("image/png", **fields)
+        assert status == 200, (status, body[:300])
+        return body
+
+    def open_raw(self, **fields):
+        """A socket on which a request has been sent and nothing was read."""
+        body = json.dumps(fields).encode()
+        s = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        s.sendall(b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
+                  b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        return s
+
+    def metrics(self):
+        status, _, body = self.request("GET", "/metrics")
+        assert status == 200, status
+        out = {}
+        for line in body.decode().splitlines():
+            if not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                out[name.replace('model="fake",', "").replace('{model="fake"}', "")] = float(value)
+        return out
+
+    def until(self, test, timeout=10, what="metric"):
+        end = time.monotonic() + timeout
+        while True:
+            m = self.metrics()
+            if test(m):
+                return m
+            assert time.monotonic() < end, f"{what}: {m}"
+            time.sleep(0.01)
+
+    def stop(self, expect=0, sig=signal.SIGTERM):
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        try:
+            rc = self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError("does not end: " + "".join(self.lines[-20:])) from None
+        self.reader.join(5)
+        text = "".join(self.lines)
+        for word in ("Sanitizer", "runtime error", "handles left"):
+            assert word not in text, text[-8000:]
+        assert rc == expect, f"exit {rc}, wanted {expect}: {text[-2000:]}"
+        return text
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is None:
+            self.stop()
+        else:
+            self.process.kill()
+            self.process.wait()
+            print("".join(self.lines[-30:]))
+
+
+def events_of(body):
+    out = []
+    for block in body.decode().split("\n\n"):
+        lines = [x for x in block.split("\n") if x and not x.startswith(":")]
+        if not lines:
+            continue
+        frame = dict(x.split(": ", 1) for x in lines)
+        data = json.loads(frame["data"])
+        assert data["type"] == frame["event"], frame
+        data["event_id"] = int(frame["id"])
+        data["frame_len"] = len(block) + 2
+        out.append(data)
+    return out
+
+
+def chunks(png):
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    at, out = 8, []
+    while at < len(png):
+        n, kind = struct.unpack(">I4s", png[at:at + 8])
+        data = png[at + 8:at + 8 + n]
+        crc, = struct.unpack(">I", png[at + 8 + n:at + 12 + n])
+        assert crc == zlib.crc32(kind + data)
+        out.append((kind, data))
+        at += 12 + n
+    return out
+
+
+def size_of(png):
+    return struct.unpack(">II", chunks(png)[0][1][:8])
+
+
+def error_of(body):
+    e = json.loads(body)["error"]
+    assert set(e) == {"message", "type", "param", "code"}, e
+    return e
+
+
+# ---- replies ------------------------------------------------------------------------------------
+
+
+def test_json_carries_the_picture_and_what_made_it():
+    with Service() as s:
+        status, headers, body = s.post(prompt="a cat", seed=7, steps=4, width=96, height=64)
+        assert status == 200 and headers["content-type"] == "application/json", headers
+        r = json.loads(body)
+        assert r["model"] == "fake" and re.fullmatch("[0-9a-f]{32}", r["id"])
+        image, = r["images"]
+        assert (image["index"], image["seed"], image["width"], image["height"]) == (0, 7, 96, 64)
+        png = base64.b64decode(image["b64_json"])
+        assert size_of(png) == (96, 64)
+        t = r["timings"]
+        assert t["denoise_ms"] >= 4 * 5 and t["total_ms"] >= t["denoise_ms"] + t["vae_ms"], t
+        assert png == s.png(prompt="a cat", seed=7, steps=4, width=96, height=64)
+
+
+def test_png_has_headers_and_its_parameters_inside():
+    with Service() as s:
+        status, headers, png = s.post("image/png", prompt="a cat", seed=7, steps=4)
+        assert status == 200 and headers["content-type"] == "image/png"
+        assert headers["x-seed"] == "7" and headers["x-steps"] == "4", headers
+        assert headers["x-model"] == "fake" and re.fullmatch("[0-9a-f]{32}", headers["x-job-id"])
+        assert float(headers["x-gpu-ms"]) >= 20 and float(headers["x-queue-ms"]) >= 0
+        for stage in ("queue", "text", "denoise", "vae", "encode", "total"):
+            assert f"{stage};dur=" in headers["server-timing"], headers
+        text = b"".join(d for k, d in chunks(png) if k in (b"tEXt", b"iTXt"))
+        assert b"parameters" in text and b"a cat" in text and b"Seed: 7" in text, text
+        assert b"taca" in text and b'"seed":7' in text, text
+        bare = s.png(prompt="a cat", seed=7, steps=4, metadata=False)
+        assert not [k for k, _ in chunks(bare) if k in (b"tEXt", b"iTXt")]
+
+
+def test_events_come_in_order_with_rising_ids():
+    with Service() as s:
+        status, headers, body = s.post(prompt="a", seed=3, steps=6, n=2, previews=2, stream=True)
+        assert status == 200 and headers["content-type"].startswith("text/event-stream"), headers
+        e = events_of(body)
+        kinds = [x["type"] for x in e]
+        assert kinds[:2] == ["queued", "started"] and kinds[-1] == "completed", kinds
+        ids = [x["event_id"] for x in e]
+        assert ids == sorted(set(ids)), ids
+        images = {x["index"]: base64.b64decode(x["b64_json"]) for x in e if x["type"] == "image"}
+        assert sorted(images) == [0, 1]
+        for k in (0, 1):
+            assert images[k] == s.png(prompt="a", seed=3 + k, steps=6)
+            steps = [x["step"] for x in e if x["type"] == "progress" and x["index"] == k]
+            assert steps == sorted(set(steps)) and steps[-1] == 6, steps
+            previews = [x for x in e if x["type"] == "preview" and x["index"] == k]
+            assert len(previews) <= 2, kinds
+            for x in previews:
+                assert size_of(base64.b64decode(x["b64_json"])) == (16, 16)
+        assert [x for x in e if x["type"] == "preview"], kinds
+        assert e[-1]["timings"]["denoise_ms"] > 0
+
+
+def test_previews_of_large_pictures_stay_short():
+    with Service(step_ms=30) as s:
+        _, _, body = s.post(prompt="a", seed=3, steps=3, width=2048, height=2048, previews=1,
+                            stream=True)
+        previews = [x for x in events_of(body) if x["type"] == "preview"]
+        assert previews and all(x["frame_len"] < 48 << 10 for x in previews), len(previews)
+
+
+def test_three_pictures_are_three_requests():
+    with Service() as s:
+        _, _, body = s.post(prompt="a", seed=7, n=3, steps=5)
+        images = json.loads(body)["images"]
+        assert [x["seed"] for x in images] == [7, 8, 9]
+        for k, x in enumerate(images):
+            assert base64.b64decode(x["b64_json"]) == s.png(prompt="a", seed=7 + k, steps=5)
+
+
+def test_twenty_at_once_give_what_each_gives_alone():
+    asked = [dict(prompt=f"p{i}", seed=i, steps=3 + i % 5, width=64 + 16 * (i % 4), height=64)
+             for i in range(20)]
+    with Service() as s:
+        alone = [s.png(**a) for a in asked]
+        with concurrent.futures.ThreadPoolExecutor(20) as pool:
+            together = list(pool.map(lambda a: s.png(**a), asked))
+        assert alone == together
+        m = s.metrics()
+        assert m['taca_requests_total{outcome="ok"}'] == 40
+        shared = m['taca_step_batch_images_count'] - m['taca_step_batch_images_bucket{le="1"}']
+        assert shared > 0, "no step was shared"
+
+
+def test_bad_requests_name_what_is_wrong():
+    with Service() as s:
+        for fields, code, param in [
+                (dict(), "invalid_prompt", "prompt"),
+                (dict(prompt="a", steps=0), "invalid_steps", "steps"),
+                (dict(prompt="a", width=100), None, "width"),
+                (dict(prompt="a", stepz=3), "unknown_parameter", "stepz"),
+                (dict(prompt="please refuse", steps=2), "invalid_prompt", "prompt")]:
+            status, _, body = s.post(**fields)
+            e = error_of(body)
+            assert status == 400 and e["param"] == param, (fields, status, e)
+            assert code is None or e["code"] == code, (fields, e)
+        status, _, body = s.post(prompt="this is nan", steps=2)
+        assert status == 500 and error_of(body)["code"] == "numerical_error", body
+        assert s.png(prompt="fine", steps=2)
+
+
+# ---- load ---------------------------------------------------------------------------------------
+
+
+def test_a_full_queue_says_when_to_come_back():
+    with Service("--max-queue", 2, "--max-batch-images", 1, step_ms=40) as s:
+        with concurrent.futures.ThreadPoolExecutor(9) as pool:
+            replies = list(pool.map(lambda i: s.post(prompt="a", seed=i, steps=10), range(9)))
+        full = [r for r in replies if r[0] == 429]
+        assert len(full) == 6 and sum(r[0] == 200 for r in replies) == 3, [r[0] for r in replies]
+        for _, headers, body in full:
+            assert error_of(body)["code"] == "queue_full"
+            assert 1 <= int(headers["retry-after"]) <= 60, headers
+            assert headers["x-queue-depth"] == "2", headers
+        m = s.metrics()
+        assert m['taca_rejected_total{reason="queue_full"}'] == 6
+        assert m['taca_requests_total{outcome="rejected"}'] == 6
+
+
+def test_an_event_stream_is_refused_with_a_status_too():
+    with Service("--max-queue", 0, "--max-batch-images", 1, step_ms=50) as s:
+        held = s.open_raw(prompt="a", steps=20)
+        s.until(lambda m: m["taca_requests_running"] == 1)
+        status, _, body = s.post(prompt="b", stream=True)
+        assert status == 429 and error_of(body)["code"] == "queue_full", (status, body)
+        held.close()
+
+
+def test_a_client_that_leaves_frees_the_worker_within_a_step():
+    with Service(step_ms=50) as s:
+        sockets = [s.open_raw(prompt="a", steps=100, seed=1),
+                   s.open_raw(prompt="a", steps=100, seed=2, stream=True)]
+        s.until(lambda m: m["taca_requests_running"] == 2 and m["taca_steps_total"] >= 4)
+        for x in sockets:
+            x.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            x.close()
+        s.until(lambda m: m["taca_requests_running"] == 0, 1)
+        done = s.metrics()["taca_steps_total"]
+        time.sleep(0.3)
+        assert s.metrics()["taca_steps_total"] <= done + 2
+        m = s.metrics()
+        assert m['taca_cancelled_total{reason="disconnect"}'] == 2
+        assert m['taca_requests_total{outcome="cancelled"}'] == 2
+
+
+def test_on_disconnect_continue_finishes_all_the_same():
+    with Service(step_ms=20) as s:
+        x = s.open_raw(prompt="a", steps=10, on_disconnect="continue")
+        s.until(lambda m: m["taca_requests_running"] == 1)
+        x.close()
+        s.until(lambda m: m['taca_requests_total{outcome="ok"}'] == 1, 5)
+
+
+def test_a_deadline_ends_a_request_and_its_work():
+    with Service(step_ms=30) as s:
+        start = time.monotonic()
+        status, _, body = s.post(prompt="a", steps=100, deadline_ms=300)
+        took = time.monotonic() - start
+        assert status == 504 and error_of(body)["code"] == "deadline_exceeded", body
+        assert 0.29 <= took < 1.5, took
+        _, _, body = s.post(prompt="a", steps=100, deadline_ms=200, stream=True)
+        last = events_of(body)[-1]
+        assert (last["type"], last["reason"]) == ("cancelled", "deadline"), last
+        m = s.until(lambda m: m["taca_requests_running"] == 0)
+        assert m['taca_requests_total{outcome="expired"}'] == 2
+
+
+def test_a_request_that_cannot_start_in_time_is_never_run():
+    with Service("--max-batch-images", 1, step_ms=30) as s:
+        held = s.open_raw(prompt="a", steps=30)
+        s.until(lambda m: m["taca_requests_running"] == 1)
+        status, _, body = s.post(prompt="b", steps=3, start_timeout_ms=150)
+        assert status == 504 and error_of(body)["code"] == "start_timeout", body
+        held.close()
+        s.until(lambda m: m["taca_requests_running"] == 0)
+
+
+def test_a_step_that_fails_together_is_tried_apart():
+    with Service(step_ms=10) as s:
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            replies = list(pool.map(lambda i: s.post(prompt=f"together {i}", steps=5), range(3)))
+        assert [r[0] for r in replies] == [200] * 3, replies
+
+
+# ---- workers ------------------------------------------------------------------------------------
+
+
+def test_a_killed_worker_costs_time_and_nothing_else():
+    asked = [dict(prompt=f"p{i}", seed=i, steps=20) for i in range(4)]
+    with Service(step_ms=10) as s:
+        alone = [s.png(**a) for a in asked]
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            pending = [pool.submit(s.png, **a) for a in asked]
+            stream = pool.submit(s.post, prompt="s", steps=20, stream=True)
+            s.until(lambda m: m["taca_requests_running"] == 5)
+            time.sleep(0.1)
+            os.kill(s.worker(), signal.SIGKILL)
+            assert [p.result() for p in pending] == alone
+            kinds = [e["type"] for e in events_of(stream.result()[2])]
+        assert "retrying" in kinds and kinds[-1] == "completed", kinds
+        assert s.metrics()['taca_worker_restarts_total{reason="signal"}'] == 1
+
+
+def test_without_a_worker_it_is_not_ready_and_then_it_is_again():
+    with Service() as s:
+        assert s.request("GET", "/readyz")[0] == 200
+        os.kill(s.worker(), signal.SIGKILL)
+        s.until(lambda m: m["taca_model_loaded"] == 0)
+        assert s.request("GET", "/readyz")[0] == 503
+        assert s.request("GET", "/livez")[0] == 200
+        s.until(lambda m: m["taca_model_loaded"] == 1)
+        assert s.request("GET", "/readyz")[0] == 200
+
+
+def test_a_request_that_kills_workers_fails_alone():
+    with Service(step_ms=10) as s:
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            bad = pool.submit(s.post, prompt="crash", steps=5)
+            good = [pool.submit(s.post, prompt=f"good {i}", steps=5) for i in range(2)]
+            status, _, body = bad.result()
+            assert status == 500 and error_of(body)["code"] == "worker_lost", body
+            assert [g.result()[0] for g in good] == [200, 200]
+        assert s.metrics()['taca_worker_restarts_total{reason="signal"}'] == 4
+
+
+def test_a_worker_that_hangs_is_replaced():
+    with Service("--step-timeout", 0.5, step_ms=10) as s:
+        status, _, body = s.post(prompt="hang", steps=5, deadline_ms=900)
+        assert status == 504, (status, body)
+        assert s.png(prompt="fine", steps=5)
+        assert s.metrics()['taca_worker_restarts_total{reason="hang"}'] >= 1
+
+
+def test_a_broken_device_ends_its_worker():
+    with Service(step_ms=10) as s:
+        status, _, body = s.post(prompt="device", steps=5, deadline_ms=600)
+        assert status == 504, (status, body)
+        assert s.png(prompt="fine", steps=5)
+        assert s.metrics()['taca_worker_restarts_total{reason="exit"}'] >= 1
+
+
+def test_the_worker_does_not_outlive_the_service():
+    s = Service(step_ms=20)
+    held = s.open_raw(prompt="a", steps=100)
+    s.until(lambda m: m["taca_requests_running"] == 1)
+    worker = s.worker()
+    s.process.kill()
+    s.process.wait()
+    held.close()
+    end = time.monotonic() + 5
+    while os.path.exists(f"/proc/{worker}") and time.monotonic() < end:
+        with open(f"/proc/{worker}/stat", encoding="ascii") as f:
+            if f.read().rpartition(")")[2].split()[0] == "Z":
+                break  # dead; whoever inherited it has not looked yet
+        time.sleep(0.02)
+    assert time.monotonic() < end, "the worker is still there"
+
+
+def test_the_worker_has_no_descriptor_but_its_own():
+    with Service() as s:
+        held = s.open_raw(prompt="a", steps=100)
+        names = os.listdir(f"/proc/{s.worker()}/fd")
+        assert sorted(map(int, names))[:5] == [0, 1, 2, 3, 4] and len(names) <= 5, names
+        held.close()
+
+
+# ---- the end ------------------------------------------------------------------------------------
+
+
+def test_a_drain_answers_everything_in_flight():
+    with Service("--drain-grace", 0.4, "--max-batch-images", 2, step_ms=20) as s:
+        with concurrent.futures.ThreadPoolExecutor(10) as pool:
+            pending = [pool.submit(s.post, prompt=f"p{i}", steps=10) for i in range(6)]
+            stream = pool.submit(s.post, prompt="s", steps=10, stream=True)
+            s.until(lambda m: m["taca_requests_running"] + m["taca_requests_waiting"] == 7)
+            s.process.send_signal(signal.SIGTERM)
+            s.wait_for(lambda r: r["msg"].startswith("draining"))
+            assert s.request("GET", "/readyz")[0] == 503
+            late = pool.submit(s.post, prompt="late", steps=2)  # within the grace: still served
+            time.sleep(0.6)
+            try:
+                status, _, body = s.post(prompt="too late", steps=2)
+                assert status == 503 and error_of(body)["code"] == "draining", (status, body)
+            except OSError:
+                pass  # already gone
+            assert [p.result()[0] for p in pending] == [200] * 6
+            assert late.result()[0] == 200, late.result()
+            assert events_of(stream.result()[2])[-1]["type"] == "completed"
+        assert s.process.wait(10) == 0
+
+
+def test_a_drain_ends_what_takes_too_long():
+    with Service("--drain-timeout", 0.5, step_ms=50) as s:
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            a = pool.submit(s.post, prompt="a", steps=100)
+            b = pool.submit(s.post, prompt="b", steps=100, stream=True)
+            s.until(lambda m: m["taca_requests_running"] == 2)
+            start = time.monotonic()
+            s.process.send_signal(signal.SIGTERM)
+            status, _, body = a.result()
+            assert status == 503 and error_of(body)["code"] == "draining", (status, body)
+            last = events_of(b.result()[2])[-1]
+            assert last["type"] == "error" and last["error"]["code"] == "draining", last
+        assert s.process.wait(10) == 0
+        assert time.monotonic() - start < 3
+
+
+def test_a_second_signal_and_an_interrupt_leave_at_once():
+    for first in (signal.SIGTERM, None):
+        with Service("--drain-grace", 30, step_ms=50) as s:
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                a = pool.submit(s.post, prompt="a", steps=100)
+                s.until(lambda m: m["taca_requests_running"] == 1)
+                start = time.monotonic()
+                if first:
+                    s.process.send_signal(first)
+                    s.wait_for(lambda r: r["msg"].startswith("draining"))
+                s.process.send_signal(first or signal.SIGINT)
+                assert a.result()[0] == 503
+            assert s.process.wait(10) == 0
+            assert time.monotonic() - start < 2
+
+
+def test_sigpipe_does_nothing():
+    with Service() as s:
+        s.process.send_signal(signal.SIGPIPE)
+        assert s.png(prompt="a", steps=2)
+
+
+# ---- configuration, log, metrics ----------------------------------------------------------------
+
+
+def test_a_bad_configuration_is_refused_with_its_reason():
+    broken = tempfile.mkdtemp(prefix="broken-")
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = taken.getsockname()[1]
+    for args, expect, word in [
+            (["--model", "/nowhere"], 78, "/nowhere"),
+            (["--model", broken], 78, "no model here"),
+            (["--host", "0.0.0.0"], 78, "--insecure"),
+            (["--max-batch-images", "0"], 2, "max-batch-images"),
+            (["--prot", "1"], 2, "prot"),
+            (["--host", "127.0.0.1", "--port", str(port)], 1, str(port))]:
+        run = subprocess.run([BINARY, "serve", "--model", MODEL, "--port", "0", "--admin-listen",
+                              "none", *args], stderr=subprocess.PIPE, text=True, timeout=30,
+                             check=False)
+        assert run.returncode == expect and word in run.stderr, (args, run)
+    taken.close()
+    os.rmdir(broken)
+
+
+def test_one_log_line_per_request_and_no_prompt_in_it():
+    with Service() as s:
+        s.png(prompt="a secret wish", steps=3, seed=5)
+        _, headers, _ = s.request("POST", "/v1/generate", '{"prompt":"a secret wish","steps":3}',
+                                  {"X-Request-Id": "mine-1", "Content-Type": "application/json"})
+        assert headers["x-request-id"] == "mine-1"
+        line = s.wait_for(lambda r: r.get("request_id") == "mine-1" and r["msg"] == "request")
+        for key in ("ts level msg request_id job model w h steps n seed code queue_ms denoise_ms "
+                    "total_ms batch_mean bytes").split():
+            assert key in line, key
+        assert "secret" not in s.stop()
+        assert len([r for r in s.records if r["msg"] == "request" and "job" in r]) == 2
+    with Service("--log-prompts") as s:
+        s.png(prompt="no secret", steps=2)
+        s.wait_for(lambda r: r.get("prompt") == "no secret")
+
+
+def test_metrics_please_promtool_and_never_fall():
+    with Service() as s:
+        before = s.metrics()
+        s.png(prompt="a", steps=3)
+        s.post(prompt="a", steps=0)
+        s.post(prompt="a", steps=3, stream=True)
+        after = s.metrics()
+        for name, value in before.items():
+            if "_total" in name or "_bucket" in name or "_count" in name:
+                assert after.get(name, 0) >= value, name
+        assert after['taca_requests_total{outcome="ok"}'] == 2
+        assert after["taca_steps_total"] == 6 and after["taca_images_total"] == 2
+        assert after["taca_pixels_total"] == 2 * 128 * 128
+        assert after["taca_step_padding_tokens_total"] == 0
+        assert after["taca_queue_backlog_gpu_seconds"] == 0
+        if not shutil.which("promtool"):
+            print("    promtool is not installed (Debian package prometheus): not asked")
+            return
+        text = s.request("GET", "/metrics")[2]
+        run = subprocess.run(["promtool", "check", "metrics"], input=text, check=False,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert run.returncode == 0, run.stdout
+
+
+def test_nothing_is_left_behind_by_many_requests():
+    with Service(step_ms=0) as s:
+        def burst():
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda i: s.post(prompt="a", seed=i, steps=2, width=64, height=64,
+                                               stream=i % 3 == 0), range(80)))
+            s.until(lambda m: m["taca_http_connections"] <= 1)
+            return s.metrics()
+        first, second = burst(), burst()
+        assert second["process_open_fds"] <= first["process_open_fds"] + 2, (first, second)
+        assert second["taca_requests_running"] == second["taca_requests_waiting"] == 0
+        assert second["taca_sse_streams"] == 0
+
+
+def main():
+    only = sys.argv[2] if len(sys.argv) > 2 else ""
+    tests = [(n, f) for n, f in globals().items() if n.startswith("test_") and only in n]
+    failed = 0
+    for name, test in tests:
+        start = time.monotonic()
+        try:
+            test()
+            print(f"  {name} ({time.monotonic() - start:.1f} s)", flush=True)
+        except Exception:  # a failed test must not hide the others
+            failed += 1
+            traceback.print_exc(file=sys.stdout)
+            print(f"  ^ FAILED {name}", flush=True)
+    os.rmdir(MODEL)
+    print(f"{len(tests)} tests, {failed} failed")
+    return 1 if failed or not tests else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
