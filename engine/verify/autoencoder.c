@@ -80,7 +80,7 @@ static enum taca_code compare_decode(struct verify_case *c, struct taca_err *err
 static enum taca_code compare_encode(struct verify_case *c, struct taca_err *err) {
     const struct vae_info *v = vae_get_info(c->e->vae);
     int64_t dim[4] = {-1, v->image_channels, -1, -1};
-    float *x, *got, *moments;
+    float *x, *got, *moments = NULL;
     if (!v->has_encoder)
         return taca_fail(err, TACA_EFORMAT, "in.x is there, but the model has no encoder");
     enum taca_code rc = case_input(c, "in.x", 4, dim, &x, err);
