@@ -2,17 +2,13 @@
  * precision. Scratch is a stack: each step puts `used` back to where its result ends. */
 #include "engine/dit/block.h"
 
-static struct taca_mat low(const struct dit_pass *p, int64_t rows, int64_t cols) {
-    return taca_scratch_mat(p->s, taca_backend_precision(p->b), rows, cols);
-}
-
 /* q, k, v of a stream: one matmul over its modulated rows, then the norm of each head. */
 static struct taca_qkv project(const struct dit_pass *p, const struct dit_attn *w,
                                struct taca_mat x, enum taca_stream stream) {
     const int64_t d = x.cols;
-    struct taca_mat qkv = low(p, x.rows, 3 * d);
+    struct taca_mat qkv = dit_low(p, x.rows, 3 * d);
     const size_t mark = p->s->used;
-    struct taca_mat h = low(p, x.rows, d);
+    struct taca_mat h = dit_low(p, x.rows, d);
     taca_norm_modulate(p->b, h, x, p->mod, w->shift, w->scale, p->layout, stream, DIT_EPS);
     taca_linear(p->b, qkv, h, w->qkv, TACA_ACT_NONE);
     p->s->used = mark;
@@ -31,7 +27,7 @@ static struct taca_mat dual_attention(const struct dit_pass *p, const struct dit
     const struct taca_qkv no_text = {0};
     struct taca_mat y = taca_scratch_mat(p->s, TACA_F32, x.rows, x.cols);
     const size_t mark = p->s->used;
-    struct taca_mat o = low(p, x.rows, x.cols);
+    struct taca_mat o = dit_low(p, x.rows, x.cols);
     struct taca_qkv img = project(p, w, x, TACA_IMG);
     taca_attention(p->b, o, none, img, no_text, p->layout, &p->attn);
     taca_linear(p->b, y, o, w->out, TACA_ACT_NONE);
@@ -54,8 +50,8 @@ static void add_mlp(const struct dit_pass *p, const struct dit_mlp *w, struct ta
                     enum taca_stream stream) {
     const size_t mark = p->s->used;
     struct taca_mat y = taca_scratch_mat(p->s, TACA_F32, x.rows, x.cols);
-    struct taca_mat h = low(p, x.rows, x.cols);
-    struct taca_mat wide = low(p, x.rows, w->up->out);
+    struct taca_mat h = dit_low(p, x.rows, x.cols);
+    struct taca_mat wide = dit_low(p, x.rows, w->up->out);
     taca_norm_modulate(p->b, h, x, p->mod, w->shift, w->scale, p->layout, stream, DIT_EPS);
     taca_linear(p->b, wide, h, w->up, TACA_ACT_GELU_TANH);
     taca_linear(p->b, y, wide, w->down, TACA_ACT_NONE);
@@ -70,8 +66,8 @@ void dit_block_run(const struct dit_block *w, const struct dit_pass *p, struct t
     /* from x as it enters the block, before the joint attention changes it */
     if (w->dual.qkv) y_dual = dual_attention(p, &w->dual, x);
 
-    struct taca_mat o_img = low(p, x.rows, x.cols);
-    if (w->txt.out) o_txt = low(p, c.rows, c.cols);
+    struct taca_mat o_img = dit_low(p, x.rows, x.cols);
+    if (w->txt.out) o_txt = dit_low(p, c.rows, c.cols);
     const size_t mark = p->s->used;
     struct taca_qkv img = project(p, &w->img, x, TACA_IMG);
     struct taca_qkv txt = project(p, &w->txt, c, TACA_TXT);

@@ -36,6 +36,11 @@ struct dit_pass {
     struct taca_attn attn;
 };
 
+/* Scratch for what only feeds a matmul. */
+static inline struct taca_mat dit_low(const struct dit_pass *p, int64_t rows, int64_t cols) {
+    return taca_scratch_mat(p->s, taca_backend_precision(p->b), rows, cols);
+}
+
 /* x, c   f32 residual streams of image and text, updated in place; c only where the block has an
  *        output for it */
 void dit_block_run(const struct dit_block *w, const struct dit_pass *p, struct taca_mat x,

@@ -89,6 +89,9 @@ static void tap_block(const struct dit_forward *f, int64_t i, int stream, struct
     f->tap(f->tap_ctx, name, value);
 }
 
+/* Rows are counted from the items, not taken from the layout: where the totals differ, the first op
+ * that sees both reports it, and nothing is written past a view. */
+
 /* The items' rows of modulations, one per segment. */
 static struct taca_mat gather_mod(const struct dit *d, const struct dit_pass *p,
                                   const struct dit_forward *f) {
@@ -120,8 +123,7 @@ static struct taca_mat embed_latents(const struct dit *d, const struct dit_pass 
     for (int i = 0; i < f->n_items; i++) rows += patches(d, f->items[i].latent);
     struct taca_mat x = taca_scratch_mat(p->s, TACA_F32, rows, d->info.width);
     const size_t mark = p->s->used;
-    struct taca_mat tokens =
-        taca_scratch_mat(p->s, taca_backend_precision(p->b), rows, d->patch->in);
+    struct taca_mat tokens = dit_low(p, rows, d->patch->in);
     for (int i = 0; i < f->n_items; i++) {
         struct taca_chw z = f->items[i].latent;
         taca_patchify(p->b, taca_mat_rows(tokens, at, patches(d, z)), z, d->info.patch,
@@ -143,7 +145,7 @@ static struct taca_mat embed_latents(const struct dit *d, const struct dit_pass 
 /* The last norm and projection, and rows back to the items' velocities. */
 static void project_velocity(const struct dit *d, const struct dit_pass *p,
                              const struct dit_forward *f, struct taca_mat x) {
-    struct taca_mat h = taca_scratch_mat(p->s, taca_backend_precision(p->b), x.rows, x.cols);
+    struct taca_mat h = dit_low(p, x.rows, x.cols);
     struct taca_mat y = taca_scratch_mat(p->s, TACA_F32, x.rows, d->proj->out);
     taca_norm_modulate(p->b, h, x, p->mod, d->final_shift, d->final_scale, p->layout, TACA_IMG,
                        DIT_EPS);

@@ -137,6 +137,22 @@ static void test_an_item_with_gamma_one_is_plain_beside_any_other(void) {
     on_models(mates_gamma_stays_out, true);
 }
 
+static void without_text_gamma_is_idle(struct model *m) {
+    struct sample s = in.sample[2];
+    float *p[2] = {in.out[0], in.other[0]};
+    s.n_text = 0;
+    for (int k = 0; k < 2; k++) {
+        s.gamma = k ? 3 : 1;
+        CHECK(forward(m, &(struct pass){.samples = &s, .n = 1}, &p[k]));
+    }
+    CHECK(memcmp(in.out[0], in.other[0], out_bytes(2)) == 0);
+    all(m, in.out); /* and it is not what text gives */
+    CHECK(worst_diff(in.out[2], in.other[0], out_bytes(2) / sizeof(float)) > 1e-3);
+}
+static void test_without_text_gamma_has_nothing_to_scale(void) {
+    on_models(without_text_gamma_is_idle, true);
+}
+
 struct rows {
     struct model *m;
     const char *name;
@@ -389,6 +405,7 @@ int main(void) {
     TEST(test_order_of_items_is_irrelevant);
     TEST(test_two_runs_are_equal);
     TEST(test_an_item_with_gamma_one_is_plain_beside_any_other);
+    TEST(test_without_text_gamma_has_nothing_to_scale);
     TEST(test_text_rows_of_the_first_block_ignore_gamma);
     TEST(test_scaled_text_keys_are_not_taca);
     TEST(test_dual_attention_is_out_of_reach);
