@@ -66,9 +66,8 @@ static void query_tile(const struct attn_job *j, const struct taca_seg *s, int s
     t.sum = t.max + CPU_ATTN_NQ;
     t.work = t.sum + CPU_ATTN_NQ;
 
-    struct taca_mat from = head_of(j->qkv[stream]->q, head, d, first + q0, nq);
-    for (int64_t i = 0; i < nq; i++) {
-        j->c->k->convert((struct cpu_run){q + i * d, TACA_F32}, cpu_row(from, i), d);
+    j->c->k->attn_pack(q, head_of(j->qkv[stream]->q, head, d, first + q0, nq));
+    for (int64_t i = 0; i < CPU_ATTN_NQ; i++) {
         t.max[i] = -INFINITY;
         t.sum[i] = 0;
     }

@@ -102,6 +102,9 @@ static bool has_avx512(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+static bool has_avx2(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
 static bool has_bf16(void) { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 
 enum taca_code taca_cpu_open(struct taca_backend **out, const struct taca_backend_opts *opts,
@@ -112,7 +115,10 @@ enum taca_code taca_cpu_open(struct taca_backend **out, const struct taca_backen
     c->base.precision = opts->precision == TACA_BF16 && has_bf16() ? TACA_BF16 : TACA_F32;
     c->threads = opts->threads > 0 ? opts->threads : cpu_threads_available();
     c->deterministic = opts->deterministic;
-    c->k = &cpu_kernels_scalar;
+    c->k = opts->scalar   ? &cpu_kernels_scalar
+           : has_avx512() ? &cpu_kernels_avx512
+           : has_avx2()   ? &cpu_kernels_avx2
+                          : &cpu_kernels_scalar;
     if (!opts->scalar) {
         enum taca_code rc = cpu_dnn_open(&c->dnn, err);
         if (rc != TACA_OK) {

@@ -1,9 +1,9 @@
 /* kernels.h - the inner loops of the CPU backend, one row or one tile each.
  *
- * Two tables hold them: plain C (the oracle) and AVX-512. The files around (norm.c, attention.c...)
- * split an op into rows and tiles, find addresses and call through the table; they hold no
- * arithmetic that would need two versions. Pointers are host memory with any alignment of their
- * element; n is in elements. */
+ * Three tables hold them: plain C (the oracle), AVX2 and AVX-512. The files around (norm.c,
+ * attention.c...) split an op into rows and tiles, find addresses and call through the table; they
+ * hold no arithmetic that would need two versions. Pointers are host memory with any alignment of
+ * their element; n is in elements. */
 #ifndef TACA_KERNELS_CPU_KERNELS_H
 #define TACA_KERNELS_CPU_KERNELS_H
 
@@ -22,11 +22,11 @@ static inline struct cpu_run cpu_row(struct taca_mat m, int64_t r) {
 /* A tile of queries against a tile of keys: scores, running softmax, weighted sum of values. */
 struct cpu_attn_tile {
     int64_t nq, nk, d;
-    const float *q;       /* [nq, d] */
+    const float *q;       /* as attn_pack left it: [d][CPU_ATTN_NQ] */
     struct taca_mat k, v; /* rows = the nk keys, columns of one head */
     float factor;         /* scale, times gamma for image queries and text keys */
     int64_t causal;       /* query i sees keys j <= i + causal of this tile; INT64_MAX = all */
-    float *max, *sum;     /* [nq], state of the softmax so far */
+    float *max, *sum;     /* [CPU_ATTN_NQ], state of the softmax so far */
     float *o;             /* [nq, d], not yet divided by sum */
     float *work;          /* cpu_attn_work(d) floats */
 };
@@ -48,6 +48,8 @@ struct cpu_kernels {
     /* x += dsigma v, c := v; v = u + g (c - u), or c without u */
     void (*cfg_euler)(float *x, float *c, const float *u, float g, float dsigma, int64_t n);
     void (*axpb)(float *y, const float *x, float a, float c, int64_t n);
+    /* queries for attn_tile, 0 in places without one; at most CPU_ATTN_NQ rows */
+    void (*attn_pack)(float *to, struct taca_mat q);
     void (*attn_tile)(const struct cpu_attn_tile *t);
     /* per channel: sum[c] += x, sq[c] += (x - shift[c])^2 over n pixels of c channels */
     void (*channel_sums)(float *sum, struct cpu_run x, int64_t n, int64_t c);
@@ -58,6 +60,7 @@ struct cpu_kernels {
 };
 
 extern const struct cpu_kernels cpu_kernels_scalar;
+extern const struct cpu_kernels cpu_kernels_avx2;
 extern const struct cpu_kernels cpu_kernels_avx512;
 
 #endif

@@ -72,13 +72,20 @@ static void axpb(float *y, const float *x, float a, float c, int64_t n) {
     for (int64_t i = 0; i < n; i++) y[i] = a * x[i] + c;
 }
 
+static void attn_pack(float *to, struct taca_mat q) {
+    for (int64_t c = 0; c < q.cols; c++)
+        for (int64_t r = 0; r < CPU_ATTN_NQ; r++)
+            to[c * CPU_ATTN_NQ + r] = r < q.rows ? cpu_get(cpu_row(q, r).p, q.dtype, c) : 0;
+}
+
 /* One query's scores in s[nk]; returns their maximum. */
 static float scores(float *s, const struct cpu_attn_tile *t, int64_t i, int64_t nk) {
     float max = -INFINITY;
     for (int64_t j = 0; j < nk; j++) {
         struct cpu_run k = cpu_row(t->k, j);
         float dot = 0;
-        for (int64_t c = 0; c < t->d; c++) dot += t->q[i * t->d + c] * cpu_get(k.p, k.dtype, c);
+        for (int64_t c = 0; c < t->d; c++)
+            dot += t->q[c * CPU_ATTN_NQ + i] * cpu_get(k.p, k.dtype, c);
         s[j] = t->factor * dot;
         if (s[j] > max) max = s[j];
     }
@@ -136,6 +143,7 @@ const struct cpu_kernels cpu_kernels_scalar = {
     .rms = rms,
     .cfg_euler = cfg_euler,
     .axpb = axpb,
+    .attn_pack = attn_pack,
     .attn_tile = attn_tile,
     .channel_sums = channel_sums,
     .channel_squares = channel_squares,
