@@ -20,7 +20,7 @@ enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_usage(FILE *to) {
     fprintf(to,
-            "taca %s - images from text with FLUX and Stable Diffusion 3 transformers\n\n"
+            "taca %s - pictures from text with multimodal diffusion transformers\n\n"
             "usage: taca COMMAND [options]\n\n",
             TACA_VERSION);
     for (int i = 0; i < N_COMMANDS; i++)
