@@ -119,9 +119,10 @@ bool io_is_file(const char *path) {
 const char *io_clean(char *buf, size_t size, const char *s) {
     const unsigned char *p = (const unsigned char *)s;
     size_t n = 0;
-    for (; p[n] && n < size - 1; n++) {
+    for (; n < size - 1 && p[n]; n++) {
         bool c1 = p[n] == 0xC2 && (p[n + 1] & 0xE0) == 0x80; /* U+0080..U+009F */
-        buf[n] = c1 || iscntrl(p[n]) ? '?' : s[n];
+        buf[n] = s[n];
+        if (c1 || iscntrl(p[n])) buf[n] = '?';
     }
     if (p[n]) memcpy(buf + n - 3, "...", 3);
     buf[n] = 0;

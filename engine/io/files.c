@@ -172,13 +172,14 @@ enum taca_code io_files_find(struct io_files *out, const char *path, struct taca
     enum taca_code rc = TACA_OK;
     struct io_files f = {0};
     char *first = NULL;
+    const bool is_dir = io_is_dir(path);
 
-    if (io_is_dir(path))
+    if (is_dir)
         rc = find_in_dir(&first, path, err);
     else if (!(first = strdup(path)))
         rc = taca_fail(err, TACA_ENOMEM, "%s: out of memory", path);
     if (rc != TACA_OK) goto out;
-    if (io_is_dir(path) && ends_with(first, ".json")) {
+    if (is_dir && ends_with(first, ".json")) {
         f.index_path = first;
         first = NULL;
         rc = taca_json_load(&f.index, f.index_path, err);
