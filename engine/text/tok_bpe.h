@@ -17,14 +17,14 @@ struct tok_bpe;
 enum taca_code tok_bpe_open(struct tok_bpe **out, const char *dir,
                             struct taca_err *err) TACA_MUST_USE;
 void tok_bpe_close(struct tok_bpe *t);
-int tok_bpe_vocab(const struct tok_bpe *t);
-int tok_bpe_max_length(
-    const struct tok_bpe *t); /* model_max_length of the config, 77 if it has none */
+int tok_bpe_vocab(const struct tok_bpe *t); /* largest id + 1 */
+/* model_max_length of the config, 77 if it has none. */
+int tok_bpe_max_length(const struct tok_bpe *t);
 int32_t tok_bpe_eos(const struct tok_bpe *t);
 
 /* Fills ids[0..len): BOS, the text's ids, EOS, padding; a longer text keeps its first len - 2 ids.
  * *n_total (may be NULL) gets the length with BOS and EOS before truncation. text is UTF-8;
- * malformed bytes count as U+FFFD. */
+ * malformed bytes count as U+FFFD. len >= 2. On failure what ids hold is undefined. */
 enum taca_code tok_bpe_encode(const struct tok_bpe *t, const char *text, int32_t *ids, int len,
                               int *n_total, struct taca_err *err) TACA_MUST_USE;
 

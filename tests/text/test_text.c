@@ -1,4 +1,5 @@
 /* Prompts to conditioning: a whole checkpoint against the reference pipeline, and the cache. */
+#include "engine/io/checkpoint.h"
 #include "engine/io/safetensors.h"
 #include "engine/text/text.h"
 #include "tests/test.h"
@@ -106,6 +107,63 @@ static void test_a_checkpoint_without_t5_gives_the_embeddings_of_the_reference(v
     }
     close_bench(&k);
     taca_safetensors_close(io);
+}
+
+/* One prompt of a case: its own, or the negative one. */
+static void check_prompt(struct bench *k, const struct taca_safetensors *io, const char *name,
+                         const json_t *args, const char *sign) {
+    char key[64];
+    const char *text[2];
+    struct taca_err err = {0};
+    const struct text_cond *c = NULL;
+    for (int i = 0; i < 2; i++) {
+        snprintf(key, sizeof key, "%sprompt%s", sign, i ? "_2" : "");
+        text[i] = json_string_value(json_object_get(args, key));
+    }
+    struct text_prompt p = {.prompt = text[0], .prompt_2 = text[1]};
+    if (!*sign) p.clip_skip = (int)json_integer_value(json_object_get(args, "clip_skip"));
+    CHECK_OK(text_acquire(k->t, &k->s, &p, &c, &err), err);
+    if (!c) return;
+    snprintf(key, sizeof key, "%s.%scontext", name, sign);
+    check_tensor(k, taca_mat_rows(c->context, 0, 77), io, key, 1e-4);
+    snprintf(key, sizeof key, "%s.%spooled", name, sign);
+    check_tensor(k, c->pooled, io, key, 2e-5);
+    snprintf(key, sizeof key, "%s.%sids_l", name, sign);
+    check_ids(k, io, 0, text[0], key);
+    snprintf(key, sizeof key, "%s.%sids_g", name, sign);
+    check_ids(k, io, 1, text[1] && text[1][0] ? text[1] : text[0], key);
+    text_release(k->t, c);
+}
+
+/* Exclamation marks, many scripts, too long, two prompts, clip_skip, empty against negative. */
+static void test_cases_of_the_reference_pipeline_agree(void) {
+    struct bench k;
+    struct taca_err err = {0};
+    struct taca_safetensors *io = NULL;
+    const struct text_opts opts = {JOINT, POOLED, 0, 1 << 20};
+    json_t *all = NULL, *v;
+    const char *name;
+    int prompts = 0;
+    CHECK_OK(taca_json_load(&all, TACA_GOLDEN_DIR "/pipelines/text_cases.json", &err), err);
+    CHECK_OK(taca_safetensors_open(&io, TACA_SOURCE_DIR "/tests/text/sd35_text.safetensors", &err),
+             err);
+    if (open_bench(&k, SD35, &opts, TACA_F32)) {
+        json_object_foreach(all, name, v) {
+            const json_t *args = json_object_get(v, "args");
+            static const char *const signs[] = {"", "negative_"};
+            for (int i = 0; i < 2; i++) {
+                char key[64];
+                snprintf(key, sizeof key, "%s.%scontext", name, signs[i]);
+                if (!taca_safetensors_find(io, key)) continue;
+                check_prompt(&k, io, name, args, signs[i]);
+                prompts++;
+            }
+        }
+    }
+    CHECK_INT(prompts, 10);
+    close_bench(&k);
+    taca_safetensors_close(io);
+    json_decref(all);
 }
 
 static void test_bf16_stays_close_to_f32(void) {
@@ -326,6 +384,7 @@ static void test_sizes_are_those_of_the_files(void) {
 
 int main(void) {
     TEST(test_a_checkpoint_without_t5_gives_the_embeddings_of_the_reference);
+    TEST(test_cases_of_the_reference_pipeline_agree);
     TEST(test_bf16_stays_close_to_f32);
     TEST(test_an_empty_second_prompt_is_the_first);
     TEST(test_a_cut_prompt_says_so);
