@@ -203,7 +203,6 @@ static int bad_config(const char *what, const char *value) {
 int cli_serve(int argc, char **argv) {
     struct options o;
     struct table t = {.n = 0};
-    char self[4096];
     set_defaults(&o);
     add_engine(&t, &o);
     add_front(&t, &o);
@@ -225,10 +224,8 @@ int cli_serve(int argc, char **argv) {
         return bad_config("nobody has to log in to this service; to let other machines in all the "
                           "same, add --insecure to --host ",
                           o.serve.front.host);
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (n <= 0) return bad_config("cannot find its own executable", "");
-    self[n] = 0;
-    o.serve.self = self;
+    /* the very file that runs here, even when an upgrade has replaced it on the disk meanwhile */
+    o.serve.self = "/proc/self/exe";
     set_log(&o);
     return taca_serve(&o.serve);
 }

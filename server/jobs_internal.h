@@ -37,7 +37,7 @@ struct jobs {
     struct job *first, *last; /* unanswered, in order of arrival */
     int count;
     struct op op;
-    bool sick; /* the worker said that its device is broken: wait for its end */
+    bool sick; /* the worker is condemned: `lost` will come, nothing is sent before */
     uint64_t last_seq;
     bool slot_used[POOL_SLOTS];
     struct sched_costs costs;

@@ -221,8 +221,9 @@ void jobs_answer(struct jobs *js, const struct wire_msg *m) {
         pool_condemn(js->ports.pool, "protocol");
         return;
     }
-    if (code_of(m) == TACA_EDEVICE) {
-        js->sick = true; /* the worker leaves by itself; its jobs start again with the next one */
+    if (code_of(m) == TACA_EDEVICE) { /* for good: its jobs start again with the next worker */
+        js->sick = true;
+        pool_condemn(js->ports.pool, "device");
         return;
     }
     struct op op = js->op;

@@ -36,7 +36,8 @@ static const char *const rejections[] = {"queue_full",
                                          "other",
                                          NULL};
 static const char *const cancels[] = {"disconnect", "deadline", "client", "other", NULL};
-static const char *const restarts[] = {"signal", "exit", "hang", "protocol", "other", NULL};
+static const char *const restarts[] = {"signal", "exit",  "hang", "protocol",
+                                       "device", "other", NULL};
 static const char *const drops[] = {"progress", "preview", "other", NULL};
 
 static const struct counter_info {

@@ -52,10 +52,10 @@ static void push(struct args *a, const char *flag, const char *value) {
     if (value) a->argv[a->n++] = (char *)value;
 }
 
-static void build_args(struct args *a, const char *self, const struct taca_engine_opts *e) {
+static void build_args(struct args *a, const struct taca_engine_opts *e) {
     static const char *const precisions[] = {"auto", "f32", "bf16"};
     *a = (struct args){.n = 0};
-    push(a, self, "worker");
+    push(a, "taca", "worker");
     push(a, "--model", e->model_path);
     if (e->model_id) push(a, "--model-id", e->model_id);
     snprintf(a->numbers[0], sizeof a->numbers[0], "%d", e->threads);
@@ -202,7 +202,7 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
 
 static int spawn(struct pool *p) {
     struct args a;
-    build_args(&a, p->opts.self, p->opts.engine);
+    build_args(&a, p->opts.engine);
     taca_buf_reset(&p->in);
     p->reason = NULL;
     uv_pipe_init(p->opts.loop, &p->pipe, 0);

@@ -31,7 +31,8 @@ struct pool_hooks {
     void *ctx;
     void (*ready)(void *ctx, const struct wire_hello *hello);
     void (*answer)(void *ctx, const struct wire_msg *m); /* OPENED STEPPED PREVIEWED DECODED */
-    /* The child is gone: "signal", "exit", "hang" or "protocol". A new one is on its way. */
+    /* The child is gone: "signal", "exit", "hang", "protocol" or what it was condemned for. A new one
+     * is on its way. */
     void (*lost)(void *ctx, const char *reason);
     /* The child says that this model cannot be opened. A new try is on its way. */
     void (*refused)(void *ctx, const struct taca_err *err);
@@ -43,7 +44,8 @@ bool pool_ready(const struct pool *p);
 /* False when no worker is ready (or the pipe just broke: `lost` follows). */
 bool pool_send(struct pool *p, const struct wire_msg *m);
 const uint8_t *pool_slot(const struct pool *p, int slot);
-/* The worker said something that makes no sense: kills it; `lost` follows. */
+/* The worker has said something senseless, or that its device is broken: kills it; `lost` follows
+ * with this reason, a constant. */
 void pool_condemn(struct pool *p, const char *reason);
 /* A worker that did something useful: the next restart is quick again. */
 void pool_praise(struct pool *p);

@@ -213,10 +213,21 @@ static bool serve_one(struct worker *w, const struct wire_msg *m, enum taca_code
 
 /* ---- start and end --------------------------------------------------------------------------- */
 
+/* When memory runs out the kernel shall take the worker, which is replaced, not the service. */
+static void prefer_for_oom(void) {
+    static const char score[] = "500";
+    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    (void)!write(fd, score, sizeof score - 1);
+    close(fd);
+}
+
 /* Signals are for the parent: Ctrl-C and a service manager send them to the whole group, and a
  * drain needs the worker to the end. The parent's death is ours. */
 static void settle(void) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    prctl(PR_SET_NAME, "taca-worker");
+    prefer_for_oom();
     signal(SIGINT, SIG_IGN);
     signal(SIGTERM, SIG_IGN);
     signal(SIGHUP, SIG_IGN);

@@ -427,7 +427,7 @@ def test_a_broken_device_ends_its_worker():
         status, _, body = s.post(prompt="device", steps=5, deadline_ms=600)
         assert status == 504, (status, body)
         assert s.png(prompt="fine", steps=5)
-        assert s.metrics()['taca_worker_restarts_total{reason="exit"}'] >= 1
+        assert s.metrics()['taca_worker_restarts_total{reason="device"}'] >= 1
 
 
 def test_the_worker_does_not_outlive_the_service():
