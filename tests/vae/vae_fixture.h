@@ -30,7 +30,7 @@ static inline bool fixture_open_files(struct fixture *f, const char *config, con
         return true;
     }
     printf("        %s\n", f->err.text);
-    return CHECK(!"the fixture opens");
+    return CHECK(f->vae != NULL);
 }
 
 static inline bool fixture_open(struct fixture *f, const char *set) {
