@@ -4,7 +4,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "engine/core.h"
 
@@ -93,27 +92,14 @@ static enum taca_code fill_sizes(struct opening *o, struct taca_err *err) {
     return TACA_OK;
 }
 
-/* The last part of a path without trailing slashes. */
-static void base_name(char *out, size_t size, const char *path) {
-    size_t len = strlen(path);
-    while (len > 1 && path[len - 1] == '/') len--;
-    size_t from = len;
-    while (from > 0 && path[from - 1] != '/') from--;
-    snprintf(out, size, "%.*s", (int)(len - from), path + from);
-}
-
 static enum taca_code fill_info(struct opening *o, const struct taca_engine_opts *opts,
                                 struct taca_err *err) {
     struct taca_model_info *m = &o->e->info;
     const struct taca_backend *b = o->e->b;
-    const char *id = NULL;
-    enum taca_code rc = taca_cfg_string(o->dir.taca, "id", NULL, &id, err);
-    if (rc) return rc;
-    if (opts->model_id) id = opts->model_id;
-    if (id)
-        snprintf(m->id, sizeof m->id, "%s", id);
+    if (opts->model_id)
+        snprintf(m->id, sizeof m->id, "%s", opts->model_id);
     else
-        base_name(m->id, sizeof m->id, o->dir.path);
+        taca_model_dir_id(&o->dir, m->id, sizeof m->id);
     snprintf(m->family, sizeof m->family, "%s", dit_get_info(o->e->dit)->family);
     snprintf(m->backend, sizeof m->backend, "%s", taca_backend_name(b));
     snprintf(m->device, sizeof m->device, "%s", taca_backend_detail(b));
