@@ -84,14 +84,14 @@ static const struct gauge_info {
 };
 enum { N_GAUGES = sizeof gauges / sizeof gauges[0] };
 
-/* Ended by INFINITY, which is the +Inf bucket. */
+/* Ended by HUGE_VAL, which is the +Inf bucket. */
 const double metrics_seconds[] = {.005, .01, .025, .05, .1, .25, .5,  1,
-                                  2.5,  5,   10,   30,  60, 120, 300, INFINITY};
+                                  2.5,  5,   10,   30,  60, 120, 300, HUGE_VAL};
 static const double step_seconds[] = {.001, .0025, .005, .01, .025, .05,     .1,
-                                      .25,  .5,    1,    2.5, 5,    INFINITY};
-static const double images_of_step[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, INFINITY};
+                                      .25,  .5,    1,    2.5, 5,    HUGE_VAL};
+static const double images_of_step[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, HUGE_VAL};
 static const double tokens_of_step[] = {128,  256,   512,   1024,  2048,    4096,
-                                        8192, 16384, 32768, 65536, INFINITY};
+                                        8192, 16384, 32768, 65536, HUGE_VAL};
 
 static const struct histogram_info {
     const char *name, *help, *stage;

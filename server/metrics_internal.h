@@ -11,7 +11,7 @@ struct histogram {
     atomic_uint_fast64_t buckets[HISTOGRAM_BUCKETS]; /* not cumulative */
     _Atomic double sum;
 };
-extern const double metrics_seconds[]; /* ended by INFINITY, as all bounds are */
+extern const double metrics_seconds[]; /* ended by HUGE_VAL, as all bounds are */
 
 void histogram_add(struct histogram *h, const double *bounds, double v);
 /* `labels` is the inside of the braces, "" for none. */

@@ -31,8 +31,8 @@ struct pool_hooks {
     void *ctx;
     void (*ready)(void *ctx, const struct wire_hello *hello);
     void (*answer)(void *ctx, const struct wire_msg *m); /* OPENED STEPPED PREVIEWED DECODED */
-    /* The child is gone: "signal", "exit", "hang", "protocol" or what it was condemned for. A new one
-     * is on its way. */
+    /* The child is gone: "signal", "exit", "hang", "protocol" or what it was condemned for. A new
+     * one is on its way. */
     void (*lost)(void *ctx, const char *reason);
     /* The child says that this model cannot be opened. A new try is on its way. */
     void (*refused)(void *ctx, const struct taca_err *err);

@@ -62,7 +62,7 @@ struct sched_costs {
     double ms_per_token; /* of a step */
     double step_ms;      /* the last steps, whatever was in them */
     double open_ms;
-    double ms_per_pixel; /* of decoding */
+    double ms_per_pixel;            /* of decoding */
     bool measured, opened, decoded; /* false: still a guess */
 };
 void sched_costs_init(struct sched_costs *c);

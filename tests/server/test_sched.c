@@ -230,7 +230,7 @@ static void test_a_full_queue_says_when_to_come_back(void) {
     CHECK_INT(after, 8);
     CHECK(!sched_admit(3, &l, 1e12, 5, &after));
     CHECK_INT(after, 60);
-    CHECK(!sched_admit(3, &l, NAN, 5, &after));
+    CHECK(!sched_admit(3, &l, nan(""), 5, &after));
     CHECK_INT(after, 60);
 }
 
@@ -242,7 +242,7 @@ static void test_costs_are_learnt_and_nonsense_is_not(void) {
     for (int i = 0; i < 50; i++) sched_saw_step(&c, 100, 100);
     CHECK_NEAR(c.ms_per_token, 1, 1e-4);
     sched_saw_step(&c, 0, 5);
-    sched_saw_step(&c, 10, NAN);
+    sched_saw_step(&c, 10, nan(""));
     CHECK_NEAR(c.ms_per_token, 1, 1e-4);
 }
 
