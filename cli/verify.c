@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/buf.h"
 #include "cli/cli.h"
@@ -105,7 +106,7 @@ static enum flags_result parse(struct options *o, struct flag_set *set, int argc
          .help = "of matrix products"},
         {"backend", 0, FLAG_CHOICE, &o->backend, .choices = "cpu", .arg = "B",
          .help = "what computes"},
-        {"tol", 0, FLAG_NUMBER, &o->verify.tol, 0, 1e6, .arg = "X",
+        {"tol", 0, FLAG_NUMBER, &o->verify.tol, 1e-12, 1e6, .arg = "X",
          .help = "largest absolute difference, times the standard deviation of outputs above 1; "
                  "not given: 2e-4 for f32, less where the references are known better"},
         {"threads", 0, FLAG_INT, &o->verify.threads, 0, 1024, .env = "TACA_THREADS", .arg = "N",
@@ -156,7 +157,12 @@ int cli_verify(int argc, char **argv) {
         return EXIT_FAILED;
     }
     o.verify.dtype = o.dtype == 0 ? TACA_F32 : TACA_BF16;
-    for (int i = 0; i < o.weights.n; i++) o.verify.weights[i] = o.weights.item[i];
-    o.verify.n_weights = o.weights.n;
+    for (int i = 0; i < o.weights.n; i++) {
+        struct stat st;
+        o.verify.weights[o.verify.n_weights++] = o.weights.item[i];
+        if (stat(o.weights.item[i], &st) == 0 && S_ISDIR(st.st_mode)) continue;
+        fprintf(stderr, "taca verify: --weights %s: no such folder\n", o.weights.item[i]);
+        return EXIT_FAILED;
+    }
     return run(&o, &set);
 }

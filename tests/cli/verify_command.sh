@@ -51,6 +51,8 @@ expect 1 "$taca" verify "$tmp/nothing"
 says 'no case nothing'
 expect 1 "$taca" verify --layout bfl "$golden/models/sd3_tiny"
 says 'diffusers layout only'
+expect 1 "$taca" verify --weights "$tmp/nowhere" "$golden/models/sd3_tiny"
+says 'no such folder'
 expect 2 "$taca" verify
 expect 2 "$taca" verify --dtype f64 "$golden/models"
 expect 2 "$taca" verify --backend abacus "$golden/models"

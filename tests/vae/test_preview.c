@@ -1,4 +1,5 @@
 /* test_preview.c - latent to RGB, with numbers worked out by hand. */
+#include "engine/io/checkpoint.h"
 #include "engine/vae/preview.h"
 #include "tests/test.h"
 
@@ -45,6 +46,17 @@ static void test_factors_come_from_the_model(void) {
     CHECK_NEAR(f.factor[0][2], 2, 0);
     CHECK_NEAR(f.factor[1][2], 1.5, 0);
     CHECK_NEAR(f.bias[2], 0.3f, 0);
+    json_decref(taca);
+}
+
+static void test_the_demo_model_has_its_own_fit(void) {
+    struct preview_factors f;
+    struct taca_err err = {0};
+    json_t *taca = NULL;
+    CHECK_OK(taca_json_load(&taca, TACA_SOURCE_DIR "/models/demo/taca.json", &err), err);
+    CHECK(json_object_get(taca, "latent_rgb") != NULL);
+    CHECK_OK(preview_factors_load(&f, taca, 16, &err), err);
+    CHECK_INT(f.channels, 16);
     json_decref(taca);
 }
 
@@ -99,6 +111,7 @@ int main(void) {
     TEST(test_channels_are_planes_and_rows_run_down);
     TEST(test_what_is_not_a_number_is_black);
     TEST(test_factors_come_from_the_model);
+    TEST(test_the_demo_model_has_its_own_fit);
     TEST(test_without_a_fit_sixteen_channels_are_those_of_sd3);
     TEST(test_other_channel_counts_become_grey);
     TEST(test_bad_factors_are_refused);
