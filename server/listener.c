@@ -11,7 +11,7 @@
 #include "base/log.h"
 #include "server/listener_parts.h"
 
-enum { ACCEPTS_AT_ONCE = 64, PAUSE_MS = 100 };
+enum { ACCEPTS_AT_ONCE = 64, PAUSE_MS = 100, TELL_MS = 10 * 1000 };
 
 static int open_spare(void) { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
 
@@ -50,6 +50,13 @@ static void refuse_with_spare(struct listener *l, int listening_fd) {
     if (l->spare_fd < 0) pause_accepting(l);
 }
 
+static void tell_no_descriptor(struct listener *l) {
+    uint64_t now_ms = uv_now(l->loop);
+    if (l->told_ms && now_ms - l->told_ms < TELL_MS) return;
+    l->told_ms = now_ms;
+    taca_log(TACA_LOG_WARN, "no descriptor left: refusing connections");
+}
+
 static bool is_full(const struct listener *l) {
     return l->showing + l->opts.others(l->opts.ctx) >= l->opts.max_connections;
 }
@@ -72,7 +79,7 @@ static void on_acceptable(uv_poll_t *poll, int status, int events) {
             continue;
         }
         if (errno == EMFILE || errno == ENFILE) {
-            taca_log(TACA_LOG_WARN, "no descriptor left: refusing connections");
+            tell_no_descriptor(l);
             refuse_with_spare(l, listening_fd);
         } else if (errno == ENOBUFS || errno == ENOMEM) {
             pause_accepting(l);

@@ -26,6 +26,7 @@ struct listener {
     int n_sockets, port;
     uv_timer_t pause; /* until descriptors may be free again */
     int spare_fd;     /* given up to accept and refuse one when there are no descriptors */
+    uint64_t told_ms; /* when the log last heard of missing descriptors */
     bool stopped, closing;
     struct guest *first;
     int showing, lingering; /* guests by state */
