@@ -9,7 +9,6 @@
 #include <math.h>
 
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/par.h"
 
 struct attn_job {
     struct cpu *c;
@@ -56,11 +55,11 @@ static void walk(const struct attn_job *j, struct cpu_attn_tile *t, const struct
 }
 
 static void query_tile(const struct attn_job *j, const struct taca_seg *s, int stream, int64_t head,
-                       int64_t q0) {
+                       int64_t q0, int worker) {
     int64_t first, n;
     stream_range(s, stream, &first, &n);
     const int64_t d = j->d, nq = n - q0 < CPU_ATTN_NQ ? n - q0 : CPU_ATTN_NQ;
-    float *q = j->buf + cpu_worker() * j->work, *o = q + CPU_ATTN_NQ * d;
+    float *q = j->buf + worker * j->work, *o = q + CPU_ATTN_NQ * d;
     struct cpu_attn_tile t = {.nq = nq, .d = d, .q = q, .o = o};
     t.max = o + CPU_ATTN_NQ * d;
     t.sum = t.max + CPU_ATTN_NQ;
@@ -85,7 +84,7 @@ static void query_tile(const struct attn_job *j, const struct taca_seg *s, int s
     }
 }
 
-static void run_task(void *ctx, int64_t i) {
+static void run_task(void *ctx, int64_t i, int worker) {
     const struct attn_job *j = ctx;
     const int64_t head = i % j->a->heads;
     int64_t tile = i / j->a->heads;
@@ -94,9 +93,9 @@ static void run_task(void *ctx, int64_t i) {
     const struct taca_seg *seg = &j->l->segs[s];
     const int64_t img = tiles(seg->n_img);
     if (tile < img)
-        query_tile(j, seg, TACA_IMG, head, tile * CPU_ATTN_NQ);
+        query_tile(j, seg, TACA_IMG, head, tile * CPU_ATTN_NQ, worker);
     else
-        query_tile(j, seg, TACA_TXT, head, (tile - img) * CPU_ATTN_NQ);
+        query_tile(j, seg, TACA_TXT, head, (tile - img) * CPU_ATTN_NQ, worker);
 }
 
 void cpu_attention(struct taca_backend *b, struct taca_mat o_img, struct taca_mat o_txt,
@@ -107,9 +106,9 @@ void cpu_attention(struct taca_backend *b, struct taca_mat o_img, struct taca_ma
     j.d = (l->img_rows ? img->q.cols : txt->q.cols) / a->heads;
     j.work = 2 * CPU_ATTN_NQ * (j.d + 1) + cpu_attn_work(j.d);
     j.work = (j.work + 15) / 16 * 16;
-    j.buf = cpu_buf_get(c, &c->attn, (size_t)(j.work * c->threads) * sizeof(float), "attention");
+    j.buf = cpu_buf_get(c, &c->own, (size_t)(j.work * c->threads) * sizeof(float), "attention");
     if (!j.buf) return;
     int64_t n = 0;
     for (int s = 0; s < l->n_segs; s++) n += seg_tiles(&j, s);
-    cpu_parallel(c->threads, n * a->heads, run_task, &j);
+    cpu_parallel(c->pool, n * a->heads, run_task, &j);
 }

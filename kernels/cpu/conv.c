@@ -1,19 +1,22 @@
 /* conv.c - 2D convolution on channels-last maps: oneDNN, or plain loops.
  *
- * Weights are laid out once; a primitive is made per map size and the last few are kept. */
+ * Weights are laid out once. An image is cut into strips of output rows, one or more per thread;
+ * a strip reads the input rows it needs and pads only where the image ends. A oneDNN primitive is
+ * made per strip size and the last few are kept. */
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
 
 #include "base/mem.h"
 #include "kernels/cpu/dnn.h"
-#include "kernels/cpu/par.h"
 
-enum { PRIMS = 4, LAYOUT_SIDE = 64 };
+enum { PRIMS = 16, LAYOUT_SIDE = 64, MAX_STRIPS = 64 };
 
+/* Input rows and columns, padding above and below (left and right are the weight's). */
 struct prim_key {
-    int64_t n, h, w;
-    enum taca_dtype xtype, ytype;
+    int64_t h, w, top, bottom;
+    enum taca_dtype ytype;
 };
 
 struct cpu_conv {
@@ -24,7 +27,8 @@ struct cpu_conv {
     float *bias;
     struct prim_key key[PRIMS];
     struct cpu_prim prim[PRIMS];
-    int n_prims, next;
+    uint64_t used[PRIMS], clock; /* the least recently used is replaced */
+    int n_prims;
 };
 
 static struct cpu_conv *conv_of(const struct taca_conv *w) {
@@ -41,7 +45,7 @@ static void conv_close(struct cpu_weight *node) {
 
 /* ---- opening -------------------------------------------------------------------------------- */
 
-static int64_t out_side(int64_t in, int pad, int64_t k, int stride) {
+static int64_t out_side(int64_t in, int64_t pad, int64_t k, int stride) {
     return (in + pad - k) / stride + 1;
 }
 
@@ -50,15 +54,14 @@ static dnnl_status_t conv_desc(dnnl_convolution_desc_t *desc, const struct cpu_c
                                const struct prim_key *key, const dnnl_memory_desc_t *weights) {
     const struct taca_conv *p = &v->pub;
     dnnl_memory_desc_t x, y, w, bias;
-    const dnnl_dims_t xdims = {key->n, p->c_in, key->h, key->w};
-    const dnnl_dims_t ydims = {key->n, p->c_out,
-                               out_side(key->h, p->pad_top + p->pad_bottom, p->kh, p->stride),
+    const dnnl_dims_t xdims = {1, p->c_in, key->h, key->w};
+    const dnnl_dims_t ydims = {1, p->c_out,
+                               out_side(key->h, key->top + key->bottom, p->kh, p->stride),
                                out_side(key->w, p->pad_left + p->pad_right, p->kw, p->stride)};
     const dnnl_dims_t wdims = {p->c_out, p->c_in, p->kh, p->kw}, bdims = {p->c_out};
     const dnnl_dims_t strides = {p->stride, p->stride};
-    const dnnl_dims_t low = {p->pad_top, p->pad_left}, high = {p->pad_bottom, p->pad_right};
-    dnnl_status_t s =
-        dnnl_memory_desc_init_by_tag(&x, 4, xdims, cpu_dnn_type(key->xtype), dnnl_nhwc);
+    const dnnl_dims_t low = {key->top, p->pad_left}, high = {key->bottom, p->pad_right};
+    dnnl_status_t s = dnnl_memory_desc_init_by_tag(&x, 4, xdims, cpu_dnn_type(p->dtype), dnnl_nhwc);
     if (s == dnnl_success)
         s = dnnl_memory_desc_init_by_tag(&y, 4, ydims, cpu_dnn_type(key->ytype), dnnl_nhwc);
     if (s == dnnl_success)
@@ -72,7 +75,7 @@ static dnnl_status_t conv_desc(dnnl_convolution_desc_t *desc, const struct cpu_c
 
 static dnnl_status_t lay_out(struct cpu_conv *v, struct cpu_dnn *d, const float *plain) {
     const struct taca_conv *p = &v->pub;
-    const struct prim_key key = {1, LAYOUT_SIDE, LAYOUT_SIDE, p->dtype, p->dtype};
+    const struct prim_key key = {LAYOUT_SIDE, LAYOUT_SIDE, p->pad_top, p->pad_bottom, p->dtype};
     dnnl_convolution_desc_t desc;
     dnnl_primitive_attr_t attr = NULL;
     dnnl_primitive_desc_t pd = NULL;
@@ -118,7 +121,7 @@ enum taca_code cpu_conv_open(struct taca_backend *b, struct taca_conv **out,
     v->pub = *shape;
     v->pub.dtype = b->precision;
     if (c->dnn) {
-        cpu_parallel_bind(c->threads);
+        cpu_dnn_bind(c->dnn);
         dnnl_status_t s = lay_out(v, c->dnn, plain);
         if (s != dnnl_success) {
             rc = taca_fail(err, cpu_dnn_code(s), "%s: oneDNN: %s", weight->name, cpu_dnn_status(s));
@@ -143,12 +146,15 @@ out:
 
 /* ---- running -------------------------------------------------------------------------------- */
 
-static struct cpu_prim *prim_for(struct cpu *c, struct cpu_conv *v, const struct prim_key *key) {
+static const struct cpu_prim *prim_for(struct cpu *c, struct cpu_conv *v,
+                                       const struct prim_key *key) {
     for (int i = 0; i < v->n_prims; i++) {
         const struct prim_key *k = &v->key[i];
-        if (k->n == key->n && k->h == key->h && k->w == key->w && k->xtype == key->xtype &&
-            k->ytype == key->ytype)
+        if (k->h == key->h && k->w == key->w && k->top == key->top && k->bottom == key->bottom &&
+            k->ytype == key->ytype) {
+            v->used[i] = ++v->clock;
             return &v->prim[i];
+        }
     }
     struct cpu_prim p;
     dnnl_convolution_desc_t desc;
@@ -159,14 +165,19 @@ static struct cpu_prim *prim_for(struct cpu *c, struct cpu_conv *v, const struct
     if (attr) dnnl_primitive_attr_destroy(attr);
     if (s != dnnl_success) {
         taca_backend_fail(&c->base, cpu_dnn_code(s),
-                          "conv2d: oneDNN, x [%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64
-                          "]: %s",
-                          key->n, key->h, key->w, v->pub.c_in, cpu_dnn_status(s));
+                          "conv2d: oneDNN, x [%" PRId64 ", %" PRId64 ", %" PRId64 "]: %s", key->h,
+                          key->w, v->pub.c_in, cpu_dnn_status(s));
         return NULL;
     }
-    int slot = v->n_prims < PRIMS ? v->n_prims++ : v->next;
-    if (v->prim[slot].prim) cpu_prim_close(&v->prim[slot]);
-    v->next = (slot + 1) % PRIMS;
+    int slot = 0;
+    if (v->n_prims < PRIMS) {
+        slot = v->n_prims++;
+    } else {
+        for (int i = 1; i < PRIMS; i++)
+            if (v->used[i] < v->used[slot]) slot = i;
+        cpu_prim_close(&v->prim[slot]);
+    }
+    v->used[slot] = ++v->clock;
     v->key[slot] = *key;
     v->prim[slot] = p;
     return &v->prim[slot];
@@ -195,25 +206,85 @@ static bool work_map(struct cpu *c, struct cpu_buf *buf, struct taca_map *m, enu
     return m->data != NULL;
 }
 
+/* Rows [y, ...) of an output image, and where its input starts. */
+struct strip {
+    const struct cpu_prim *prim;
+    int64_t y, x;
+};
+struct strip_job {
+    struct cpu *c;
+    const struct cpu_conv *v;
+    struct taca_map y, x;
+    struct strip strip[MAX_STRIPS];
+    int64_t strips;
+    size_t pad_bytes;
+    char *pad;
+    _Atomic int status;
+};
+
+static void *map_row(struct taca_map m, int64_t image, int64_t row) {
+    size_t at = (size_t)((image * m.h + row) * m.w * m.c);
+    return (char *)m.data + at * taca_dtype_bytes(m.dtype);
+}
+
+static void run_strip(void *ctx, int64_t i, int worker) {
+    struct strip_job *j = ctx;
+    const struct strip *s = &j->strip[i % j->strips];
+    const int64_t image = i / j->strips;
+    const struct cpu_prim_data data = {.src = map_row(j->x, image, s->x),
+                                       .weights = j->v->w,
+                                       .bias = j->v->bias,
+                                       .dst = map_row(j->y, image, s->y),
+                                       .pad = j->pad + (size_t)worker * j->pad_bytes};
+    dnnl_status_t rc = cpu_prim_run(s->prim, j->c->dnn, &data);
+    if (rc != dnnl_success) atomic_store(&j->status, (int)rc);
+}
+
+/* Strips of equal height, not lower than the kernel so that few sizes arise, and each worth a
+ * thread. */
+static int64_t strip_rows(const struct cpu *c, const struct taca_conv *p, struct taca_map y) {
+    const double flops = 2.0 * (double)(y.h * y.w * y.c) * (double)(p->c_in * p->kh * p->kw);
+    int64_t n = flops < 2e6 ? 1 : c->threads < MAX_STRIPS ? c->threads : MAX_STRIPS;
+    int64_t rows = (y.h + n - 1) / n;
+    return rows < p->kh ? p->kh : rows;
+}
+
+/* Cuts j's images and finds the primitives; false with the error set. */
+static bool cut(struct strip_job *j, struct cpu_conv *v) {
+    const struct taca_conv *p = &v->pub;
+    const int64_t rows = strip_rows(j->c, p, j->y);
+    for (int64_t y = 0; y < j->y.h; y += rows) {
+        const int64_t end = y + rows < j->y.h ? y + rows : j->y.h;
+        const int64_t above = y * p->stride - p->pad_top; /* first input row wanted */
+        const int64_t below = (end - 1) * p->stride + p->kh - p->pad_top; /* one after the last */
+        const int64_t from = above > 0 ? above : 0, to = below < j->x.h ? below : j->x.h;
+        const struct prim_key key = {to - from, j->x.w, from - above, below - to, j->y.dtype};
+        struct strip *s = &j->strip[j->strips++];
+        *s = (struct strip){prim_for(j->c, v, &key), y, from};
+        if (!s->prim) return false;
+        if (s->prim->pad_bytes > j->pad_bytes) j->pad_bytes = s->prim->pad_bytes;
+    }
+    j->pad_bytes = (j->pad_bytes + 63) / 64 * 64;
+    return true;
+}
+
 static void run_dnn(struct cpu *c, struct cpu_conv *v, struct taca_map y, struct taca_map x) {
     const enum taca_dtype t = v->pub.dtype;
-    struct taca_map in = x, out = y;
+    struct strip_job j = {.c = c, .v = v, .y = y, .x = x, .status = dnnl_success};
     if (x.dtype != t) {
-        if (!work_map(c, &c->in, &in, t)) return;
-        copy_map(c, in, x);
+        if (!work_map(c, &c->in, &j.x, t)) return;
+        copy_map(c, j.x, x);
     }
-    if (y.dtype == TACA_BF16 && t == TACA_F32 && !work_map(c, &c->out, &out, t)) return;
-    const struct prim_key key = {x.n, x.h, x.w, in.dtype, out.dtype};
-    struct cpu_prim *p = prim_for(c, v, &key);
-    if (!p) return;
-    const struct cpu_prim_data data = {
-        .src = in.data, .weights = v->w, .bias = v->bias, .dst = out.data};
-    dnnl_status_t s = cpu_prim_run(p, c, &data);
-    if (s != dnnl_success) {
+    if (y.dtype == TACA_BF16 && t == TACA_F32 && !work_map(c, &c->out, &j.y, t)) return;
+    if (!cut(&j, v)) return;
+    j.pad = cpu_buf_get(c, &c->pad, j.pad_bytes * (size_t)c->threads, "conv2d");
+    if (!j.pad) return;
+    cpu_parallel(c->pool, x.n * j.strips, run_strip, &j);
+    const dnnl_status_t s = (dnnl_status_t)atomic_load(&j.status);
+    if (s != dnnl_success)
         taca_backend_fail(&c->base, cpu_dnn_code(s), "conv2d: oneDNN: %s", cpu_dnn_status(s));
-        return;
-    }
-    if (out.data != y.data) copy_map(c, y, out);
+    else if (j.y.data != y.data)
+        copy_map(c, y, j.y);
 }
 
 /* One output value: channel o at row i, column l of image n. */
@@ -249,7 +320,7 @@ void cpu_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
     struct cpu *c = cpu_of(b);
     struct cpu_conv *v = conv_of(w);
     if (c->dnn) {
-        cpu_parallel_bind(c->threads);
+        cpu_dnn_bind(c->dnn);
         run_dnn(c, v, y, x);
         return;
     }

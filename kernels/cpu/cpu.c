@@ -8,7 +8,6 @@
 
 #include "base/mem.h"
 #include "kernels/cpu/dnn.h"
-#include "kernels/cpu/par.h"
 
 enum { LINE = 64 };
 
@@ -33,15 +32,16 @@ void *cpu_buf_get(struct cpu *c, struct cpu_buf *b, size_t bytes, const char *op
 
 /* ---- rows over threads ---------------------------------------------------------------------- */
 
-/* Below this many element steps a fork costs more than it saves (about 20 us of one core). */
-enum { FORK_COST = 1 << 16, PIECES_PER_THREAD = 2 };
+/* Below this many element steps (a few us of one core) sharing costs more than it saves. */
+enum { FORK_COST = 1 << 14, PIECES_PER_THREAD = 2 };
 
 struct split {
     int64_t rows, pieces;
     void (*fn)(void *ctx, int64_t first, int64_t last);
     void *ctx;
 };
-static void run_piece(void *ctx, int64_t i) {
+static void run_piece(void *ctx, int64_t i, int worker) {
+    (void)worker;
     const struct split *s = ctx;
     s->fn(s->ctx, s->rows * i / s->pieces, s->rows * (i + 1) / s->pieces);
 }
@@ -53,7 +53,7 @@ void cpu_split(struct cpu *c, int64_t rows, int64_t cost,
     if (c->threads == 1 || (double)rows * (double)cost < FORK_COST || s.pieces <= 1)
         fn(ctx, 0, rows);
     else
-        cpu_parallel(c->threads, s.pieces, run_piece, &s);
+        cpu_parallel(c->pool, s.pieces, run_piece, &s);
 }
 
 /* ---- memory --------------------------------------------------------------------------------- */
@@ -90,11 +90,10 @@ static void cpu_close(struct taca_backend *b) {
         c->weights = w->next;
         w->close(w);
     }
+    cpu_pool_close(c->pool);
     cpu_dnn_close(c->dnn);
-    free(c->in.p);
-    free(c->out.p);
-    free(c->pad.p);
-    free(c->attn.p);
+    struct cpu_buf *bufs[] = {&c->in, &c->out, &c->tail_in, &c->tail_out, &c->pad, &c->own};
+    for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++) free(bufs[i]->p);
     free(c);
 }
 
@@ -107,30 +106,42 @@ static bool has_avx2(void) {
 }
 static bool has_bf16(void) { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 
+static const struct cpu_kernels *best_kernels(bool scalar) {
+    if (scalar) return &cpu_kernels_scalar;
+    if (has_avx512()) return &cpu_kernels_avx512;
+    return has_avx2() ? &cpu_kernels_avx2 : &cpu_kernels_scalar;
+}
+
+static void describe(struct cpu *c) {
+    snprintf(c->base.detail, sizeof c->base.detail, "%s%s, %d thread%s%s", c->k->name,
+             c->base.precision == TACA_BF16 ? "-bf16" : "", c->threads, c->threads == 1 ? "" : "s",
+             c->deterministic ? ", deterministic" : "");
+}
+
 enum taca_code taca_cpu_open(struct taca_backend **out, const struct taca_backend_opts *opts,
                              struct taca_err *err) {
+    enum taca_code rc = TACA_OK;
     struct cpu *c = calloc(1, sizeof *c);
     if (!c) return taca_fail(err, TACA_ENOMEM, "cpu backend");
     c->base.ops = &cpu_ops;
     c->base.precision = opts->precision == TACA_BF16 && has_bf16() ? TACA_BF16 : TACA_F32;
-    c->threads = opts->threads > 0 ? opts->threads : cpu_threads_available();
     c->deterministic = opts->deterministic;
-    c->k = opts->scalar   ? &cpu_kernels_scalar
-           : has_avx512() ? &cpu_kernels_avx512
-           : has_avx2()   ? &cpu_kernels_avx2
-                          : &cpu_kernels_scalar;
-    if (!opts->scalar) {
-        enum taca_code rc = cpu_dnn_open(&c->dnn, err);
-        if (rc != TACA_OK) {
-            cpu_close(&c->base);
-            return rc;
-        }
+    c->k = best_kernels(opts->scalar);
+    if (!opts->scalar) rc = cpu_dnn_open(&c->dnn, err);
+    if (rc != TACA_OK) goto out;
+    c->pool = cpu_pool_open(opts->threads > 0 ? opts->threads : cpu_threads_available(),
+                            cpu_dnn_bind, c->dnn);
+    if (!c->pool) {
+        rc = taca_fail(err, TACA_ENOMEM, "threads of the cpu backend");
+        goto out;
     }
-    snprintf(c->base.detail, sizeof c->base.detail, "%s%s, %d thread%s%s", c->k->name,
-             c->base.precision == TACA_BF16 ? "-bf16" : "", c->threads, c->threads == 1 ? "" : "s",
-             c->deterministic ? ", deterministic" : "");
+    c->threads = cpu_pool_threads(c->pool);
+    describe(c);
     *out = &c->base;
-    return TACA_OK;
+    c = NULL; /* the caller owns it now */
+out:
+    if (c) cpu_close(&c->base);
+    return rc;
 }
 
 const struct taca_backend_ops cpu_ops = {

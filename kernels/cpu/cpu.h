@@ -6,6 +6,7 @@
 
 #include "kernels/backend_ops.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/par.h"
 
 /* Work memory that grows and stays; 64-aligned. */
 struct cpu_buf {
@@ -20,15 +21,21 @@ struct cpu_weight {
 };
 
 struct cpu_dnn; /* dnn.h: the oneDNN engine and stream; NULL in scalar mode */
+/* Keeps oneDNN's work on the calling thread: the pool is the only source of parallelism. */
+void cpu_dnn_bind(void *dnn);
 
 struct cpu {
     struct taca_backend base;
     const struct cpu_kernels *k;
+    struct cpu_pool *pool;
     int threads;
     bool deterministic;
     struct cpu_dnn *dnn;
     struct cpu_weight *weights;
-    struct cpu_buf in, out, pad, attn; /* converted inputs, outputs before narrowing, library */
+    struct cpu_buf in, out; /* inputs as a weight wants them, outputs before they are narrowed */
+    struct cpu_buf tail_in, tail_out; /* padded last rows in deterministic mode */
+    struct cpu_buf pad;               /* the library's, a piece per thread */
+    struct cpu_buf own;               /* of attention and group norm */
 };
 
 static inline struct cpu *cpu_of(struct taca_backend *b) { return (struct cpu *)b; }

@@ -1,6 +1,7 @@
 /* dnn.c - see dnn.h. */
 #include "kernels/cpu/dnn.h"
 
+#include <dlfcn.h>
 #include <stdlib.h>
 
 enum taca_code cpu_dnn_open(struct cpu_dnn **out, struct taca_err *err) {
@@ -12,8 +13,17 @@ enum taca_code cpu_dnn_open(struct cpu_dnn **out, struct taca_err *err) {
         cpu_dnn_close(d);
         return taca_fail(err, TACA_EDEVICE, "oneDNN: %s", cpu_dnn_status(s));
     }
+    /* Debian's oneDNN runs on libgomp, whose width is a setting of each calling thread. Looked up
+     * rather than linked: this program needs no OpenMP of its own. */
+    void *symbol = dlsym(RTLD_DEFAULT, "omp_set_num_threads");
+    memcpy(&d->set_width, &symbol, sizeof symbol);
     *out = d;
     return TACA_OK;
+}
+
+void cpu_dnn_bind(void *dnn) {
+    const struct cpu_dnn *d = dnn;
+    if (d && d->set_width) d->set_width(1);
 }
 
 void cpu_dnn_close(struct cpu_dnn *d) {
@@ -71,61 +81,53 @@ dnnl_status_t cpu_dnn_attr(dnnl_primitive_attr_t *out, enum taca_act act) {
     return dnnl_success;
 }
 
-/* A memory object for what pd wants at `query`, data to be set later. */
-static dnnl_status_t slot(dnnl_memory_t *m, struct cpu_dnn *d, const_dnnl_primitive_desc_t pd,
-                          dnnl_query_t query, int index) {
-    const dnnl_memory_desc_t *md = dnnl_primitive_desc_query_md(pd, query, index);
-    if (!md) return dnnl_runtime_error;
-    return dnnl_memory_create(m, md, d->engine, DNNL_MEMORY_NONE);
-}
-
 dnnl_status_t cpu_prim_open(struct cpu_prim *p, struct cpu_dnn *d, const_dnnl_op_desc_t desc,
                             const_dnnl_primitive_attr_t attr, bool bias) {
     dnnl_primitive_desc_t pd = NULL;
-    struct cpu_prim n = {0};
+    struct cpu_prim n = {.has_bias = bias};
     dnnl_status_t s = dnnl_primitive_desc_create(&pd, desc, attr, d->engine, NULL);
     if (s != dnnl_success) return s;
     s = dnnl_primitive_create(&n.prim, pd);
-    if (s == dnnl_success) s = slot(&n.src, d, pd, dnnl_query_src_md, 0);
-    if (s == dnnl_success) s = slot(&n.dst, d, pd, dnnl_query_dst_md, 0);
-    if (s == dnnl_success) s = slot(&n.weights, d, pd, dnnl_query_weights_md, 0);
-    if (s == dnnl_success && bias) s = slot(&n.bias, d, pd, dnnl_query_weights_md, 1);
-    if (s == dnnl_success) s = slot(&n.pad, d, pd, dnnl_query_scratchpad_md, 0);
-    if (s == dnnl_success)
-        n.pad_bytes = dnnl_memory_desc_get_size(
-            dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0));
-    dnnl_primitive_desc_destroy(pd);
-    if (s != dnnl_success) {
-        cpu_prim_close(&n);
-        return s;
+    if (s == dnnl_success) {
+        n.src = *dnnl_primitive_desc_query_md(pd, dnnl_query_src_md, 0);
+        n.dst = *dnnl_primitive_desc_query_md(pd, dnnl_query_dst_md, 0);
+        n.weights = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
+        if (bias) n.bias = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 1);
+        n.pad = *dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
+        n.pad_bytes = dnnl_memory_desc_get_size(&n.pad);
+        *p = n;
     }
-    *p = n;
-    return dnnl_success;
+    dnnl_primitive_desc_destroy(pd);
+    return s;
 }
 
-dnnl_status_t cpu_prim_run(struct cpu_prim *p, struct cpu *c, const struct cpu_prim_data *data) {
-    void *pad = cpu_buf_get(c, &c->pad, p->pad_bytes, "oneDNN scratchpad");
-    if (!pad) return dnnl_out_of_memory;
-    dnnl_exec_arg_t args[5] = {
-        {DNNL_ARG_SRC, p->src},        {DNNL_ARG_WEIGHTS, p->weights}, {DNNL_ARG_DST, p->dst},
-        {DNNL_ARG_SCRATCHPAD, p->pad}, {DNNL_ARG_BIAS, p->bias},
+dnnl_status_t cpu_prim_run(const struct cpu_prim *p, struct cpu_dnn *d,
+                           const struct cpu_prim_data *data) {
+    const struct {
+        int arg;
+        const dnnl_memory_desc_t *md;
+        const void *data;
+    } want[] = {
+        {DNNL_ARG_SRC, &p->src, data->src},    {DNNL_ARG_WEIGHTS, &p->weights, data->weights},
+        {DNNL_ARG_DST, &p->dst, data->dst},    {DNNL_ARG_SCRATCHPAD, &p->pad, data->pad},
+        {DNNL_ARG_BIAS, &p->bias, data->bias},
     };
-    dnnl_status_t s = dnnl_memory_set_data_handle(p->src, (void *)data->src);
-    if (s == dnnl_success) s = dnnl_memory_set_data_handle(p->weights, (void *)data->weights);
-    if (s == dnnl_success) s = dnnl_memory_set_data_handle(p->dst, data->dst);
-    if (s == dnnl_success) s = dnnl_memory_set_data_handle(p->pad, pad);
-    if (s == dnnl_success && p->bias) s = dnnl_memory_set_data_handle(p->bias, (void *)data->bias);
-    if (s == dnnl_success)
-        s = dnnl_primitive_execute(p->prim, c->dnn->stream, p->bias ? 5 : 4, args);
-    return s == dnnl_success ? dnnl_stream_wait(c->dnn->stream) : s;
+    const int n = p->has_bias ? 5 : 4;
+    dnnl_exec_arg_t args[5] = {0};
+    dnnl_status_t s = dnnl_success;
+    for (int i = 0; i < n && s == dnnl_success; i++) {
+        args[i].arg = want[i].arg;
+        s = dnnl_memory_create(&args[i].memory, want[i].md, d->engine, (void *)want[i].data);
+    }
+    if (s == dnnl_success) s = dnnl_primitive_execute(p->prim, d->stream, n, args);
+    for (int i = 0; i < n; i++)
+        if (args[i].memory) dnnl_memory_destroy(args[i].memory);
+    return s;
 }
 
 void cpu_prim_close(struct cpu_prim *p) {
     if (p->prim) dnnl_primitive_destroy(p->prim);
-    dnnl_memory_t m[] = {p->src, p->dst, p->weights, p->bias, p->pad};
-    for (int i = 0; i < 5; i++)
-        if (m[i]) dnnl_memory_destroy(m[i]);
-    memset(p, 0, sizeof *p);
+    p->prim = NULL;
 }
 
 dnnl_status_t cpu_dnn_reorder(struct cpu_dnn *d, void *dst, const dnnl_memory_desc_t *to,

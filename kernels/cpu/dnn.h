@@ -9,6 +9,7 @@
 struct cpu_dnn {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
+    void (*set_width)(int threads); /* NULL when the library brings no OpenMP */
 };
 
 enum taca_code cpu_dnn_open(struct cpu_dnn **out, struct taca_err *err);
@@ -18,24 +19,25 @@ static inline dnnl_data_type_t cpu_dnn_type(enum taca_dtype t) {
     return t == TACA_BF16 ? dnnl_bf16 : dnnl_f32;
 }
 
-/* A primitive with memory objects for its arguments; data handles are set per call. */
+/* A primitive and what its arguments look like. Several threads may run one at the same time. */
 struct cpu_prim {
     dnnl_primitive_t prim;
-    dnnl_memory_t src, dst, weights, bias, pad;
+    dnnl_memory_desc_t src, dst, weights, bias, pad;
+    bool has_bias;
     size_t pad_bytes;
 };
-/* What a primitive is made of; weights may be format_any, w_data then comes later. */
 struct cpu_prim_data {
     const void *src, *weights, *bias;
-    void *dst;
+    void *dst, *pad;
 };
 /* From an operation descriptor (matmul or convolution). */
 dnnl_status_t cpu_prim_open(struct cpu_prim *p, struct cpu_dnn *d, const_dnnl_op_desc_t desc,
                             const_dnnl_primitive_attr_t attr, bool bias);
-dnnl_status_t cpu_prim_run(struct cpu_prim *p, struct cpu *c, const struct cpu_prim_data *data);
+dnnl_status_t cpu_prim_run(const struct cpu_prim *p, struct cpu_dnn *d,
+                           const struct cpu_prim_data *data);
 void cpu_prim_close(struct cpu_prim *p);
 
-/* The weights of p's kind, moved from plain `from` at `data` into fresh memory of layout `to`. */
+/* src as `from` describes it, rewritten as `to` at dst. */
 dnnl_status_t cpu_dnn_reorder(struct cpu_dnn *d, void *dst, const dnnl_memory_desc_t *to,
                               const void *src, const dnnl_memory_desc_t *from);
 

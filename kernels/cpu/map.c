@@ -115,7 +115,7 @@ void cpu_group_norm(struct taca_backend *b, struct taca_map y, struct taca_map x
     struct cpu *c = cpu_of(b);
     const int64_t blocks = (x.h * x.w + NORM_BLOCK - 1) / NORM_BLOCK;
     float *buf =
-        cpu_buf_get(c, &c->attn, (size_t)((blocks + 3) * x.c) * sizeof(float), "group_norm");
+        cpu_buf_get(c, &c->own, (size_t)((blocks + 3) * x.c) * sizeof(float), "group_norm");
     if (!buf) return;
     struct gn_job j = {.c = c,
                        .y = y,

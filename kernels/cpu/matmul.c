@@ -1,17 +1,18 @@
 /* matmul.c - y = act(x W^T + b): oneDNN on weights laid out once, or plain loops.
  *
- * A oneDNN primitive is made for a number of rows and two strides; the last few are kept per
- * weight. In deterministic mode rows go through in blocks of one size, the last one padded, so that
- * every row meets the same code whatever the batch holds. */
+ * Rows are cut into blocks, one per item of the thread pool; a oneDNN primitive is made for a
+ * number of rows and two strides, and the last few are kept per weight. In deterministic mode all
+ * blocks have one size, the last one padded, so that every row meets the same code whatever the
+ * batch holds. */
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
 
 #include "base/mem.h"
 #include "kernels/cpu/dnn.h"
-#include "kernels/cpu/par.h"
 
-enum { PRIMS = 8, LAYOUT_ROWS = 64, FIXED_ROWS = 32 };
+enum { PRIMS = 8, LAYOUT_ROWS = 64, FIXED_ROWS = 32, LEAST_ROWS = 16 };
 
 struct prim_key {
     int64_t rows, ldx, ldy;
@@ -27,7 +28,8 @@ struct cpu_linear {
     float *bias; /* NULL without */
     struct prim_key key[PRIMS];
     struct cpu_prim prim[PRIMS];
-    int n_prims, next; /* the oldest is replaced */
+    uint64_t used[PRIMS], clock; /* the least recently used is replaced */
+    int n_prims;
 };
 
 static struct cpu_linear *linear_of(const struct taca_linear *w) {
@@ -91,7 +93,7 @@ static dnnl_status_t lay_out(struct cpu_linear *l, struct cpu_dnn *d, const floa
 static enum taca_code place_weights(struct cpu *c, struct cpu_linear *l, float **plain,
                                     const char *name, struct taca_err *err) {
     if (c->dnn) {
-        cpu_parallel_bind(c->threads);
+        cpu_dnn_bind(c->dnn);
         dnnl_status_t s = lay_out(l, c->dnn, *plain);
         if (s == dnnl_success) return TACA_OK;
         return taca_fail(err, cpu_dnn_code(s), "%s: oneDNN: %s", name, cpu_dnn_status(s));
@@ -154,8 +156,10 @@ static struct cpu_prim *prim_for(struct cpu *c, struct cpu_linear *l, const stru
     for (int i = 0; i < l->n_prims; i++) {
         const struct prim_key *k = &l->key[i];
         if (k->rows == key->rows && k->ldx == key->ldx && k->ldy == key->ldy &&
-            k->ytype == key->ytype && k->act == key->act)
+            k->ytype == key->ytype && k->act == key->act) {
+            l->used[i] = ++l->clock;
             return &l->prim[i];
+        }
     }
     struct cpu_prim p;
     dnnl_matmul_desc_t desc;
@@ -170,9 +174,15 @@ static struct cpu_prim *prim_for(struct cpu *c, struct cpu_linear *l, const stru
                           key->rows, l->pub.out, l->pub.in, cpu_dnn_status(s));
         return NULL;
     }
-    int slot = l->n_prims < PRIMS ? l->n_prims++ : l->next;
-    if (l->prim[slot].prim) cpu_prim_close(&l->prim[slot]);
-    l->next = (slot + 1) % PRIMS;
+    int slot = 0;
+    if (l->n_prims < PRIMS) {
+        slot = l->n_prims++;
+    } else {
+        for (int i = 1; i < PRIMS; i++)
+            if (l->used[i] < l->used[slot]) slot = i;
+        cpu_prim_close(&l->prim[slot]);
+    }
+    l->used[slot] = ++l->clock;
     l->key[slot] = *key;
     l->prim[slot] = p;
     return &l->prim[slot];
@@ -199,37 +209,89 @@ static struct taca_mat work_mat(struct cpu *c, struct cpu_buf *buf, enum taca_dt
     return (struct taca_mat){cpu_buf_get(c, buf, bytes, "linear"), t, rows, cols, cols};
 }
 
-/* y = act(x W^T + b) with x and y in types and strides the primitive can have. */
-static void run_prim(struct cpu *c, struct cpu_linear *l, struct taca_mat y, struct taca_mat x,
-                     enum taca_act act) {
+/* Blocks of rows that threads take: `whole` blocks of `rows`, then perhaps one that differs. */
+struct block_job {
+    struct cpu *c;
+    const struct cpu_linear *l;
+    const struct cpu_prim *prim, *last_prim;
+    struct taca_mat y, x, last_y, last_x;
+    int64_t rows, whole;
+    size_t pad_bytes;
+    char *pad;
+    _Atomic int status; /* the first failure, dnnl_success so far */
+};
+
+static void run_block(void *ctx, int64_t i, int worker) {
+    struct block_job *j = ctx;
+    const bool last = i == j->whole;
+    struct taca_mat x = last ? j->last_x : taca_mat_rows(j->x, i * j->rows, j->rows);
+    struct taca_mat y = last ? j->last_y : taca_mat_rows(j->y, i * j->rows, j->rows);
+    const struct cpu_prim_data data = {.src = x.data,
+                                       .weights = j->l->w,
+                                       .bias = j->l->bias,
+                                       .dst = y.data,
+                                       .pad = j->pad + (size_t)worker * j->pad_bytes};
+    dnnl_status_t s = cpu_prim_run(last ? j->last_prim : j->prim, j->c->dnn, &data);
+    if (s != dnnl_success) atomic_store(&j->status, (int)s);
+}
+
+static const struct cpu_prim *prim_of(struct cpu *c, struct cpu_linear *l, struct taca_mat y,
+                                      struct taca_mat x, enum taca_act act) {
     const struct prim_key key = {x.rows, x.ld, y.ld, y.dtype, act};
-    struct cpu_prim *p = prim_for(c, l, &key);
-    if (!p) return;
-    const struct cpu_prim_data data = {
-        .src = x.data, .weights = l->w, .bias = l->bias, .dst = y.data};
-    dnnl_status_t s = cpu_prim_run(p, c, &data);
+    return prim_for(c, l, &key);
+}
+
+static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
+
+/* All blocks of j, whose matrices are set. Primitives are found before any thread starts. */
+static void run_blocks(struct block_job *j, struct cpu_linear *l, enum taca_act act) {
+    struct cpu *c = j->c;
+    const int64_t items = j->whole + (j->last_x.rows > 0);
+    if (j->whole) {
+        j->prim =
+            prim_of(c, l, taca_mat_rows(j->y, 0, j->rows), taca_mat_rows(j->x, 0, j->rows), act);
+        if (!j->prim) return;
+        j->pad_bytes = j->prim->pad_bytes;
+    }
+    if (j->last_x.rows) {
+        j->last_prim = prim_of(c, l, j->last_y, j->last_x, act);
+        if (!j->last_prim) return;
+        j->pad_bytes = max_size(j->pad_bytes, j->last_prim->pad_bytes);
+    }
+    j->pad_bytes = (j->pad_bytes + 63) / 64 * 64;
+    j->pad = cpu_buf_get(c, &c->pad, j->pad_bytes * (size_t)c->threads, "linear");
+    if (!j->pad) return;
+    cpu_parallel(c->pool, items, run_block, j);
+    const dnnl_status_t s = (dnnl_status_t)atomic_load(&j->status);
     if (s != dnnl_success)
         taca_backend_fail(&c->base, cpu_dnn_code(s), "linear: oneDNN: %s", cpu_dnn_status(s));
 }
 
-/* One block; padded to `rows` rows when it is shorter. */
-static void run_block(struct cpu *c, struct cpu_linear *l, struct taca_mat y, struct taca_mat x,
-                      int64_t rows, enum taca_act act) {
-    struct taca_mat in = x, out = y;
-    const enum taca_dtype t = l->pub.dtype;
-    if (x.dtype != t || x.rows != rows) {
-        in = work_mat(c, &c->in, t, rows, x.cols);
-        if (!in.data) return;
-        copy_rows(c, in, x);
-        struct taca_mat rest = taca_mat_rows(in, x.rows, rows - x.rows);
-        memset(rest.data, 0, (size_t)(rest.rows * rest.cols) * taca_dtype_bytes(t));
+/* x and y in types a primitive can have; in deterministic mode the tail goes through padded
+ * copies. */
+static void run_dnn(struct cpu *c, struct cpu_linear *l, struct taca_mat y, struct taca_mat x,
+                    enum taca_act act) {
+    struct block_job j = {.c = c, .l = l, .y = y, .x = x, .status = dnnl_success};
+    j.rows = FIXED_ROWS;
+    if (!c->deterministic) {
+        j.rows = (x.rows + c->threads - 1) / c->threads;
+        if (j.rows < LEAST_ROWS) j.rows = LEAST_ROWS;
     }
-    if (y.rows != rows || (y.dtype == TACA_BF16 && t == TACA_F32)) {
-        out = work_mat(c, &c->out, t == TACA_F32 ? TACA_F32 : y.dtype, rows, y.cols);
-        if (!out.data) return;
+    j.whole = x.rows / j.rows;
+    const int64_t done = j.whole * j.rows, left = x.rows - done;
+    j.last_x = taca_mat_rows(x, done, left);
+    j.last_y = taca_mat_rows(y, done, left);
+    const bool padded = c->deterministic && left > 0;
+    if (padded) {
+        const struct taca_mat from = j.last_x;
+        j.last_x = work_mat(c, &c->tail_in, x.dtype, FIXED_ROWS, x.cols);
+        j.last_y = work_mat(c, &c->tail_out, y.dtype, FIXED_ROWS, y.cols);
+        if (!j.last_x.data || !j.last_y.data) return;
+        memset(j.last_x.data, 0, (size_t)(FIXED_ROWS * x.cols) * taca_dtype_bytes(x.dtype));
+        copy_rows(c, j.last_x, from);
     }
-    run_prim(c, l, out, in, act);
-    if (out.data != y.data) copy_rows(c, y, taca_mat_rows(out, 0, y.rows));
+    run_blocks(&j, l, act);
+    if (padded) copy_rows(c, taca_mat_rows(y, done, left), taca_mat_rows(j.last_y, 0, left));
 }
 
 struct plain_job {
@@ -264,10 +326,17 @@ void cpu_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
         cpu_split(c, y.rows, w->in * w->out, plain_rows, &j);
         return;
     }
-    cpu_parallel_bind(c->threads);
-    const int64_t block = c->deterministic ? FIXED_ROWS : x.rows;
-    for (int64_t r = 0; r < x.rows; r += block) {
-        int64_t n = x.rows - r < block ? x.rows - r : block;
-        run_block(c, l, taca_mat_rows(y, r, n), taca_mat_rows(x, r, n), block, act);
+    cpu_dnn_bind(c->dnn);
+    struct taca_mat in = x, out = y;
+    if (x.dtype != w->dtype) {
+        in = work_mat(c, &c->in, w->dtype, x.rows, x.cols);
+        if (!in.data) return;
+        copy_rows(c, in, x);
     }
+    if (y.dtype == TACA_BF16 && w->dtype == TACA_F32) { /* no such primitive */
+        out = work_mat(c, &c->out, TACA_F32, y.rows, y.cols);
+        if (!out.data) return;
+    }
+    run_dnn(c, l, out, in, act);
+    if (out.data != y.data) copy_rows(c, y, out);
 }
