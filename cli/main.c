@@ -13,6 +13,10 @@ static const struct {
 } commands[] = {
     {"generate", cli_generate, "make a picture from a prompt, here and now"},
     {"inspect", cli_inspect, "tell what a model directory holds"},
+#ifdef TACA_WITH_SERVER
+    {"serve", cli_serve, "make pictures for others over HTTP"},
+    {"worker", cli_worker, NULL},
+#endif
     {"tokenize", cli_tokenize, "print the token ids of a text"},
     {"verify", cli_verify, "compare this build with reference tensors"},
 };

@@ -177,8 +177,12 @@ static void apply(struct options *o) {
     if (strcmp(s->front.admin_listen, "none") == 0) s->front.admin_listen = "";
 }
 
+/* Workers inherit the environment: so they write to the same log in the same form. */
 static void set_log(const struct options *o) {
+    static const char *const levels[] = {"debug", "info", "warn", "error"};
     bool json = o->log_format == 2 || (o->log_format == 0 && !isatty(STDERR_FILENO));
+    setenv("TACA_LOG_FORMAT", json ? "json" : "text", 1);
+    setenv("TACA_LOG_LEVEL", levels[o->log_level], 1);
     taca_log_setup((enum taca_log_level)o->log_level, json);
 }
 
