@@ -23,7 +23,8 @@ void taca_buf_reset(struct taca_buf *b) {
 
 char *taca_buf_reserve(struct taca_buf *b, size_t len) {
     if (b->failed) return NULL;
-    if (len > b->max - b->len) return b->failed = true, NULL;
+    /* doubling below must not wrap around */
+    if (len > b->max - b->len || len >= SIZE_MAX / 2 - b->len) return b->failed = true, NULL;
     if (!b->data || b->cap - b->len <= len) { /* one more for the NUL */
         size_t cap = b->cap ? b->cap : 256;
         while (cap - b->len <= len) cap *= 2;

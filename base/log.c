@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -13,8 +14,10 @@
 #include <unistd.h>
 
 #include "base/buf.h"
+#include "base/utf8.h"
 
-enum { LONGEST_RECORD = 8192 };
+/* A pipe that polls as writable takes this much at once and whole; more could block. */
+enum { LONGEST_RECORD = PIPE_BUF };
 
 static enum taca_log_level least_level = TACA_LOG_INFO;
 static bool as_json;
@@ -47,25 +50,49 @@ static void write_record(const char *line, size_t len) {
         atomic_fetch_add(&dropped, 1);
 }
 
+/* Text of whatever origin as one line that does nothing to a terminal: controls and broken
+ * UTF-8 become '?'. */
+static void put_plain(struct taca_buf *b, const char *s, size_t len) {
+    for (size_t i = 0; i < len;) {
+        uint32_t cp;
+        int n = taca_utf8_next(s + i, len - i, &cp);
+        bool plain =
+            n > 0 && cp >= 0x20 && !(cp >= 0x7F && cp < 0xA0) && cp != 0x2028 && cp != 0x2029;
+        taca_buf_put(b, plain ? s + i : "?", plain ? (size_t)n : 1);
+        i += n ? (size_t)n : 1;
+    }
+}
+
+static void compose(struct taca_buf *b, enum taca_log_level level, const char *fields,
+                    const char *text, size_t len) {
+    static const char *const names[] = {"debug", "info", "warn", "error"};
+    char ts[40];
+    timestamp(ts);
+    if (as_json) {
+        taca_buf_printf(b, "{\"ts\":\"%s\",\"level\":\"%s\",\"msg\":", ts, names[level]);
+        taca_buf_json(b, text, len);
+        if (fields) taca_buf_printf(b, ",%s", fields);
+        taca_buf_puts(b, "}\n");
+    } else {
+        taca_buf_printf(b, "%s %-5s ", ts, names[level]);
+        put_plain(b, text, len);
+        if (fields) taca_buf_printf(b, " {%s}", fields);
+        taca_buf_puts(b, "\n");
+    }
+}
+
 __attribute__((format(printf, 3, 0))) static void
 emit(enum taca_log_level level, const char *fields, const char *fmt, va_list ap) {
-    static const char *const names[] = {"debug", "info", "warn", "error"};
-    char text[2048], ts[40];
+    enum { SURE_TO_FIT = 256 }; /* even when every byte is escaped */
+    char text[2048];
     int n = vsnprintf(text, sizeof text, fmt, ap);
     size_t len = n < 0 ? 0 : (size_t)n < sizeof text ? (size_t)n : sizeof text - 1;
     struct taca_buf b;
     taca_buf_init(&b, LONGEST_RECORD);
-    timestamp(ts);
-    if (as_json) {
-        taca_buf_printf(&b, "{\"ts\":\"%s\",\"level\":\"%s\",\"msg\":", ts, names[level]);
-        taca_buf_json(&b, text, len);
-        if (fields) taca_buf_printf(&b, ",%s", fields);
-        taca_buf_puts(&b, "}\n");
-    } else {
-        taca_buf_printf(&b, "%s %-5s ", ts, names[level]);
-        taca_buf_put(&b, text, len);
-        if (fields) taca_buf_printf(&b, " {%s}", fields);
-        taca_buf_puts(&b, "\n");
+    compose(&b, level, fields, text, len);
+    if (b.failed) { /* escapes made it too long: a shorter message beats none */
+        taca_buf_reset(&b);
+        compose(&b, level, fields, text, len < SURE_TO_FIT ? len : SURE_TO_FIT);
     }
     if (b.failed)
         atomic_fetch_add(&dropped, 1);

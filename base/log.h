@@ -2,7 +2,8 @@
  *
  * The only global state of the program besides constant tables. A record is written by one write(2)
  * so that lines of several threads and processes do not mix; when the sink would block the record
- * is dropped and counted. Client text goes through taca_buf_json, so a record stays one line. */
+ * is dropped and counted. Client text is escaped (JSON) or loses its controls (text), so a record
+ * stays one line. */
 #ifndef TACA_BASE_LOG_H
 #define TACA_BASE_LOG_H
 

@@ -2,13 +2,14 @@
 #include "base/near.h"
 
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 
 enum { LONGEST = 64 };
 
 static size_t distance(const char *a, const char *b) {
     size_t row[LONGEST + 1], la = strlen(a), lb = strlen(b);
-    if (la > LONGEST || lb > LONGEST) return LONGEST;
+    if (la > LONGEST || lb > LONGEST) return SIZE_MAX; /* near nothing */
     for (size_t j = 0; j <= lb; j++) row[j] = j;
     for (size_t i = 1; i <= la; i++) {
         size_t diagonal = row[0];
