@@ -7,6 +7,7 @@
 #define TACA_TESTS_KERNELS_FIXTURE_H
 
 #include "kernels/backend.h"
+#include "kernels/cpu/cpu.h"
 #include "tests/test.h"
 
 #define MAYBE __attribute__((unused)) static
@@ -15,24 +16,30 @@ static struct taca_backend *fx; /* the backend under test */
 static const char *fx_name;
 static uint64_t fx_rng = 1;
 
-/* Runs body on every backend there is: plain C and vector code, f32 and bf16. */
+/* Runs body on every backend there is: plain C and both vector codes, f32 and bf16. */
 MAYBE void fx_each(void (*body)(void)) {
     static const struct {
         const char *name;
         struct taca_backend_opts opts;
+        bool avx2; /* where the CPU would choose better */
     } set[] = {
-        {"scalar f32", {.threads = 2, .precision = TACA_F32, .scalar = true}},
-        {"scalar bf16", {.threads = 1, .precision = TACA_BF16, .scalar = true}},
-        {"f32", {.threads = 2, .precision = TACA_F32}},
-        {"bf16", {.threads = 2, .precision = TACA_BF16}},
-        {"f32 deterministic", {.threads = 2, .precision = TACA_F32, .deterministic = true}},
-        {"bf16 deterministic", {.threads = 2, .precision = TACA_BF16, .deterministic = true}},
+        {"scalar f32", {.threads = 2, .precision = TACA_F32, .scalar = true}, false},
+        {"scalar bf16", {.threads = 1, .precision = TACA_BF16, .scalar = true}, false},
+        {"f32", {.threads = 2, .precision = TACA_F32}, false},
+        {"avx2 f32", {.threads = 2, .precision = TACA_F32}, true},
+        {"bf16", {.threads = 2, .precision = TACA_BF16}, false},
+        {"f32 deterministic", {.threads = 2, .precision = TACA_F32, .deterministic = true}, false},
+        {"bf16 deterministic",
+         {.threads = 2, .precision = TACA_BF16, .deterministic = true},
+         false},
     };
     for (size_t i = 0; i < sizeof set / sizeof *set; i++) {
         struct taca_err err = {0};
         CHECK_OK(taca_cpu_open(&fx, &set[i].opts, &err), err);
         if (err.code != TACA_OK) return;
         fx_name = set[i].name;
+        if (set[i].avx2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+            cpu_of(fx)->k = &cpu_kernels_avx2;
         fx_rng = 0x9E3779B97F4A7C15u;
         if (taca_backend_precision(fx) == set[i].opts.precision) body();
         taca_backend_close(fx);
