@@ -240,6 +240,18 @@ void taca_head_rms_norm(struct taca_backend *b, struct taca_mat x, const struct 
     if (x.rows && !dry(b)) b->ops->head_rms_norm(b, x, gain, eps);
 }
 
+void taca_rope(struct taca_backend *b, struct taca_mat x, struct taca_mat table) {
+    static const char op[] = "rope";
+    char tx[TEXT], tt[TEXT];
+    if (!live(b) || !mat_ok(b, op, "x", x) || !mat_ok(b, op, "table", table)) return;
+    if (table.dtype != TACA_F32 || table.rows != x.rows || table.cols <= 0 || table.cols % 2 ||
+        x.cols % table.cols) {
+        bad(b, op, "x %s, table %s", mat_text(tx, x), mat_text(tt, table));
+        return;
+    }
+    if (x.rows && !dry(b)) b->ops->rope(b, x, table);
+}
+
 /* ---- attention ----------------------------------------------------------------------------- */
 
 /* o (unless it is absent), q, k, v of one stream */

@@ -184,6 +184,11 @@ void taca_add(struct taca_backend *b, struct taca_mat y, struct taca_mat a, stru
 void taca_head_rms_norm(struct taca_backend *b, struct taca_mat x, const struct taca_vec *gain,
                         float eps);
 
+/* (x_2p, x_2p+1) = (x_2p cos_p - x_2p+1 sin_p, x_2p+1 cos_p + x_2p sin_p) for the pairs p of each
+ * head of each row, in place: rotary places, neighbours paired.
+ *   x [rows, heads * D]; table f32 [rows, D]: the cosines of a row's D/2 pairs, then their sines */
+void taca_rope(struct taca_backend *b, struct taca_mat x, struct taca_mat table);
+
 /* o = softmax(z) v per segment and head, over the segment's image and text keys jointly, where
  *   z_ij = gamma_s * scale * q_i.k_j   for image query i and text key j,
  *   z_ij = scale * q_i.k_j             otherwise;  CAUSAL: key j <= query i, image stream only.

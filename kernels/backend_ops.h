@@ -46,6 +46,7 @@ struct taca_backend_ops {
     void (*add)(struct taca_backend *b, struct taca_mat y, struct taca_mat a, struct taca_mat c);
     void (*head_rms_norm)(struct taca_backend *b, struct taca_mat x, const struct taca_vec *gain,
                           float eps);
+    void (*rope)(struct taca_backend *b, struct taca_mat x, struct taca_mat table);
     /* txt->q.cols == 0: every segment counts as n_txt = 0; o_txt.cols == 0: no text queries */
     void (*attention)(struct taca_backend *b, struct taca_mat o_img, struct taca_mat o_txt,
                       const struct taca_qkv *img, const struct taca_qkv *txt,

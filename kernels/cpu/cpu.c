@@ -162,6 +162,7 @@ const struct taca_backend_ops cpu_ops = {
     .gate_add = cpu_gate_add,
     .add = cpu_add,
     .head_rms_norm = cpu_head_rms_norm,
+    .rope = cpu_rope,
     .attention = cpu_attention,
     .embed = cpu_embed,
     .time_features = cpu_time_features,

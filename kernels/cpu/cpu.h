@@ -93,6 +93,7 @@ void cpu_norm_modulate(struct taca_backend *b, struct taca_mat y, struct taca_ma
                        float eps);
 void cpu_head_rms_norm(struct taca_backend *b, struct taca_mat x, const struct taca_vec *gain,
                        float eps);
+void cpu_rope(struct taca_backend *b, struct taca_mat x, struct taca_mat table); /* rope.c */
 void cpu_activate(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                   enum taca_act act); /* elementwise.c */
 void cpu_gate_add(struct taca_backend *b, struct taca_mat x, struct taca_mat y,

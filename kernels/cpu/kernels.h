@@ -45,6 +45,8 @@ struct cpu_kernels {
                  const float *bias, float plus, float eps);
     void (*gate_add)(float *x, struct cpu_run y, const float *gate, int64_t n);
     void (*rms)(struct cpu_run x, int64_t n, const float *gain, float eps);
+    /* neighbours turned; table: n/2 cosines, n/2 sines */
+    void (*rope)(struct cpu_run x, int64_t n, const float *table);
     /* x += dsigma v, c := v; v = u + g (c - u), or c without u */
     void (*cfg_euler)(float *x, float *c, const float *u, float g, float dsigma, int64_t n);
     void (*axpb)(float *y, const float *x, float a, float c, int64_t n);

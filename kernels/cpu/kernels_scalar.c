@@ -60,6 +60,15 @@ static void rms(struct cpu_run x, int64_t n, const float *gain, float eps) {
         cpu_put(x.p, x.dtype, i, cpu_get(x.p, x.dtype, i) * r * gain[i]);
 }
 
+static void rope(struct cpu_run x, int64_t n, const float *table) {
+    for (int64_t p = 0; p < n / 2; p++) {
+        const float c = table[p], s = table[n / 2 + p];
+        const float a = cpu_get(x.p, x.dtype, 2 * p), b = cpu_get(x.p, x.dtype, 2 * p + 1);
+        cpu_put(x.p, x.dtype, 2 * p, a * c - b * s);
+        cpu_put(x.p, x.dtype, 2 * p + 1, b * c + a * s);
+    }
+}
+
 static void cfg_euler(float *x, float *c, const float *u, float g, float dsigma, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         float v = u ? u[i] + g * (c[i] - u[i]) : c[i];
@@ -141,6 +150,7 @@ const struct cpu_kernels cpu_kernels_scalar = {
     .norm = norm,
     .gate_add = gate_add,
     .rms = rms,
+    .rope = rope,
     .cfg_euler = cfg_euler,
     .axpb = axpb,
     .attn_pack = attn_pack,

@@ -78,6 +78,14 @@ static void rms(struct cpu_run x, int64_t n, const float *gain, float eps) {
         v_put(x, i, v_get(x, i, n - i) * r * v_load_n(gain + i, n - i), n - i);
 }
 
+static void rope(struct cpu_run x, int64_t n, const float *table) {
+    for (int64_t i = 0; i < n; i += VL) {
+        const float *angle = table + i / 2;
+        const vf c = v_twice_n(angle, (n - i) / 2), s = v_twice_n(angle + n / 2, (n - i) / 2);
+        v_put(x, i, v_turn(v_get(x, i, n - i), c, s), n - i);
+    }
+}
+
 static void cfg_euler(float *x, float *c, const float *u, float g, float dsigma, int64_t n) {
     for (int64_t i = 0; i < n; i += VL) {
         vf v = v_load_n(c + i, n - i);
@@ -271,6 +279,7 @@ const struct cpu_kernels CPU_KERNELS = {
     .norm = norm,
     .gate_add = gate_add,
     .rms = rms,
+    .rope = rope,
     .cfg_euler = cfg_euler,
     .axpb = axpb,
     .attn_pack = attn_pack,

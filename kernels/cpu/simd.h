@@ -64,6 +64,15 @@ INLINE vf v_from_lane(int64_t lane, vf x, vf y) {
     const __mmask16 before = lane <= 0 ? 0 : lane >= VL ? 0xFFFF : v_first(lane);
     return _mm512_mask_mov_ps(x, before, y);
 }
+/* lanes 2i and 2i + 1 = p[i], of n values that are left */
+INLINE vf v_twice_n(const float *p, int64_t n) {
+    const vi twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    return _mm512_permutexvar_ps(twice, v_load_n(p, n < VL / 2 ? n : VL / 2));
+}
+/* even lanes a c - b s, odd lanes a c + b s, b the neighbour of a */
+INLINE vf v_turn(vf a, vf c, vf s) {
+    return _mm512_fmaddsub_ps(a, c, _mm512_permute_ps(a, 0xB1) * s);
+}
 
 #else /* AVX2 and FMA */
 
@@ -133,6 +142,13 @@ INLINE void v_store_bf16_n(uint16_t *p, vf x, int64_t n) {
 INLINE vf v_from_lane(int64_t lane, vf x, vf y) {
     const int64_t n = lane < 0 ? 0 : lane > VL ? VL : lane;
     return _mm256_blendv_ps(x, y, _mm256_castsi256_ps(v_first(n)));
+}
+INLINE vf v_twice_n(const float *p, int64_t n) {
+    const vi twice = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+    return _mm256_permutevar8x32_ps(v_load_n(p, n < VL / 2 ? n : VL / 2), twice);
+}
+INLINE vf v_turn(vf a, vf c, vf s) {
+    return _mm256_fmaddsub_ps(a, c, _mm256_permute_ps(a, 0xB1) * s);
 }
 
 #endif
