@@ -170,7 +170,7 @@ static void test_every_event_to_the_letter(void) {
 
 static void test_no_text_can_break_out_of_its_frame(void) {
     struct api_error e = {0};
-    char evil[512] = "";
+    char evil[1024] = "";
     for (int i = 0; i < 100; i++) strncat(evil, "\n\r\xE2\x80\xA8\x01", 7);
     api_fail(&e, 500, "internal", NULL, "%s", evil);
     begin();
