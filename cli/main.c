@@ -11,6 +11,7 @@ static const struct {
     int (*run)(int argc, char **argv);
     const char *about; /* NULL: hidden */
 } commands[] = {
+    {"bench", cli_bench, "time the model's default picture: engine, process, HTTP"},
     {"generate", cli_generate, "make a picture from a prompt, here and now"},
     {"inspect", cli_inspect, "tell what a model directory holds"},
 #ifdef TACA_WITH_SERVER
