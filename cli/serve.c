@@ -60,6 +60,8 @@ static void add_front(struct table *t, struct options *o) {
          .help = "address, localhost or a comma-separated list"},
         {"port", 'p', FLAG_INT, &f->port, 0, 65535, .env = "TACA_PORT", .arg = "N",
          .help = "0 = any free one, see the log"},
+        {"port-file", 0, FLAG_STRING, &o->serve.port_file, .env = "TACA_PORT_FILE", .arg = "FILE",
+         .help = "write the port's number there once it listens"},
         {"admin-listen", 0, FLAG_STRING, &f->admin_listen, .env = "TACA_ADMIN_LISTEN",
          .arg = "ADDR:PORT", .help = "probes and /metrics on a listener of their own, none = off"},
         {"insecure", 0, FLAG_SWITCH, &o->insecure, .env = "TACA_INSECURE",

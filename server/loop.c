@@ -5,6 +5,7 @@
  * accepted SIGTERM again,    leave at once: waiting clients get their error, the worker is killed
  *   SIGINT
  *   SIGPIPE           ignored */
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -323,6 +324,18 @@ static void init_handles(struct serve *s) {
     taca_mailbox_init(&s->results, wake_loop, s);
 }
 
+/* Whole or not at all: a reader never sees half a number. */
+static enum taca_code write_port(const char *path, int port, struct taca_err *err) {
+    char part[4096];
+    FILE *f = NULL;
+    int n = snprintf(part, sizeof part, "%s.part", path);
+    if (n > 0 && (size_t)n < sizeof part) f = fopen(part, "we");
+    bool ok = f && fprintf(f, "%d\n", port) > 0;
+    if (f && fclose(f) != 0) ok = false;
+    if (ok && rename(part, path) == 0) return TACA_OK;
+    return taca_fail(err, TACA_EIO, "--port-file %s: %s", path, strerror(errno));
+}
+
 static enum taca_code open_parts(struct serve *s, struct taca_err *err) {
     const struct serve_opts *o = s->opts;
     const struct pool_opts pool = {.loop = &s->loop,
@@ -345,6 +358,7 @@ static enum taca_code open_parts(struct serve *s, struct taca_err *err) {
     if (!rc)
         rc = jobs_open(&s->jobs, &jobs, &(struct jobs_ports){s->pool, s->encode, &s->status}, err);
     if (!rc) rc = front_open(&s->front, &s->loop, &o->front, &front_hooks, err);
+    if (!rc && o->port_file) rc = write_port(o->port_file, front_port(s->front), err);
     return rc;
 }
 

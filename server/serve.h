@@ -16,7 +16,8 @@ struct serve_opts {
     int start_timeout_ms; /* a job not started by then fails with 504 */
     int drain_grace_ms, drain_timeout_ms;
     bool log_prompts;
-    int step_timeout_ms; /* a worker without an answer for this long is killed */
+    const char *port_file; /* gets the port's number as text once we listen; NULL = none */
+    int step_timeout_ms;   /* a worker without an answer for this long is killed */
 };
 
 /* Runs until SIGTERM/SIGINT; the exit code of the process (0 clean, 1 failed, 78 configuration). */
