@@ -295,6 +295,7 @@ void taca_attention(struct taca_backend *b, struct taca_mat o_img, struct taca_m
                     struct taca_qkv img, struct taca_qkv txt, const struct taca_layout *l,
                     const struct taca_attn *a) {
     if (!live(b) || !attention_ok(b, o_img, o_txt, &img, &txt, l, a)) return;
+    if (txt.q.cols == 0) o_txt = (struct taca_mat){0}; /* no text queries without text */
     if (l->img_rows + l->txt_rows) b->ops->attention(b, o_img, o_txt, &img, &txt, l, a);
 }
 

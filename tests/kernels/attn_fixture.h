@@ -60,14 +60,14 @@ MAYBE const double *attn_vec(const struct attn_case *c, int stream, int part, in
 MAYBE void attn_weights(const struct attn_case *c, const struct taca_seg *s, int stream,
                         int64_t row, int h, double *p) {
     const double *q = attn_vec(c, stream, 0, row, h);
-    double max = -INFINITY, sum = 0;
+    double max = -HUGE_VAL, sum = 0;
     for (int64_t j = 0; j < s->n_img + s->n_txt; j++) {
         const bool text = j >= s->n_img;
         const double *k = attn_vec(c, text, 1, text ? s->txt + j - s->n_img : s->img + j, h);
         p[j] = 0;
         for (int64_t i = 0; i < c->d; i++) p[j] += (double)c->scale * q[i] * k[i];
         if (text && stream == TACA_IMG) p[j] *= (double)s->gamma;
-        if (c->mask == TACA_MASK_CAUSAL && s->img + j > row) p[j] = -INFINITY;
+        if (c->mask == TACA_MASK_CAUSAL && s->img + j > row) p[j] = -HUGE_VAL;
         if (p[j] > max) max = p[j];
     }
     for (int64_t j = 0; j < s->n_img + s->n_txt; j++) sum += p[j] = exp(p[j] - max);

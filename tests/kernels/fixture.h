@@ -212,7 +212,7 @@ MAYBE double fx_act(double x, enum taca_act act) {
     case TACA_ACT_GELU_ERF: return 0.5 * x * (1 + erf(x / sqrt(2)));
     case TACA_ACT_QUICK_GELU: return x / (1 + exp(-1.702 * x));
     }
-    return NAN;
+    return nan("");
 }
 
 #endif

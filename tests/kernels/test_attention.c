@@ -56,6 +56,27 @@ static void one_stream_body(void) {
 }
 static void test_one_stream_may_be_empty(void) { fx_each(one_stream_body); }
 
+/* Zeroed text views: image rows attend to image rows alone, though the layout has text. */
+static void left_out_body(void) {
+    static const int64_t both[][2] = {{33, 20}, {7, 5}}, image[][2] = {{33, 0}, {7, 0}};
+    static const float gamma[] = {2, 1};
+    struct attn_case c = {.heads = 2, .d = 16}, alone = {.heads = 2, .d = 16};
+    struct taca_attn a = {2, 0.25f, TACA_MASK_NONE};
+    fx_rng = 5;
+    attn_open(&alone, 2, image, NULL, TACA_F32, TACA_F32);
+    double *want = attn_want(&alone, 0);
+    fx_rng = 5;
+    attn_open(&c, 2, both, gamma, TACA_F32, TACA_F32); /* image values are drawn first: the same */
+    struct taca_qkv none = {0},
+                    img = {taca_mat_cols(c.qkv[0].m, 0, 32), taca_mat_cols(c.qkv[0].m, 32, 32),
+                           taca_mat_cols(c.qkv[0].m, 64, 32)};
+    taca_attention(fx, c.o[0].m, c.o[1].m, img, none, &c.lay.l, &a);
+    fx_check("attention without the text", &c.o[0], want, score_tol(16));
+    free(want);
+    attn_close(&c), attn_close(&alone);
+}
+static void test_zeroed_text_views_leave_the_text_out(void) { fx_each(left_out_body); }
+
 static void causal_body(void) {
     static const int64_t len[] = {1, 2, 31, 32, 33, 63, 64, 65, 77, 150};
     for (size_t i = 0; i < sizeof len / sizeof *len; i++) {
@@ -84,6 +105,7 @@ int main(void) {
     TEST(test_any_head_size_is_right);
     TEST(test_segments_do_not_see_each_other);
     TEST(test_one_stream_may_be_empty);
+    TEST(test_zeroed_text_views_leave_the_text_out);
     TEST(test_causal_queries_see_nothing_later);
     TEST(test_large_scores_do_not_overflow);
     return TEST_END();

@@ -136,6 +136,7 @@ static int differences(void) {
     double *alone[REQUESTS][2], *got[6][2];
     int differ = 0;
     for (int i = 0; i < REQUESTS; i++) run_together(&k, &i, 1, &alone[i]);
+    CHECK(isfinite(alone[0][0][0]) && alone[0][0][0] != alone[1][0][0]); /* something is compared */
     for (size_t c = 0; c < sizeof together / sizeof *together; c++) {
         const int n = together[c][0], *who = together[c] + 1;
         run_together(&k, who, n, got);

@@ -306,7 +306,7 @@ static void not_finite_body(void) {
     for (int k = 0; k < 3; k++) {
         struct taca_err err = {0};
         for (int i = 0; i < 60; i++) x.v[i] = 0.5;
-        x.v[17 * k + 3] = k == 0 ? (double)NAN : k == 1 ? (double)INFINITY : -(double)INFINITY;
+        x.v[17 * k + 3] = k == 0 ? nan("") : k == 1 ? HUGE_VAL : -HUGE_VAL;
         fx_send(&x);
         memset(got, 7, sizeof got);
         taca_map_to_rgb8(fx, got, as_map(&x, 1, 4, 5, 3));
