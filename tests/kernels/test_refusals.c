@@ -171,7 +171,7 @@ static void scratch_body(void) {
     CHECK(taca_scratch_map(&s, TACA_F32, INT64_MAX / 4, 8, 8, 8).data == NULL);
     CHECK(taca_sync(fx, &huge) == TACA_ENOMEM);
     struct taca_err no = {0};
-    CHECK(taca_scratch_reserve(&s, SIZE_MAX / 2, &no) == TACA_ENOMEM);
+    CHECK(taca_scratch_reserve(&s, SIZE_MAX - 3, &no) == TACA_ENOMEM);
     CHECK_INT(s.size, 1024); /* untouched */
     taca_scratch_finish(&s);
 }
