@@ -11,6 +11,7 @@ import concurrent.futures
 import http.client
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -26,7 +27,6 @@ import zlib
 
 BINARY = os.path.abspath(sys.argv[1])
 MODEL = tempfile.mkdtemp(prefix="taca-model-")
-SLOWER = 1.0  # sanitizers: set by main after a first start
 
 
 class Service:
@@ -496,6 +496,23 @@ def test_a_drain_ends_what_takes_too_long():
         assert time.monotonic() - start < 3
 
 
+def test_a_drain_runs_what_fits_and_sends_the_rest_away_early():
+    with Service("--drain-timeout", 2.5, "--max-batch-images", 1, step_ms=50) as s:
+        s.png(prompt="so that costs are known", steps=4)
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            pending = []
+            for i in range(4):  # a second each, one after the other
+                pending.append(pool.submit(s.post, prompt=f"p{i}", steps=20))
+                s.until(lambda m, n=i + 1:
+                        m["taca_requests_running"] + m["taca_requests_waiting"] == n)
+            start = time.monotonic()
+            s.process.send_signal(signal.SIGTERM)
+            assert pending[3].result()[0] == 503
+            assert time.monotonic() - start < 1, "the last one waited for its refusal"
+            assert [p.result()[0] for p in pending[:2]] == [200, 200]
+        assert s.process.wait(10) == 0
+
+
 def test_a_second_signal_and_an_interrupt_leave_at_once():
     for first in (signal.SIGTERM, None):
         with Service("--drain-grace", 30, step_ms=50) as s:
@@ -593,6 +610,95 @@ def test_nothing_is_left_behind_by_many_requests():
         assert second["process_open_fds"] <= first["process_open_fds"] + 2, (first, second)
         assert second["taca_requests_running"] == second["taca_requests_waiting"] == 0
         assert second["taca_sse_streams"] == 0
+
+
+def test_every_family_is_in_the_handbook():
+    here = os.path.dirname(os.path.abspath(__file__))
+    with open(os.path.join(here, "../../docs/metrics.md"), encoding="utf-8") as f:
+        told = set(re.findall(r"`((?:taca|process)_[a-z0-9_]+)`", f.read()))
+    with Service() as s:
+        text = s.request("GET", "/metrics")[2].decode()
+    shown = set(re.findall(r"^# TYPE (\S+)", text, re.M))
+    assert shown == told, (sorted(shown - told), sorted(told - shown))
+
+
+# ---- everything at once -------------------------------------------------------------------------
+
+
+class Chaos:
+    """Clients of all kinds, some of which leave, and somebody who shoots workers."""
+
+    def __init__(self, service, seconds):
+        self.service, self.end = service, time.monotonic() + seconds
+        self.lock, self.pictures, self.sent, self.problems = threading.Lock(), {}, 0, []
+
+    def ask(self, r):
+        fields = dict(prompt=f"p{r.randrange(5)}", seed=r.randrange(3), steps=r.randrange(1, 12),
+                      width=64 + 16 * r.randrange(5), height=64, n=r.choice([1, 1, 1, 2, 4]))
+        if r.random() < 0.06:
+            fields["prompt"] = r.choice(["nan", "together"])
+        if r.random() < 0.1:
+            fields[r.choice(["deadline_ms", "start_timeout_ms"])] = r.randrange(1, 60)
+        if r.random() < 0.3:
+            fields["previews"] = 3
+        return fields
+
+    def whole(self, r, fields):
+        kind = r.randrange(3)
+        if kind == 0:
+            fields["n"] = 1
+            status, _, body = self.service.post("image/png", **fields)
+            key = tuple(fields[k] for k in ("prompt", "seed", "steps", "width"))
+            with self.lock:
+                if status == 200 and self.pictures.setdefault(key, body) != body:
+                    self.problems.append(("another picture", key))
+        else:
+            status, _, body = self.service.post(stream=kind == 2, **fields)
+            if kind == 2 and status == 200:
+                last = events_of(body)[-1]["type"]
+                if last not in ("completed", "cancelled", "error"):
+                    self.problems.append(("last event", last))
+        if status not in (200, 500, 504):
+            self.problems.append((status, body[:200]))
+
+    def client(self, number):
+        r = random.Random(number)
+        while time.monotonic() < self.end:
+            with self.lock:
+                self.sent += 1
+            if r.random() < 0.6:
+                self.whole(r, self.ask(r))
+                continue
+            s = self.service.open_raw(stream=r.random() < 0.5, **self.ask(r))
+            time.sleep(r.random() * 0.1)
+            if r.random() < 0.5:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            s.close()
+
+    def shoot(self, _):
+        r = random.Random(4711)
+        while time.monotonic() < self.end - 1:
+            time.sleep(r.random())
+            try:
+                os.kill(self.service.worker(), signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+
+def test_whatever_happens_the_accounts_add_up():
+    with Service("--max-batch-images", 6, "--max-batch-tokens", 3000, step_ms=3) as s:
+        chaos = Chaos(s, 6)
+        with concurrent.futures.ThreadPoolExecutor(13) as pool:
+            for done in [pool.submit(chaos.shoot, 0)] + [pool.submit(chaos.client, i)
+                                                         for i in range(12)]:
+                done.result()
+        s.until(lambda m: m["taca_requests_running"] + m["taca_requests_waiting"] == 0)
+        m = s.until(lambda m: m["taca_http_connections"] <= 1)
+        assert not chaos.problems, chaos.problems[:5]
+        ended = sum(v for k, v in m.items() if k.startswith("taca_requests_total{"))
+        # a client that resets at once may be gone before its request was read
+        assert chaos.sent * 0.97 <= ended <= chaos.sent, (chaos.sent, ended)
+        assert m["taca_sse_streams"] == 0
 
 
 def main():
