@@ -1,0 +1,60 @@
+/* fuzz_request.c - any bytes as a request body and as an Accept header: a refusal is a client's
+ * error with words and valid JSON, an accepted request normalises to a body that gives the same
+ * request again. For libFuzzer (ninja fuzz_request with clang). */
+#include <jansson.h>
+#include <stdlib.h>
+
+#include "tests/api/common.h"
+
+int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
+
+static void demand(bool ok, const char *what, const char *text) {
+    if (ok) return;
+    fprintf(stderr, "fuzz_request: not so: %s (%s)\n", what, text);
+    abort();
+}
+
+static void check_error(const struct api_error *e, int rc) {
+    struct taca_buf b;
+    taca_buf_init(&b, 1 << 16);
+    demand(rc == e->status && (rc == 400 || rc == 404 || rc == 406), "a client's error", e->code);
+    demand(e->code[0] && e->message[0], "an error with words", e->message);
+    api_error_json(&b, e);
+    json_t *json = json_loadb(b.data, b.len, JSON_REJECT_DUPLICATES, NULL);
+    demand(json != NULL, "valid JSON", b.data);
+    json_decref(json);
+    taca_buf_finish(&b);
+}
+
+static void check_request(const struct api_request *r) {
+    struct api_request again;
+    struct api_error e;
+    int rc = parse(&again, &e, r->json);
+    demand(rc == 0, "the normalised request parses", e.message);
+    demand(strcmp(again.json, r->json) == 0, "and gives itself", again.json);
+    check_same_params(&r->params, &again.params);
+    demand(test_failures == 0, "the same parameters", r->json);
+    api_request_finish(&again);
+}
+
+int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
+    struct api_request r;
+    struct api_error e;
+    enum api_reply reply;
+    int rc = parse_bytes(&r, &e, (const char *)data, size);
+    if (rc)
+        check_error(&e, rc);
+    else
+        check_request(&r);
+    api_request_finish(&r);
+
+    char *accept = calloc(1, size + 1);
+    if (!accept) return 0;
+    memcpy(accept, data, size);
+    r = (struct api_request){.n = 1 + (int)(size % 2)};
+    e = (struct api_error){0};
+    rc = api_negotiate(&reply, accept, &r, &e);
+    if (rc) check_error(&e, rc);
+    free(accept);
+    return 0;
+}
