@@ -1,0 +1,104 @@
+/* test_api_nomem.c - every allocation of ours and of jansson fails once, in turn: the answer is an
+ * error with words, nothing leaks (the sanitizer build looks), and the last round succeeds. The
+ * linker sends malloc, calloc and realloc of this program through the counter below. */
+#include <jansson.h>
+
+#include "api/png.h"
+#include "tests/api/common.h"
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t n);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t n);
+
+enum { NEVER = 1 << 30 };
+static int left = NEVER, refusals;
+
+static bool spend(void) {
+    if (left-- > 0) return true;
+    refusals++;
+    return false;
+}
+void *__wrap_malloc(size_t n) { return spend() ? __real_malloc(n) : NULL; }
+void *__wrap_calloc(size_t n, size_t size) { return spend() ? __real_calloc(n, size) : NULL; }
+void *__wrap_realloc(void *p, size_t n) { return spend() ? __real_realloc(p, n) : NULL; }
+
+static void give(int allocations) {
+    left = allocations;
+    refusals = 0;
+}
+/* How many were refused since give(); allocation works again. */
+static int taken(void) {
+    left = NEVER;
+    return refusals;
+}
+
+static void test_parsing_answers_503(void) {
+    static const char body[] =
+        "{\"prompt\":\"a \\u00e9 cat\",\"negative_prompt\":\"no\",\"user\":\"u\",\"seed\":7,"
+        "\"taca\":{\"scale\":1.2,\"steps\":[0,3]},\"previews\":{\"every\":5},\"steps\":2.5e1}";
+    int n, rc = -1;
+    json_set_alloc_funcs(malloc, free);
+    for (n = 0; rc != 0 && n < 500; n++) {
+        struct api_request r;
+        struct api_error e;
+        give(n);
+        rc = parse(&r, &e, body);
+        int refused = taken();
+        /* jansson reports a failed allocation in the middle of a value as bad JSON at worst */
+        CHECK(rc == 0 ? refused == 0 : refused > 0 && (rc == 503 || rc == 400));
+        CHECK(rc == 0 || e.message[0]);
+        api_request_finish(&r);
+    }
+    CHECK(rc == 0 && n > 20);
+}
+
+static void test_replies_set_the_buffers_flag(void) {
+    struct api_request r = {.n = 1, .params = {.prompt = "x"}};
+    struct api_result_image img = {.width_px = 8, .height_px = 8, .bytes = "foo", .len = 3};
+    struct api_timings t = {.total_ms = 1};
+    struct api_limits l;
+    struct api_error e = {.status = 500, .code = "internal", .message = "m"};
+    bool failed = true;
+    api_limits_init(&l);
+    for (int n = 0; failed && n < 100; n++) {
+        struct taca_buf b;
+        taca_buf_init(&b, 1 << 20);
+        give(n);
+        api_reply_json(&b, "id", 1, &r, &demo, &img, 1, &t, 7);
+        api_event_error(&b, 1, "id", &e);
+        api_event_image(&b, 2, "id", &img);
+        api_capabilities_json(&b, &demo, &l);
+        failed = b.failed;
+        CHECK(failed == (taken() > 0));
+        taca_buf_finish(&b);
+    }
+    CHECK(!failed);
+}
+
+static void test_a_png_is_whole_or_absent(void) {
+    static uint8_t px[64 * 64 * 3];
+    struct taca_image img = {.width_px = 64, .height_px = 64, .rgb = px};
+    struct api_png_text texts[] = {{"parameters", "x"}, {"taca", "\xE7\x8C\xAB"}};
+    enum taca_code rc = TACA_ENOMEM;
+    for (int n = 0; rc && n < 100; n++) {
+        struct taca_buf b;
+        struct taca_err err = {0};
+        taca_buf_init(&b, 1 << 20);
+        give(n);
+        rc = api_png_write(&b, &img, 0, texts, 2, &err);
+        CHECK((rc != TACA_OK) == (taken() > 0));
+        CHECK(rc == TACA_OK ? b.len > sizeof px : b.len == 0 && err.text[0]);
+        taca_buf_finish(&b);
+    }
+    CHECK_INT(rc, TACA_OK);
+}
+
+int main(void) {
+    TEST(test_parsing_answers_503);
+    TEST(test_replies_set_the_buffers_flag);
+    TEST(test_a_png_is_whole_or_absent);
+    return TEST_END();
+}
