@@ -229,6 +229,19 @@ void taca_add(struct taca_backend *b, struct taca_mat y, struct taca_mat a, stru
     if (y.rows && !dry(b)) b->ops->add(b, y, a, c);
 }
 
+void taca_multiply(struct taca_backend *b, struct taca_mat y, struct taca_mat a,
+                   struct taca_mat c) {
+    if (!live(b) || !same_mat(b, "multiply", y, a) || !same_mat(b, "multiply", y, c)) return;
+    if (y.rows && !dry(b)) b->ops->multiply(b, y, a, c);
+}
+
+void taca_rms_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                   const struct taca_vec *gain, float eps) {
+    if (!live(b) || !same_mat(b, "rms_norm", y, x) || !vec_ok(b, "rms_norm", "gain", gain, x.cols))
+        return;
+    if (y.rows && !dry(b)) b->ops->rms_norm(b, y, x, gain->data, eps);
+}
+
 void taca_head_rms_norm(struct taca_backend *b, struct taca_mat x, const struct taca_vec *gain,
                         float eps) {
     char t[TEXT];
@@ -271,6 +284,25 @@ static bool stream_ok(struct taca_backend *b, struct taca_mat o, const struct ta
     return true;
 }
 
+/* One row a head, odd, and wide enough for every segment of the only stream. */
+static bool rel_bias_ok(struct taca_backend *b, const char *op, const struct taca_layout *l,
+                        const struct taca_attn *a, bool text) {
+    char t[TEXT];
+    const struct taca_mat m = a->rel_bias;
+    int64_t longest = 0;
+    if (m.rows == 0 && m.cols == 0) return true;
+    if (!mat_ok(b, op, "rel_bias", m)) return false;
+    for (int i = 0; i < l->n_segs; i++)
+        if (l->segs[i].n_img > longest) longest = l->segs[i].n_img;
+    if (text)
+        return bad(b, op, "a relative bias needs the image stream alone, %" PRId64 " text rows",
+                   l->txt_rows);
+    if (m.dtype == TACA_F32 && m.rows == a->heads && m.cols % 2 == 1 && m.cols / 2 + 1 >= longest)
+        return true;
+    return bad(b, op, "rel_bias %s, wanted f32, %d heads and %" PRId64 " columns or more",
+               mat_text(t, m), a->heads, 2 * longest - 1);
+}
+
 static bool attention_ok(struct taca_backend *b, struct taca_mat o_img, struct taca_mat o_txt,
                          const struct taca_qkv *img, const struct taca_qkv *txt,
                          const struct taca_layout *l, const struct taca_attn *a) {
@@ -288,7 +320,7 @@ static bool attention_ok(struct taca_backend *b, struct taca_mat o_img, struct t
     if (a->mask == TACA_MASK_CAUSAL && text)
         return bad(b, op, "a causal mask needs the image stream alone, %" PRId64 " text rows",
                    l->txt_rows);
-    return true;
+    return rel_bias_ok(b, op, l, a, text);
 }
 
 void taca_attention(struct taca_backend *b, struct taca_mat o_img, struct taca_mat o_txt,

@@ -179,6 +179,13 @@ void taca_gate_add(struct taca_backend *b, struct taca_mat x, struct taca_mat y,
 /* y = a + c, in place allowed (y may be a or c). */
 void taca_add(struct taca_backend *b, struct taca_mat y, struct taca_mat a, struct taca_mat c);
 
+/* y = a o c elementwise, in place allowed (y may be a or c). */
+void taca_multiply(struct taca_backend *b, struct taca_mat y, struct taca_mat a, struct taca_mat c);
+
+/* y = x / sqrt(mean(x^2) + eps) * gain per row, in place allowed.   gain [cols] */
+void taca_rms_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                   const struct taca_vec *gain, float eps);
+
 /* x_h = x_h / sqrt(mean(x_h^2) + eps) * gain for each head h of each row, in place.
  *   x [rows, heads * D], gain [D] */
 void taca_head_rms_norm(struct taca_backend *b, struct taca_mat x, const struct taca_vec *gain,
@@ -192,7 +199,10 @@ void taca_rope(struct taca_backend *b, struct taca_mat x, struct taca_mat table)
 /* o = softmax(z) v per segment and head, over the segment's image and text keys jointly, where
  *   z_ij = gamma_s * scale * q_i.k_j   for image query i and text key j,
  *   z_ij = scale * q_i.k_j             otherwise;  CAUSAL: key j <= query i, image stream only.
+ * With rel_bias, z_ij += rel_bias[head, n - 1 + i - j], i and j counted from the segment's start.
  *   q, k, v  [rows of the stream, heads * head_dim]; o alike, aliases none of them
+ *   rel_bias [heads, 2 n - 1] f32 on the device, n at least the longest segment, image stream only;
+ *            zeroed: none
  * Softmax in float with the maximum taken after gamma; no n x n matrix is stored. gamma = 1 gives
  * the plain result bit for bit. A stream without rows may have zeroed views; zeroed text views
  * leave the text out though the layout has it: image rows attend to image rows alone. o of the text
@@ -205,6 +215,7 @@ struct taca_attn {
     int heads;
     float scale;
     enum taca_mask mask;
+    struct taca_mat rel_bias;
 };
 void taca_attention(struct taca_backend *b, struct taca_mat o_img, struct taca_mat o_txt,
                     struct taca_qkv img, struct taca_qkv txt, const struct taca_layout *l,

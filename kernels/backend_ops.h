@@ -44,6 +44,10 @@ struct taca_backend_ops {
     void (*gate_add)(struct taca_backend *b, struct taca_mat x, struct taca_mat y,
                      struct taca_mat gate, const int32_t *seg_of_row);
     void (*add)(struct taca_backend *b, struct taca_mat y, struct taca_mat a, struct taca_mat c);
+    void (*multiply)(struct taca_backend *b, struct taca_mat y, struct taca_mat a,
+                     struct taca_mat c);
+    void (*rms_norm)(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                     const float *gain, float eps);
     void (*head_rms_norm)(struct taca_backend *b, struct taca_mat x, const struct taca_vec *gain,
                           float eps);
     void (*rope)(struct taca_backend *b, struct taca_mat x, struct taca_mat table);

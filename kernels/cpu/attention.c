@@ -42,6 +42,7 @@ static struct taca_mat head_of(struct taca_mat m, int64_t head, int64_t d, int64
 static void walk(const struct attn_job *j, struct cpu_attn_tile *t, const struct taca_seg *s,
                  int stream, int64_t head, int64_t q0) {
     int64_t first, n;
+    const float *bias = j->a->rel_bias.data ? cpu_row(j->a->rel_bias, head).p : NULL;
     if (j->qkv[stream]->q.cols == 0) return; /* left out of this attention */
     stream_range(s, stream, &first, &n);
     if (j->a->mask == TACA_MASK_CAUSAL && n > q0 + t->nq) n = q0 + t->nq;
@@ -49,6 +50,8 @@ static void walk(const struct attn_job *j, struct cpu_attn_tile *t, const struct
         t->nk = n - k0 < CPU_ATTN_NK ? n - k0 : CPU_ATTN_NK;
         t->k = head_of(j->qkv[stream]->k, head, j->d, first + k0, t->nk);
         t->v = head_of(j->qkv[stream]->v, head, j->d, first + k0, t->nk);
+        /* column n - 1 of the table is a key's own place */
+        t->bias = bias ? bias + j->a->rel_bias.cols / 2 + q0 - k0 : NULL;
         t->causal = j->a->mask == TACA_MASK_CAUSAL ? q0 - k0 : INT64_MAX;
         j->c->k->attn_tile(t);
     }

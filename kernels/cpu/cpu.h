@@ -91,6 +91,8 @@ void cpu_layer_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x
 void cpu_norm_modulate(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                        struct taca_mat shift, struct taca_mat scale, const int32_t *seg_of_row,
                        float eps);
+void cpu_rms_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x, const float *gain,
+                  float eps);
 void cpu_head_rms_norm(struct taca_backend *b, struct taca_mat x, const struct taca_vec *gain,
                        float eps);
 void cpu_rope(struct taca_backend *b, struct taca_mat x, struct taca_mat table); /* rope.c */
@@ -99,6 +101,7 @@ void cpu_activate(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
 void cpu_gate_add(struct taca_backend *b, struct taca_mat x, struct taca_mat y,
                   struct taca_mat gate, const int32_t *seg_of_row);
 void cpu_add(struct taca_backend *b, struct taca_mat y, struct taca_mat a, struct taca_mat c);
+void cpu_multiply(struct taca_backend *b, struct taca_mat y, struct taca_mat a, struct taca_mat c);
 void cpu_cfg_euler(struct taca_backend *b, struct taca_chw x, struct taca_chw c, struct taca_chw u,
                    float guidance, float dsigma);
 void cpu_axpb(struct taca_backend *b, struct taca_chw y, struct taca_chw x, float a, float c);

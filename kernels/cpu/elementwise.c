@@ -45,6 +45,17 @@ void cpu_add(struct taca_backend *b, struct taca_mat y, struct taca_mat a, struc
     cpu_split(cpu_of(b), y.rows, y.cols, add_rows, &j);
 }
 
+static void multiply_rows(void *ctx, int64_t first, int64_t last) {
+    const struct rows_job *j = ctx;
+    for (int64_t r = first; r < last; r++)
+        j->k->multiply(cpu_row(j->y, r), cpu_row(j->a, r), cpu_row(j->c, r), j->y.cols);
+}
+
+void cpu_multiply(struct taca_backend *b, struct taca_mat y, struct taca_mat a, struct taca_mat c) {
+    struct rows_job j = {.k = cpu_of(b)->k, .y = y, .a = a, .c = c};
+    cpu_split(cpu_of(b), y.rows, y.cols, multiply_rows, &j);
+}
+
 void cpu_cfg_euler(struct taca_backend *b, struct taca_chw x, struct taca_chw c, struct taca_chw u,
                    float guidance, float dsigma) {
     cpu_of(b)->k->cfg_euler(x.data, c.data, u.data, guidance, dsigma, x.c * x.h * x.w);

@@ -25,6 +25,7 @@ struct cpu_attn_tile {
     const float *q;       /* as attn_pack left it: [d][CPU_ATTN_NQ] */
     struct taca_mat k, v; /* rows = the nk keys, columns of one head */
     float factor;         /* scale, times gamma for image queries and text keys */
+    const float *bias;    /* NULL, or score of query i and key j += bias[i - j] */
     int64_t causal;       /* query i sees keys j <= i + causal of this tile; INT64_MAX = all */
     float *max, *sum;     /* [CPU_ATTN_NQ], state of the softmax so far */
     float *o;             /* [nq, d], not yet divided by sum */
@@ -40,11 +41,13 @@ struct cpu_kernels {
     void (*convert)(struct cpu_run y, struct cpu_run x, int64_t n);
     void (*activate)(struct cpu_run y, struct cpu_run x, int64_t n, enum taca_act act);
     void (*add)(struct cpu_run y, struct cpu_run a, struct cpu_run c, int64_t n);
+    void (*multiply)(struct cpu_run y, struct cpu_run a, struct cpu_run c, int64_t n);
     /* y = (x - mean) / sqrt(var + eps) * (plus + gain) + bias; NULL gain and bias are 0 */
     void (*norm)(struct cpu_run y, struct cpu_run x, int64_t n, const float *gain,
                  const float *bias, float plus, float eps);
     void (*gate_add)(float *x, struct cpu_run y, const float *gate, int64_t n);
-    void (*rms)(struct cpu_run x, int64_t n, const float *gain, float eps);
+    /* y = x / sqrt(mean(x^2) + eps) * gain, in place allowed */
+    void (*rms)(struct cpu_run y, struct cpu_run x, int64_t n, const float *gain, float eps);
     /* neighbours turned; table: n/2 cosines, n/2 sines */
     void (*rope)(struct cpu_run x, int64_t n, const float *table);
     /* x += dsigma v, c := v; v = u + g (c - u), or c without u */

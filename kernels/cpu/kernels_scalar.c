@@ -29,6 +29,11 @@ static void add(struct cpu_run y, struct cpu_run a, struct cpu_run c, int64_t n)
         cpu_put(y.p, y.dtype, i, cpu_get(a.p, a.dtype, i) + cpu_get(c.p, c.dtype, i));
 }
 
+static void multiply(struct cpu_run y, struct cpu_run a, struct cpu_run c, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        cpu_put(y.p, y.dtype, i, cpu_get(a.p, a.dtype, i) * cpu_get(c.p, c.dtype, i));
+}
+
 static void norm(struct cpu_run y, struct cpu_run x, int64_t n, const float *gain,
                  const float *bias, float plus, float eps) {
     double sum = 0, sq = 0;
@@ -49,7 +54,7 @@ static void gate_add(float *x, struct cpu_run y, const float *gate, int64_t n) {
     for (int64_t i = 0; i < n; i++) x[i] += gate[i] * cpu_get(y.p, y.dtype, i);
 }
 
-static void rms(struct cpu_run x, int64_t n, const float *gain, float eps) {
+static void rms(struct cpu_run y, struct cpu_run x, int64_t n, const float *gain, float eps) {
     double sq = 0;
     for (int64_t i = 0; i < n; i++) {
         double v = (double)cpu_get(x.p, x.dtype, i);
@@ -57,7 +62,7 @@ static void rms(struct cpu_run x, int64_t n, const float *gain, float eps) {
     }
     const float r = (float)(1.0 / sqrt(sq / (double)n + (double)eps));
     for (int64_t i = 0; i < n; i++)
-        cpu_put(x.p, x.dtype, i, cpu_get(x.p, x.dtype, i) * r * gain[i]);
+        cpu_put(y.p, y.dtype, i, cpu_get(x.p, x.dtype, i) * r * gain[i]);
 }
 
 static void rope(struct cpu_run x, int64_t n, const float *table) {
@@ -96,6 +101,7 @@ static float scores(float *s, const struct cpu_attn_tile *t, int64_t i, int64_t 
         for (int64_t c = 0; c < t->d; c++)
             dot += t->q[c * CPU_ATTN_NQ + i] * cpu_get(k.p, k.dtype, c);
         s[j] = t->factor * dot;
+        if (t->bias) s[j] += t->bias[i - j];
         if (s[j] > max) max = s[j];
     }
     return max;
@@ -147,6 +153,7 @@ const struct cpu_kernels cpu_kernels_scalar = {
     .convert = convert,
     .activate = activate,
     .add = add,
+    .multiply = multiply,
     .norm = norm,
     .gate_add = gate_add,
     .rms = rms,

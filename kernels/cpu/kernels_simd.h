@@ -20,6 +20,10 @@ static void add(struct cpu_run y, struct cpu_run a, struct cpu_run c, int64_t n)
     for (int64_t i = 0; i < n; i += VL) v_put(y, i, v_get(a, i, n - i) + v_get(c, i, n - i), n - i);
 }
 
+static void multiply(struct cpu_run y, struct cpu_run a, struct cpu_run c, int64_t n) {
+    for (int64_t i = 0; i < n; i += VL) v_put(y, i, v_get(a, i, n - i) * v_get(c, i, n - i), n - i);
+}
+
 /* Sums of d and d^2, d = x - shift, over n values. */
 static void moments(struct cpu_run x, int64_t n, float shift, float *sum, float *squares) {
     vf s = v_set(0), q = v_set(0);
@@ -70,12 +74,12 @@ static void gate_add(float *x, struct cpu_run y, const float *gate, int64_t n) {
     }
 }
 
-static void rms(struct cpu_run x, int64_t n, const float *gain, float eps) {
+static void rms(struct cpu_run y, struct cpu_run x, int64_t n, const float *gain, float eps) {
     float sum, squares;
     moments(x, n, 0, &sum, &squares);
     const vf r = v_set(1.0f / sqrtf(squares / (float)n + eps));
     for (int64_t i = 0; i < n; i += VL)
-        v_put(x, i, v_get(x, i, n - i) * r * v_load_n(gain + i, n - i), n - i);
+        v_put(y, i, v_get(x, i, n - i) * r * v_load_n(gain + i, n - i), n - i);
 }
 
 static void rope(struct cpu_run x, int64_t n, const float *table) {
@@ -144,11 +148,21 @@ INLINE void score_keys(float *s, const struct cpu_attn_tile *t, struct taca_mat 
             v_store(s + j * CPU_ATTN_NQ + v * VL, acc[j][v] * v_set(t->factor));
 }
 
+/* Lanes of queries that are not there stay as they are: the table may end before them. */
+static void add_bias(float *s, const struct cpu_attn_tile *t) {
+    for (int64_t j = 0; j < t->nk; j++)
+        for (int64_t i = 0; i < t->nq; i += VL) {
+            float *at = s + j * CPU_ATTN_NQ + i;
+            v_store(at, v_load(at) + v_load_n(t->bias + i - j, t->nq - i));
+        }
+}
+
 static void scores(float *s, const struct cpu_attn_tile *t, struct taca_mat k) {
     int64_t j = 0;
     for (; j + KEYS <= t->nk; j += KEYS)
         score_keys(s + j * CPU_ATTN_NQ, t, taca_mat_rows(k, j, KEYS), KEYS);
     for (; j < t->nk; j++) score_keys(s + j * CPU_ATTN_NQ, t, taca_mat_rows(k, j, 1), 1);
+    if (t->bias) add_bias(s, t);
     if (t->causal == INT64_MAX) return;
     for (j = 0; j < t->nk; j++) /* key j is for queries from j - causal on */
         for (int v = 0; v < QV; v++) {
@@ -276,6 +290,7 @@ const struct cpu_kernels CPU_KERNELS = {
     .convert = convert,
     .activate = activate,
     .add = add,
+    .multiply = multiply,
     .norm = norm,
     .gate_add = gate_add,
     .rms = rms,

@@ -13,6 +13,7 @@ struct attn_case {
     float scale;
     enum taca_mask mask;
     struct fx_mat qkv[2], o[2]; /* by enum taca_stream */
+    struct fx_mat bias;         /* [heads, 2 n - 1]; zeroed: none */
     bool no_text_out;
 };
 
@@ -46,7 +47,8 @@ MAYBE void attn_run(struct attn_case *c) {
                                  taca_mat_cols(c->qkv[s].m, 2 * w, w)};
         if (s == TACA_IMG || !c->no_text_out) o[s] = c->o[s].m;
     }
-    const struct taca_attn a = {c->heads, c->scale, c->mask};
+    const struct taca_attn a = {
+        .heads = c->heads, .scale = c->scale, .mask = c->mask, .rel_bias = c->bias.m};
     taca_attention(fx, o[0], o[1], v[0], v[1], &c->lay.l, &a);
 }
 
@@ -67,6 +69,8 @@ MAYBE void attn_weights(const struct attn_case *c, const struct taca_seg *s, int
         p[j] = 0;
         for (int64_t i = 0; i < c->d; i++) p[j] += (double)c->scale * q[i] * k[i];
         if (text && stream == TACA_IMG) p[j] *= (double)s->gamma;
+        if (c->bias.v)
+            p[j] += c->bias.v[h * c->bias.m.cols + c->bias.m.cols / 2 + row - s->img - j];
         if (c->mask == TACA_MASK_CAUSAL && s->img + j > row) p[j] = -HUGE_VAL;
         if (p[j] > max) max = p[j];
     }

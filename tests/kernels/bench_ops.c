@@ -112,7 +112,7 @@ static void block(struct run *r, const struct stream layer[2]) {
         taca_head_rms_norm(r->b, qkv[k].q, &layer[k].qnorm, 1e-6f);
         taca_head_rms_norm(r->b, qkv[k].k, &layer[k].knorm, 1e-6f);
     }
-    const struct taca_attn a = {r->s->heads, 0.125f, TACA_MASK_NONE};
+    const struct taca_attn a = {.heads = r->s->heads, .scale = 0.125f};
     taca_attention(r->b, o[0], o[1], qkv[0], qkv[1], &r->l, &a);
     for (int k = 0; k < 2; k++) {
         struct taca_mat y = taca_scratch_mat(&r->scratch, TACA_F32, r->x[k].rows, d);

@@ -61,7 +61,7 @@ static void left_out_body(void) {
     static const int64_t both[][2] = {{33, 20}, {7, 5}}, image[][2] = {{33, 0}, {7, 0}};
     static const float gamma[] = {2, 1};
     struct attn_case c = {.heads = 2, .d = 16}, alone = {.heads = 2, .d = 16};
-    struct taca_attn a = {2, 0.25f, TACA_MASK_NONE};
+    struct taca_attn a = {.heads = 2, .scale = 0.25f};
     fx_rng = 5;
     attn_open(&alone, 2, image, NULL, TACA_F32, TACA_F32);
     double *want = attn_want(&alone, 0);

@@ -60,7 +60,7 @@ static double attention_flops(const struct taca_seg *segs, int n, bool text_out,
     const int64_t d = 24;
     struct taca_qkv img = {rows(l.img_rows, d), rows(l.img_rows, d), rows(l.img_rows, d)};
     struct taca_qkv txt = {rows(l.txt_rows, d), rows(l.txt_rows, d), rows(l.txt_rows, d)};
-    const struct taca_attn a = {3, 1, mask};
+    const struct taca_attn a = {.heads = 3, .scale = 1, .mask = mask};
     struct taca_mat none = {0};
     taca_attention(b, rows(l.img_rows, d), text_out ? rows(l.txt_rows, d) : none, img, txt, &l, &a);
     CHECK_OK(taca_sync(b, &err), err);

@@ -69,7 +69,7 @@ static void run_block(const struct block *k, struct batch *b) {
                                    taca_mat_cols(all, 2 * D, D)};
         taca_head_rms_norm(fx, qkv[s].q, &k->gain, 1e-6f);
     }
-    const struct taca_attn a = {HEADS, 0.25f, TACA_MASK_NONE};
+    const struct taca_attn a = {.heads = HEADS, .scale = 0.25f};
     taca_attention(fx, o[0], o[1], qkv[0], qkv[1], &b->lay.l, &a);
     for (int s = 0; s < 2; s++) {
         const struct taca_mat x = b->x[s].m;

@@ -49,7 +49,7 @@ static enum taca_code use(struct taca_backend *b, struct taca_err *err) {
         goto out;
     const struct taca_mat x = mat(values, TACA_BF16, OUT);
     const struct taca_qkv qkv = {x, x, x}, none = {0};
-    const struct taca_attn a = {2, 1, TACA_MASK_NONE};
+    const struct taca_attn a = {.heads = 2, .scale = 1};
     taca_linear(b, mat(outs, TACA_BF16, OUT), mat(values, TACA_BF16, IN), l, TACA_ACT_SILU);
     taca_linear(b, mat(outs, TACA_F32, OUT), mat(values, TACA_F32, IN), l, TACA_ACT_SILU);
     taca_attention(b, mat(outs, TACA_F32, OUT), (struct taca_mat){0}, qkv, none, &lay, &a);

@@ -61,7 +61,7 @@ static void attention_body(void) {
     fx_layout(&lay, 2, (const int64_t[][2]){{3, 1}, {2, 0}}, NULL);
     struct taca_mat i = mat(mem, 5, 8), t = mat(mem, 1, 8), none = {0};
     struct taca_qkv img = {i, i, i}, txt = {t, t, t};
-    struct taca_attn a = {3, 1, TACA_MASK_NONE};
+    struct taca_attn a = {.heads = 3, .scale = 1};
     taca_attention(fx, i, t, img, txt, &lay.l, &a);
     expect("attention:", "3 heads");
     a.heads = 2, a.mask = TACA_MASK_CAUSAL;
