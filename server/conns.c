@@ -215,6 +215,10 @@ void conn_done(struct conn *c) {
     pthread_mutex_unlock(&c->owner->lock);
 }
 
+void conn_shut(struct conn *c) {
+    shutdown(c->fd, SHUT_RDWR);
+}
+
 static void ping(struct conn *c) {
     static const char comment[] = ": hb\n\n";
     stream_push(c->stream, STREAM_MERGE, -1, comment, sizeof comment - 1);

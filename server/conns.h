@@ -52,6 +52,7 @@ int conn_refused_status(struct conn *c); /* 0 = not refused */
 /* From now on the connection waits for the stream (one reference taken over). False: the service is
  * closing, the stream is gone at once. */
 bool conn_attach(struct conn *c, struct stream *s, uint64_t job_key);
+void conn_shut(struct conn *c); /* nothing can be sent any more */
 void conn_done(struct conn *c); /* the last word was said: its client may leave */
 
 #endif

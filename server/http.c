@@ -118,7 +118,12 @@ static ssize_t read_events(void *ctx, uint64_t pos, char *out, size_t max) {
     struct request *q = ctx;
     (void)pos;
     long n = stream_read(q->reply.stream, out, max, suspend, q);
-    if (n == STREAM_CUT) return MHD_CONTENT_READER_END_WITH_ERROR;
+    if (n == STREAM_CUT) {
+        /* not END_WITH_ERROR: the library then keeps the dead connection until it times out. On a
+         * socket that is shut it cannot send the last chunk, so the client sees a cut stream. */
+        conn_shut(q->conn);
+        return MHD_CONTENT_READER_END_OF_STREAM;
+    }
     if (n != STREAM_ENDED) return n;
     conn_done(q->conn);
     return MHD_CONTENT_READER_END_OF_STREAM;
@@ -292,7 +297,7 @@ static void on_connection(void *ctx, struct MHD_Connection *mhd, void **socket_c
 }
 
 /* The library's messages quote what clients sent. */
-static void on_log(void *ctx, const char *fmt, va_list ap) {
+__attribute__((format(printf, 2, 0))) static void on_log(void *ctx, const char *fmt, va_list ap) {
     char text[512];
     struct taca_buf b;
     (void)ctx;

@@ -472,6 +472,10 @@ class Jobs(WithService):
         gone = {self.service.line(5) for _ in waiting}
         self.assertEqual(len(gone), len(waiting))
         self.assertNotIn(None, gone)
+        time.sleep(0.3 * PATIENCE)
+        left = subprocess.run(["ls", "/proc/%d/fd" % self.service.process.pid],
+                              capture_output=True, text=True).stdout.split()
+        self.assertLess(len(left), 60)  # their descriptors are free again
 
 
 class Bodies(WithService):
@@ -649,7 +653,7 @@ class Closing(unittest.TestCase):
         begin = time.time()
         status, rest = service.close()
         self.assertEqual((status, rest[0]), (0, "closed"))
-        self.assertLess(time.time() - begin, 3 * PATIENCE)
+        self.assertLess(time.time() - begin, 1 * PATIENCE)
         for s in waiting + idle + [half]:
             self.assertIsNotNone(drain(s))  # all ended
 
