@@ -1,7 +1,9 @@
 /* request.c - from the bytes of a body to a checked request; see request.h. */
 #include "api/request.h"
 
+#include <stdlib.h>
 #include <string.h>
+#include <threads.h>
 
 #include "api/fields.h"
 #include "api/write.h"
@@ -39,6 +41,9 @@ static int check_complexity(const char *body, size_t len, struct api_error *err)
     return 0;
 }
 
+/* jansson takes its allocator for the whole process; ours is as good for everyone else. */
+static void note_failures(void) { json_set_alloc_funcs(taca_noted_malloc, free); }
+
 static int load(json_t **out, const char *body, size_t len, const struct api_limits *limits,
                 struct api_error *err) {
     json_error_t why;
@@ -53,9 +58,14 @@ static int load(json_t **out, const char *body, size_t len, const struct api_lim
                         "the body begins with a byte order mark: send JSON without it");
     int rc = check_complexity(body, len, err);
     if (rc) return rc;
+    static once_flag once = ONCE_FLAG_INIT;
+    call_once(&once, note_failures);
+    taca_noted_take();
     json_t *root = json_loadb(body, len, JSON_REJECT_DUPLICATES, &why);
-    if (!root && json_error_code(&why) == json_error_out_of_memory)
+    if (taca_noted_take()) { /* jansson may have dropped a byte of a string and gone on */
+        json_decref(root);
         return api_fail(err, 503, "gpu_oom", NULL, "out of memory reading the request");
+    }
     if (!root)
         return api_fail(err, 400, "invalid_json", NULL,
                         "the body is not valid JSON: %s (line %d, column %d)", why.text, why.line,
