@@ -1,6 +1,7 @@
 /* jobs.c - see jobs.h. The table: who comes, who waits, who leaves, what is next. */
 #include "server/jobs.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -179,7 +180,7 @@ static void forget(struct jobs *js, struct job *job) {
         /* commands are in order: this one reaches the worker after what it is doing now */
         if (im->seq)
             (void)pool_send(js->ports.pool,
-                            &(struct wire_msg){.type = WIRE_CLOSE, .u.seq.id = im->seq});
+                            &(struct wire_msg){.type = WIRE_CLOSE, .u.seq.id = im->seq}, 0);
         im->seq = 0;
     }
     for (int i = 0; js->op.active && i < js->op.n; i++)
@@ -308,9 +309,28 @@ static int free_slot(const struct jobs *js) {
     return -1;
 }
 
+/* How long the worker may be silent about something that should take expected_ms. Slow is not dead:
+ * the limit grows with the work, and what was never measured gets ten times the limit. */
+static int patience_ms(const struct jobs *js, double expected_ms, bool measured) {
+    double ms = js->opts.step_timeout_ms;
+    if (!measured) ms *= 10;
+    if (measured && 20 * expected_ms > ms) ms = 20 * expected_ms;
+    return ms < INT_MAX / 2 ? (int)ms : INT_MAX / 2;
+}
+
+static int patience_for(const struct jobs *js, const struct wire_msg *m, const int *picked, int n) {
+    const struct sched_costs *c = &js->costs;
+    double tokens = 0;
+    if (m->type == WIRE_OPEN) return patience_ms(js, c->open_ms, c->opened);
+    if (m->type == WIRE_DECODE)
+        return patience_ms(js, js->seqs[picked[0]].pixels * c->ms_per_pixel, c->decoded);
+    for (int i = 0; i < n; i++) tokens += js->seqs[picked[i]].tokens;
+    return patience_ms(js, tokens * c->ms_per_token, c->measured);
+}
+
 static bool send_op(struct jobs *js, const struct wire_msg *m, enum wire_type answer,
                     const int *picked, int n) {
-    if (!pool_send(js->ports.pool, m)) return false;
+    if (!pool_send(js->ports.pool, m, patience_for(js, m, picked, n))) return false;
     js->op = (struct op){.active = true, .type = answer, .n = n, .slot = -1};
     for (int i = 0; i < n; i++) js->op.refs[i] = js->refs[picked[i]];
     return true;

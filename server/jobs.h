@@ -17,6 +17,7 @@ struct jobs;
 struct jobs_opts {
     struct sched_limits limits;
     int start_timeout_ms;
+    int step_timeout_ms; /* least patience with a silent worker */
     bool log_prompts;
 };
 /* Who the table talks to; all outlive it. */

@@ -169,7 +169,7 @@ static void decoded(struct jobs *js, const struct op *op, const struct wire_pixe
         return;
     }
     struct job_image *im = image_of(&op->refs[0]);
-    (void)pool_send(js->ports.pool, &(struct wire_msg){.type = WIRE_CLOSE, .u.seq.id = im->seq});
+    (void)pool_send(js->ports.pool, &(struct wire_msg){.type = WIRE_CLOSE, .u.seq.id = im->seq}, 0);
     im->seq = 0;
     im->stage = IMAGE_ENCODING;
     pool_praise(js->ports.pool);

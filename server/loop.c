@@ -342,7 +342,6 @@ static enum taca_code open_parts(struct serve *s, struct taca_err *err) {
                                    .self = o->self,
                                    .engine = &o->engine,
                                    .load_timeout_ms = LOAD_TIMEOUT_MS,
-                                   .step_timeout_ms = o->step_timeout_ms,
                                    .slot_bytes = (size_t)o->front.limits.max_pixels * 3};
     const struct pool_hooks pool_hooks = {s, hook_ready, hook_answer, hook_lost, hook_refused};
     const struct front_hooks front_hooks = {s, &s->status, hook_submit, hook_client_gone,
@@ -352,6 +351,7 @@ static enum taca_code open_parts(struct serve *s, struct taca_err *err) {
                                               .open_images = 2 * o->max_batch_images,
                                               .queue = o->max_queue},
                                    .start_timeout_ms = o->start_timeout_ms,
+                                   .step_timeout_ms = o->step_timeout_ms,
                                    .log_prompts = o->log_prompts};
     enum taca_code rc = pool_open(&s->pool, &pool, &pool_hooks, err);
     if (!rc) rc = encode_open(&s->encode, o->encode_threads, &s->results, err);

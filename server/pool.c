@@ -25,7 +25,8 @@ struct pool {
     uv_pipe_t pipe;
     uv_timer_t timer; /* load time, watchdog, pause before the next child, patience at the end */
     bool child_lives, pipe_open, ready;
-    int due;      /* answers not here yet */
+    int due; /* answers not here yet */
+    int patience_ms;
     int failures; /* in a row, without anything useful in between */
     const char *reason;
     struct taca_buf in;
@@ -124,7 +125,7 @@ static void on_load_timeout(uv_timer_t *t) { pool_condemn(t->data, "hang"); }
 static void on_watchdog(uv_timer_t *t) {
     struct pool *p = t->data;
     taca_log(TACA_LOG_ERROR, "worker %d has been silent for %d ms: killed", p->child.pid,
-             p->opts.step_timeout_ms);
+             p->patience_ms);
     pool_condemn(p, "hang");
 }
 
@@ -132,7 +133,7 @@ static void on_watchdog(uv_timer_t *t) {
 
 static void watch(struct pool *p) {
     if (p->due > 0)
-        uv_timer_start(&p->timer, on_watchdog, (uint64_t)p->opts.step_timeout_ms, 0);
+        uv_timer_start(&p->timer, on_watchdog, (uint64_t)p->patience_ms, 0);
     else
         uv_timer_stop(&p->timer);
 }
@@ -307,7 +308,7 @@ static void on_written(uv_write_t *req, int status) {
     free(w);
 }
 
-bool pool_send(struct pool *p, const struct wire_msg *m) {
+bool pool_send(struct pool *p, const struct wire_msg *m, int patience_ms) {
     if (!p->ready || !p->pipe_open || p->closing) return false;
     struct pending_write *w = calloc(1, sizeof *w);
     if (!w) return false;
@@ -320,7 +321,9 @@ bool pool_send(struct pool *p, const struct wire_msg *m) {
         return false;
     }
     if (m->type != WIRE_CLOSE && m->type != WIRE_QUIT) {
-        if (p->due++ == 0) watch(p);
+        p->patience_ms = patience_ms;
+        p->due++;
+        watch(p);
     }
     return true;
 }
@@ -341,7 +344,7 @@ void pool_close(struct pool *p, int patience_ms, void (*done)(void *ctx), void *
         uv_close((uv_handle_t *)&p->timer, on_handle_closed);
         return;
     }
-    if (patience_ms < 1 || !pool_send(p, &(struct wire_msg){.type = WIRE_QUIT}))
+    if (patience_ms < 1 || !pool_send(p, &(struct wire_msg){.type = WIRE_QUIT}, 0))
         uv_process_kill(&p->child, SIGKILL);
     else
         uv_timer_start(&p->timer, on_patience_over, (uint64_t)patience_ms, 0);

@@ -23,7 +23,6 @@ struct pool_opts {
     const char *self; /* executable */
     const struct taca_engine_opts *engine;
     int load_timeout_ms; /* from spawn to HELLO */
-    int step_timeout_ms; /* between two answers */
     size_t slot_bytes;   /* pixels of the largest image */
 };
 
@@ -41,8 +40,9 @@ struct pool_hooks {
 enum taca_code pool_open(struct pool **out, const struct pool_opts *opts,
                          const struct pool_hooks *hooks, struct taca_err *err) TACA_MUST_USE;
 bool pool_ready(const struct pool *p);
-/* False when no worker is ready (or the pipe just broke: `lost` follows). */
-bool pool_send(struct pool *p, const struct wire_msg *m);
+/* False when no worker is ready (or the pipe just broke: `lost` follows).
+ *   patience_ms  a worker that has not answered by then is killed; of no meaning for CLOSE */
+bool pool_send(struct pool *p, const struct wire_msg *m, int patience_ms);
 const uint8_t *pool_slot(const struct pool *p, int slot);
 /* The worker has said something senseless, or that its device is broken: kills it; `lost` follows
  * with this reason, a constant. */
