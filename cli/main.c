@@ -13,6 +13,7 @@ static const struct {
 } commands[] = {
     {"bench", cli_bench, "time the model's default picture: engine, process, HTTP"},
     {"generate", cli_generate, "make a picture from a prompt, here and now"},
+    {"healthcheck", cli_healthcheck, "ask a running service whether it is well"},
     {"inspect", cli_inspect, "tell what a model directory holds"},
 #ifdef TACA_WITH_SERVER
     {"serve", cli_serve, "make pictures for others over HTTP"},

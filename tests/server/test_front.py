@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""test_front.py FRONT_MAIN - the front door from outside: raw sockets against front_main.
+"""test_front.py FRONT_MAIN [TACA] - the front door from outside: raw sockets against front_main.
 
 One make-believe service per group of tests; every test says in its name what a client can count on.
 """
@@ -18,6 +18,7 @@ import unittest
 from payloads import ROWS, get, post, sized
 
 PROGRAM = sys.argv[1]
+TACA = sys.argv[2] if len(sys.argv) > 2 and os.path.sep in sys.argv[2] else None
 # sanitizers slow everything down: times are for a machine at ease
 PATIENCE = float(os.environ.get("TACA_PATIENCE", "1"))
 JSON = b"Content-Type: application/json\r\n"
@@ -640,6 +641,35 @@ class Descriptors(unittest.TestCase):
         self.assertEqual(service.close()[0], 0)
 
 
+@unittest.skipUnless(TACA, "no taca was named")
+class Healthcheck(WithService):
+    def check(self, *options):
+        done = subprocess.run((TACA, "healthcheck") + options, capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    def test_it_tells_well_from_unwell_by_its_exit_status(self):
+        port = str(self.service.port)
+        self.assertEqual(self.check("--port", port), (0, ""))
+        self.assertEqual(self.check("--port", port, "--ready"), (0, ""))
+        self.assertEqual(self.check("--port", str(self.service.admin), "--ready"), (0, ""))
+        self.assertEqual(self.check("--host", "0.0.0.0", "--port", port), (0, ""))
+        self.assertEqual(self.check("--url", "http://localhost:%s/health" % port), (0, ""))
+        self.assertEqual(self.check("--url", "http://127.0.0.1:%s/nope" % port)[0], 1)
+        self.service.tell("draining")
+        self.assertEqual(self.check("--port", port), (0, ""))
+        status, said = self.check("--port", port, "--ready")
+        self.assertEqual(status, 1)
+        self.assertIn("503", said)
+        self.assertEqual(self.check("--url", "ftp://x")[0], 2)
+
+    def test_a_service_that_says_nothing_is_unwell_after_3_s(self):
+        silent = socket.create_server(("127.0.0.1", 0))
+        begin = time.time()
+        self.assertEqual(self.check("--port", str(silent.getsockname()[1]))[0], 1)
+        self.assertLess(time.time() - begin, 4 * PATIENCE)
+        silent.close()
+
+
 class Closing(unittest.TestCase):
     def test_closing_with_waiting_clients_is_clean(self):
         service = Service()
@@ -675,5 +705,5 @@ class Closing(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    del sys.argv[1]
+    del sys.argv[1:3 if TACA else 2]
     unittest.main()
