@@ -147,7 +147,7 @@ static void set_defaults(struct options *o) {
                           .start_timeout_s = 300,
                           .drain_grace_s = 5,
                           .drain_timeout_s = 60,
-                          .step_timeout_s = 60};
+                          .step_timeout_s = 30};
     s->front.host = "localhost";
     s->front.port = 8080;
     s->front.admin_listen = "127.0.0.1:8081";

@@ -13,7 +13,12 @@
 
 #include "base/log.h"
 
-enum { MAX_ARGS = 24, READ_BYTES = 64 << 10, MAX_MESSAGE = WIRE_MAX_TAIL + 4096 };
+enum {
+    MAX_ARGS = 24,
+    READ_BYTES = 64 << 10,
+    MAX_MESSAGE = WIRE_MAX_TAIL + 4096,
+    LINGER_MS = 1000 /* between closing its pipe and its end */
+};
 
 struct pool {
     struct pool_opts opts;
@@ -120,7 +125,8 @@ static void on_exit_of_child(uv_process_t *child, int64_t status, int signal_no)
     p->hooks.lost(p->hooks.ctx, reason);
 }
 
-static void on_load_timeout(uv_timer_t *t) { pool_condemn(t->data, "hang"); }
+/* It should have said hello, or be gone, by now. */
+static void on_overdue(uv_timer_t *t) { pool_condemn(t->data, "hang"); }
 
 static void on_watchdog(uv_timer_t *t) {
     struct pool *p = t->data;
@@ -185,10 +191,10 @@ static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *buf) {
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
     struct pool *p = stream->data;
     if (n == 0) return;
-    if (n < 0) { /* the child's end closed: it is dying or has lost its mind */
-        if (p->child_lives && !p->closing) uv_process_kill(&p->child, SIGKILL);
+    if (n < 0) { /* the child's end closed: it is dying, and its exit will tell how */
         p->ready = false;
         close_pipe(p);
+        if (!p->closing) uv_timer_start(&p->timer, on_overdue, LINGER_MS, 0);
         return;
     }
     taca_buf_put(&p->in, buf->base, (size_t)n);
@@ -230,7 +236,7 @@ static int spawn(struct pool *p) {
     if (rc == 0) {
         p->child_lives = true;
         uv_read_start((uv_stream_t *)&p->pipe, on_alloc, on_read);
-        uv_timer_start(&p->timer, on_load_timeout, (uint64_t)p->opts.load_timeout_ms, 0);
+        uv_timer_start(&p->timer, on_overdue, (uint64_t)p->opts.load_timeout_ms, 0);
         taca_log(TACA_LOG_INFO, "worker %d started", p->child.pid);
         return 0;
     }

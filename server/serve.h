@@ -17,7 +17,9 @@ struct serve_opts {
     int drain_grace_ms, drain_timeout_ms;
     bool log_prompts;
     const char *port_file; /* gets the port's number as text once we listen; NULL = none */
-    int step_timeout_ms;   /* a worker without an answer for this long is killed */
+    /* a worker that is silent for so long, and for 20 times what its work usually takes, is killed;
+     * ten times as long for work that was never measured */
+    int step_timeout_ms;
 };
 
 /* Runs until SIGTERM/SIGINT; the exit code of the process (0 clean, 1 failed, 78 configuration). */
