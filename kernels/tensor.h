@@ -11,6 +11,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 enum taca_dtype { TACA_F32, TACA_BF16, TACA_F16, TACA_I32, TACA_I64, TACA_U8, TACA_DTYPES };
 
@@ -65,6 +66,20 @@ static inline struct taca_mat taca_mat_rows(struct taca_mat m, int64_t first, in
     if (m.data) m.data = (char *)m.data + (size_t)(first * m.ld) * taca_dtype_bytes(m.dtype);
     m.rows = rows;
     return m;
+}
+
+/* One value between f32 and bf16; narrowing rounds to nearest even and keeps NaN a NaN. */
+static inline float taca_bf16_to_f32(uint16_t h) {
+    uint32_t bits = (uint32_t)h << 16;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+static inline uint16_t taca_f32_to_bf16(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
 /* n float values at src of any float dtype, widened. bf16 and f16 convert exactly. */

@@ -107,7 +107,7 @@ void cpu_attention(struct taca_backend *b, struct taca_mat o_img, struct taca_ma
     struct cpu *c = cpu_of(b);
     struct attn_job j = {.c = c, .o = {o_img, o_txt}, .qkv = {img, txt}, .l = l, .a = a};
     j.d = (l->img_rows ? img->q.cols : txt->q.cols) / a->heads;
-    j.work = 2 * CPU_ATTN_NQ * (j.d + 1) + cpu_attn_work(j.d);
+    j.work = (int64_t)2 * CPU_ATTN_NQ * (j.d + 1) + cpu_attn_work(j.d);
     j.work = (j.work + 15) / 16 * 16;
     j.buf = cpu_buf_get(c, &c->own, (size_t)(j.work * c->threads) * sizeof(float), "attention");
     if (!j.buf) return;

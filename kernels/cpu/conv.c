@@ -298,7 +298,7 @@ static float plain_value(const struct map_job *j, int64_t n, int64_t i, int64_t 
             for (int64_t ch = 0; ch < p->c_in; ch++) {
                 float x =
                     cpu_get(j->x.data, j->x.dtype, ((n * j->x.h + r) * j->x.w + s) * j->x.c + ch);
-                if (p->dtype == TACA_BF16) x = cpu_bf16_get(cpu_bf16_put(x));
+                if (p->dtype == TACA_BF16) x = taca_bf16_to_f32(taca_f32_to_bf16(x));
                 sum += x * cpu_get(j->v->w, p->dtype, ((o * p->c_in + ch) * p->kh + k) * p->kw + m);
             }
         }

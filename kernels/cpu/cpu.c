@@ -48,7 +48,7 @@ static void run_piece(void *ctx, int64_t i, int worker) {
 
 void cpu_split(struct cpu *c, int64_t rows, int64_t cost,
                void (*fn)(void *ctx, int64_t first, int64_t last), void *ctx) {
-    struct split s = {rows, c->threads * PIECES_PER_THREAD, fn, ctx};
+    struct split s = {rows, (int64_t)c->threads * PIECES_PER_THREAD, fn, ctx};
     if (s.pieces > rows) s.pieces = rows;
     if (c->threads == 1 || (double)rows * (double)cost < FORK_COST || s.pieces <= 1)
         fn(ctx, 0, rows);

@@ -47,27 +47,14 @@ void *cpu_buf_get(struct cpu *c, struct cpu_buf *b, size_t bytes, const char *op
 void cpu_split(struct cpu *c, int64_t rows, int64_t cost,
                void (*fn)(void *ctx, int64_t first, int64_t last), void *ctx);
 
-static inline float cpu_bf16_get(uint16_t h) {
-    uint32_t bits = (uint32_t)h << 16;
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
-/* round to nearest even; NaN stays NaN */
-static inline uint16_t cpu_bf16_put(float f) {
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return (uint16_t)(bits >> 16 | 0x40);
-    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-}
 static inline float cpu_get(const void *p, enum taca_dtype t, int64_t i) {
-    return t == TACA_F32 ? ((const float *)p)[i] : cpu_bf16_get(((const uint16_t *)p)[i]);
+    return t == TACA_F32 ? ((const float *)p)[i] : taca_bf16_to_f32(((const uint16_t *)p)[i]);
 }
 static inline void cpu_put(void *p, enum taca_dtype t, int64_t i, float v) {
     if (t == TACA_F32)
         ((float *)p)[i] = v;
     else
-        ((uint16_t *)p)[i] = cpu_bf16_put(v);
+        ((uint16_t *)p)[i] = taca_f32_to_bf16(v);
 }
 float cpu_act(float x, enum taca_act act); /* plain C */
 

@@ -309,7 +309,7 @@ static void plain_rows(void *ctx, int64_t first, int64_t last) {
             float sum = 0;
             for (int64_t i = 0; i < p->in; i++) {
                 float v = cpu_get(x.p, x.dtype, i);
-                if (p->dtype == TACA_BF16) v = cpu_bf16_get(cpu_bf16_put(v));
+                if (p->dtype == TACA_BF16) v = taca_bf16_to_f32(taca_f32_to_bf16(v));
                 sum += v * cpu_get(j->l->w, p->dtype, o * p->in + i);
             }
             cpu_put(y.p, y.dtype, o, cpu_act(sum + (j->l->bias ? j->l->bias[o] : 0), j->act));
