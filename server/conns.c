@@ -215,9 +215,7 @@ void conn_done(struct conn *c) {
     pthread_mutex_unlock(&c->owner->lock);
 }
 
-void conn_shut(struct conn *c) {
-    shutdown(c->fd, SHUT_RDWR);
-}
+void conn_shut(struct conn *c) { shutdown(c->fd, SHUT_RDWR); }
 
 static void ping(struct conn *c) {
     static const char comment[] = ": hb\n\n";

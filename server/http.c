@@ -258,6 +258,8 @@ static void on_completed(void *ctx, struct MHD_Connection *mhd, void **req_ctx,
     *req_ctx = NULL;
     if (!q) return;
     int status = q->status ? q->status : conn_refused_status(q->conn);
+    if (why == MHD_REQUEST_TERMINATED_TIMEOUT_REACHED)
+        metric_add(METRIC_REJECTED, q->status ? "write_stall" : "body_timeout", 1);
     if (!status) status = 499; /* the client left before there was an answer */
     double seconds = (double)(taca_now_us() - q->received_us) / 1e6;
     metric_http(q->reply.route ? q->reply.route : "other", q->method, status, seconds);
