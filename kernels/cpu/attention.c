@@ -17,6 +17,7 @@ struct attn_job {
     const struct taca_layout *l;
     const struct taca_attn *a;
     int64_t d, work;
+    int64_t tiles; /* of queries, over all segments and both streams */
     float *buf; /* per thread: q, o, max, sum, work */
 };
 
@@ -89,8 +90,8 @@ static void query_tile(const struct attn_job *j, const struct taca_seg *s, int s
 
 static void run_task(void *ctx, int64_t i, int worker) {
     const struct attn_job *j = ctx;
-    const int64_t head = i % j->a->heads;
-    int64_t tile = i / j->a->heads;
+    const int64_t head = i / j->tiles; /* one head after the other: its keys stay in the cache */
+    int64_t tile = i % j->tiles;
     int s = 0;
     while (tile >= seg_tiles(j, s)) tile -= seg_tiles(j, s++);
     const struct taca_seg *seg = &j->l->segs[s];
@@ -111,7 +112,6 @@ void cpu_attention(struct taca_backend *b, struct taca_mat o_img, struct taca_ma
     j.work = (j.work + 15) / 16 * 16;
     j.buf = cpu_buf_get(c, &c->own, (size_t)(j.work * c->threads) * sizeof(float), "attention");
     if (!j.buf) return;
-    int64_t n = 0;
-    for (int s = 0; s < l->n_segs; s++) n += seg_tiles(&j, s);
-    cpu_parallel(c->pool, n * a->heads, run_task, &j);
+    for (int s = 0; s < l->n_segs; s++) j.tiles += seg_tiles(&j, s);
+    cpu_parallel(c->pool, j.tiles * a->heads, run_task, &j);
 }
