@@ -24,6 +24,9 @@ const struct taca_tensor *taca_safetensors_at(const struct taca_safetensors *st,
 const struct taca_tensor *taca_safetensors_find(const struct taca_safetensors *st,
                                                 const char *name);
 
+/* An entry of __metadata__, NULL when absent. */
+const char *taca_safetensors_metadata(const struct taca_safetensors *st, const char *key);
+
 /* Tensors of a dtype that find cannot return. */
 struct taca_st_other {
     const char *name;
