@@ -6,9 +6,11 @@
 #include "cli/cli.h"
 #include "cli/flags.h"
 #include "engine/text/tok_bpe.h"
+#include "engine/text/tok_t5.h"
 
 struct job {
-    const struct tok_bpe *tok;
+    struct tok_bpe *clip; /* one of the two */
+    struct tok_t5 *t5;
     bool json;
     int pad;      /* 0: as long as the text */
     int32_t *ids; /* grows */
@@ -24,15 +26,21 @@ static enum taca_code grow(struct job *j, int n, struct taca_err *err) {
     return TACA_OK;
 }
 
+static enum taca_code encode(struct job *j, const char *text, int n, int *total,
+                             struct taca_err *err) {
+    return j->clip ? tok_bpe_encode(j->clip, text, j->ids, n, total, err)
+                   : tok_t5_encode(j->t5, text, j->ids, n, total, err);
+}
+
 /* One line of output for one text. */
 static enum taca_code print_ids(struct job *j, const char *text, struct taca_err *err) {
     int total = 0, n = j->pad ? j->pad : j->cap;
     enum taca_code rc = grow(j, n, err);
-    if (rc == TACA_OK) rc = tok_bpe_encode(j->tok, text, j->ids, n, &total, err);
+    if (rc == TACA_OK) rc = encode(j, text, n, &total, err);
     if (rc == TACA_OK && !j->pad && total > n) {
         n = total;
         rc = grow(j, n, err);
-        if (rc == TACA_OK) rc = tok_bpe_encode(j->tok, text, j->ids, n, &total, err);
+        if (rc == TACA_OK) rc = encode(j, text, n, &total, err);
     }
     if (rc != TACA_OK) return rc;
     if (!j->pad) n = total;
@@ -57,14 +65,15 @@ static enum taca_code print_stdin(struct job *j, int end, struct taca_err *err) 
 }
 
 int cli_tokenize(int argc, char **argv) {
-    const char *dir = NULL;
+    const char *clip = NULL, *t5 = NULL;
     bool null = false;
     struct taca_err err = {0};
-    struct tok_bpe *tok = NULL;
     struct job j = {.json = false};
     const struct flag flags[] = {
-        {"clip", 0, FLAG_STRING, &dir, 0, 0, NULL, NULL, "DIR",
+        {"clip", 0, FLAG_STRING, &clip, 0, 0, NULL, NULL, "DIR",
          "Directory of a CLIP tokenizer (vocab.json and merges.txt, or tokenizer.json)."},
+        {"t5", 0, FLAG_STRING, &t5, 0, 0, NULL, NULL, "DIR",
+         "Directory of a T5 tokenizer (tokenizer.json or spiece.model)."},
         {"json", 0, FLAG_SWITCH, &j.json, 0, 0, NULL, NULL, NULL,
          "Print {\"ids\":[...],\"n\":length before padding and cutting}."},
         {"pad", 0, FLAG_INT, &j.pad, 2, 1 << 20, NULL, NULL, "N",
@@ -72,28 +81,31 @@ int cli_tokenize(int argc, char **argv) {
         {"null", '0', FLAG_SWITCH, &null, 0, 0, NULL, NULL, NULL,
          "Texts on standard input end with NUL instead of a newline."},
     };
-    struct flag_set set = {.usage = "tokenize --clip DIR [options] TEXT",
-                           .about = "Prints the ids of a text, with start and end token.\n"
-                                    "TEXT - reads one text a line from standard input.",
-                           .flags = flags,
-                           .n_flags = FLAGS_COUNT(flags),
-                           .min_args = 1,
-                           .max_args = 1};
+    struct flag_set set = {
+        .usage = "tokenize --clip DIR | --t5 DIR [options] TEXT",
+        .about = "Prints the ids of a text, with start and end token (T5 has no start).\n"
+                 "TEXT - reads one text a line from standard input.",
+        .flags = flags,
+        .n_flags = FLAGS_COUNT(flags),
+        .min_args = 1,
+        .max_args = 1};
     switch (flags_parse(&set, argc, argv)) {
     case FLAGS_HELP: return EXIT_OK;
     case FLAGS_BAD: return EXIT_USAGE;
     case FLAGS_OK: break;
     }
 
-    enum taca_code rc =
-        dir ? tok_bpe_open(&tok, dir, &err) : taca_fail(&err, TACA_EINVAL, "--clip DIR is missing");
-    j.tok = tok;
+    enum taca_code rc = clip && t5 ? taca_fail(&err, TACA_EINVAL, "--clip and --t5: one of the two")
+                        : clip     ? tok_bpe_open(&j.clip, clip, &err)
+                        : t5       ? tok_t5_open(&j.t5, t5, &err)
+                             : taca_fail(&err, TACA_EINVAL, "--clip DIR or --t5 DIR is missing");
     if (rc == TACA_OK) rc = grow(&j, 1024, &err);
     if (rc == TACA_OK)
         rc = strcmp(set.args[0], "-") == 0 ? print_stdin(&j, null ? 0 : '\n', &err)
                                            : print_ids(&j, set.args[0], &err);
     free(j.ids);
-    tok_bpe_close(tok);
+    tok_bpe_close(j.clip);
+    tok_t5_close(j.t5);
     if (rc == TACA_OK && fflush(stdout) != 0)
         rc = taca_fail(&err, TACA_EIO, "writing to standard output");
     return rc == TACA_OK ? EXIT_OK : cli_fail("tokenize", &err);

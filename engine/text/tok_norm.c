@@ -91,15 +91,14 @@ static bool decompose(struct tok_cps *t, const char *s, size_t len) {
     return true;
 }
 
-/* Unicode's White_Space */
-static bool is_space(int32_t cp) {
+bool tok_is_space(int32_t cp) {
     if (cp < 0x80) return cp == ' ' || (cp >= 9 && cp <= 13);
     return cp == 0x85 || cp == 0xA0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200A) ||
            cp == 0x2028 || cp == 0x2029 || cp == 0x202F || cp == 0x205F || cp == 0x3000;
 }
 
 static int32_t fold(int32_t cp) {
-    if (is_space(cp)) return ' ';
+    if (tok_is_space(cp)) return ' ';
     if (cp < 0x80) return cp >= 'A' && cp <= 'Z' ? cp + 32 : cp;
     return utf8proc_tolower(cp);
 }
