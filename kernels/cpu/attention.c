@@ -18,7 +18,7 @@ struct attn_job {
     const struct taca_attn *a;
     int64_t d, work;
     int64_t tiles; /* of queries, over all segments and both streams */
-    float *buf; /* per thread: q, o, max, sum, work */
+    float *buf;    /* per thread: q, o, max, sum, work */
 };
 
 static void stream_range(const struct taca_seg *s, int stream, int64_t *first, int64_t *n) {

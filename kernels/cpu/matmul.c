@@ -1,9 +1,9 @@
 /* matmul.c - y = act(x W^T + b): oneDNN on weights laid out once, or plain loops.
  *
  * Rows are cut into blocks, one per item of the thread pool; a oneDNN primitive is made for a
- * number of rows and two strides, and the last few are kept per weight. In deterministic mode all
- * blocks have one size, the last one padded, so that every row meets the same code whatever the
- * batch holds. */
+ * number of rows, and the last few are kept per weight. Views with a stride go through dense
+ * copies. In deterministic mode all blocks have one size, the last one padded, so that every row
+ * meets the same code whatever the batch holds. */
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -15,7 +15,7 @@
 enum { PRIMS = 8, LAYOUT_ROWS = 64, FIXED_ROWS = 32, LEAST_ROWS = 16 };
 
 struct prim_key {
-    int64_t rows, ldx, ldy;
+    int64_t rows;
     enum taca_dtype ytype;
     enum taca_act act;
 };
@@ -46,10 +46,11 @@ static void linear_close(struct cpu_weight *node) {
 
 /* ---- opening -------------------------------------------------------------------------------- */
 
-static dnnl_status_t mat_desc(dnnl_memory_desc_t *md, int64_t rows, int64_t cols, int64_t ld,
+/* Dense: with any other stride this release of the library takes its plain reference loop. */
+static dnnl_status_t mat_desc(dnnl_memory_desc_t *md, int64_t rows, int64_t cols,
                               enum taca_dtype t) {
-    const dnnl_dims_t dims = {rows, cols}, strides = {ld, 1};
-    return dnnl_memory_desc_init_by_strides(md, 2, dims, cpu_dnn_type(t), strides);
+    const dnnl_dims_t dims = {rows, cols};
+    return dnnl_memory_desc_init_by_tag(md, 2, dims, cpu_dnn_type(t), dnnl_ab);
 }
 
 /* The matmul of `key`; weights NULL leaves their layout to the library. */
@@ -57,8 +58,8 @@ static dnnl_status_t matmul_desc(dnnl_matmul_desc_t *desc, const struct cpu_line
                                  const struct prim_key *key, const dnnl_memory_desc_t *weights) {
     dnnl_memory_desc_t x, y, w, bias;
     const dnnl_dims_t wdims = {l->pub.in, l->pub.out}, bdims = {1, l->pub.out};
-    dnnl_status_t s = mat_desc(&x, key->rows, l->pub.in, key->ldx, l->pub.dtype);
-    if (s == dnnl_success) s = mat_desc(&y, key->rows, l->pub.out, key->ldy, key->ytype);
+    dnnl_status_t s = mat_desc(&x, key->rows, l->pub.in, l->pub.dtype);
+    if (s == dnnl_success) s = mat_desc(&y, key->rows, l->pub.out, key->ytype);
     if (s == dnnl_success)
         s = dnnl_memory_desc_init_by_tag(&w, 2, wdims, cpu_dnn_type(l->pub.dtype),
                                          dnnl_format_tag_any);
@@ -69,7 +70,7 @@ static dnnl_status_t matmul_desc(dnnl_matmul_desc_t *desc, const struct cpu_line
 
 /* Asks which layout the library wants for W and moves it there; `plain` is [out, in] f32. */
 static dnnl_status_t lay_out(struct cpu_linear *l, struct cpu_dnn *d, const float *plain) {
-    const struct prim_key key = {LAYOUT_ROWS, l->pub.in, l->pub.out, TACA_F32, TACA_ACT_NONE};
+    const struct prim_key key = {LAYOUT_ROWS, TACA_F32, TACA_ACT_NONE};
     dnnl_matmul_desc_t desc;
     dnnl_primitive_attr_t attr = NULL;
     dnnl_primitive_desc_t pd = NULL;
@@ -155,8 +156,7 @@ out:
 static struct cpu_prim *prim_for(struct cpu *c, struct cpu_linear *l, const struct prim_key *key) {
     for (int i = 0; i < l->n_prims; i++) {
         const struct prim_key *k = &l->key[i];
-        if (k->rows == key->rows && k->ldx == key->ldx && k->ldy == key->ldy &&
-            k->ytype == key->ytype && k->act == key->act) {
+        if (k->rows == key->rows && k->ytype == key->ytype && k->act == key->act) {
             l->used[i] = ++l->clock;
             return &l->prim[i];
         }
@@ -237,7 +237,7 @@ static void run_block(void *ctx, int64_t i, int worker) {
 
 static const struct cpu_prim *prim_of(struct cpu *c, struct cpu_linear *l, struct taca_mat y,
                                       struct taca_mat x, enum taca_act act) {
-    const struct prim_key key = {x.rows, x.ld, y.ld, y.dtype, act};
+    const struct prim_key key = {x.rows, y.dtype, act};
     return prim_for(c, l, &key);
 }
 
@@ -317,6 +317,8 @@ static void plain_rows(void *ctx, int64_t first, int64_t last) {
     }
 }
 
+static bool is_dense(struct taca_mat m) { return m.ld == m.cols || m.rows == 1; }
+
 void cpu_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                 const struct taca_linear *w, enum taca_act act) {
     struct cpu *c = cpu_of(b);
@@ -328,13 +330,14 @@ void cpu_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
     }
     cpu_dnn_bind(c->dnn);
     struct taca_mat in = x, out = y;
-    if (x.dtype != w->dtype) {
+    if (x.dtype != w->dtype || !is_dense(x)) {
         in = work_mat(c, &c->in, w->dtype, x.rows, x.cols);
         if (!in.data) return;
         copy_rows(c, in, x);
     }
-    if (y.dtype == TACA_BF16 && w->dtype == TACA_F32) { /* no such primitive */
-        out = work_mat(c, &c->out, TACA_F32, y.rows, y.cols);
+    const bool narrowed = y.dtype == TACA_BF16 && w->dtype == TACA_F32; /* no such primitive */
+    if (narrowed || !is_dense(y)) {
+        out = work_mat(c, &c->out, narrowed ? TACA_F32 : y.dtype, y.rows, y.cols);
         if (!out.data) return;
     }
     run_dnn(c, l, out, in, act);
