@@ -24,13 +24,13 @@ static const char *scaled(char buf[24], int64_t n, const char *unit) {
 
 static void put_dtypes(struct taca_buf *b, const struct taca_part *p) {
     const char *comma = "";
-    for (int i = 0; i < TACA_DTYPES; i++) {
+    for (int i = 0; i < TACA_STORED_OTHER; i++) {
         if (p->stats.elements[i] == 0) continue;
-        taca_buf_printf(b, "%s%s", comma, taca_dtype_name((enum taca_dtype)i));
+        taca_buf_printf(b, "%s%s", comma, taca_storage_name((enum taca_storage)i));
         comma = ",";
     }
-    if (p->stats.other_elements)
-        taca_buf_printf(b, "%s%s (not supported)", comma, p->stats.other_dtype);
+    if (p->stats.other[0])
+        taca_buf_printf(b, "%s%s (not supported)", comma, p->stats.other);
 }
 
 static void put_parts(struct taca_buf *b, const struct taca_summary *s) {
@@ -130,15 +130,15 @@ static void put_json_part(struct taca_buf *b, const struct taca_part *p) {
     put_int(b, "files", p->stats.files, ",");
     put_int(b, "tensors", p->stats.tensors, ",\"elements\":{");
     const char *comma = "";
-    for (int i = 0; i < TACA_DTYPES; i++) {
+    for (int i = 0; i < TACA_STORED_OTHER; i++) {
         if (p->stats.elements[i] == 0) continue;
         taca_buf_puts(b, comma);
-        put_int(b, taca_dtype_name((enum taca_dtype)i), p->stats.elements[i], "");
+        put_int(b, taca_storage_name((enum taca_storage)i), p->stats.elements[i], "");
         comma = ",";
     }
-    if (p->stats.other_elements) {
+    if (p->stats.other[0]) {
         taca_buf_puts(b, comma);
-        put_int(b, "unsupported", p->stats.other_elements, "");
+        put_int(b, "unsupported", p->stats.elements[TACA_STORED_OTHER], "");
     }
     taca_buf_puts(b, "}}");
 }

@@ -17,25 +17,18 @@ enum {
 };
 
 struct entry {
-    struct taca_tensor t; /* dtype TACA_DTYPES: not one of ours */
-    const char *dtype;
+    struct taca_stored t;
     size_t begin, end; /* relative to the data */
     size_t elements;
-};
-
-struct note {
-    const char *key, *text;
 };
 
 struct taca_safetensors {
     struct io_map map;
     struct taca_arena arena;
-    struct taca_tensor *tensors;        /* by offset */
-    const struct taca_tensor **by_name; /* sorted */
-    struct taca_st_other *others;
-    size_t n_tensors, n_others;
-    struct note *notes; /* __metadata__, in file order */
-    size_t n_notes;
+    struct taca_stored *stored;         /* all, by offset */
+    struct taca_tensor *tensors;        /* those of a dtype of ours, by offset */
+    const struct taca_tensor **by_name; /* the same, sorted */
+    size_t n_stored, n_tensors;
 };
 
 /* While reading: where complaints belong. */
@@ -50,16 +43,19 @@ struct reader {
 static const struct dtype {
     char name[12];
     unsigned char bits;
-    enum taca_dtype type;
+    enum taca_storage type;
 } dtypes[] = {
-    {"F32", 32, TACA_F32},           {"BF16", 16, TACA_BF16},     {"F16", 16, TACA_F16},
-    {"I32", 32, TACA_I32},           {"I64", 64, TACA_I64},       {"U8", 8, TACA_U8},
-    {"F64", 64, TACA_DTYPES},        {"U64", 64, TACA_DTYPES},    {"U32", 32, TACA_DTYPES},
-    {"I16", 16, TACA_DTYPES},        {"U16", 16, TACA_DTYPES},    {"I8", 8, TACA_DTYPES},
-    {"BOOL", 8, TACA_DTYPES},        {"C64", 64, TACA_DTYPES},    {"F8_E4M3", 8, TACA_DTYPES},
-    {"F8_E5M2", 8, TACA_DTYPES},     {"F8_E8M0", 8, TACA_DTYPES}, {"F8_E4M3FNUZ", 8, TACA_DTYPES},
-    {"F8_E5M2FNUZ", 8, TACA_DTYPES}, {"F6_E2M3", 6, TACA_DTYPES}, {"F6_E3M2", 6, TACA_DTYPES},
-    {"F4", 4, TACA_DTYPES},
+    {"F32", 32, TACA_STORED_F32},          {"BF16", 16, TACA_STORED_BF16},
+    {"F16", 16, TACA_STORED_F16},          {"I32", 32, TACA_STORED_I32},
+    {"I64", 64, TACA_STORED_I64},          {"U8", 8, TACA_STORED_U8},
+    {"F8_E4M3", 8, TACA_STORED_F8_E4M3},   {"F8_E5M2", 8, TACA_STORED_F8_E5M2},
+    {"F64", 64, TACA_STORED_OTHER},        {"U64", 64, TACA_STORED_OTHER},
+    {"U32", 32, TACA_STORED_OTHER},        {"I16", 16, TACA_STORED_OTHER},
+    {"U16", 16, TACA_STORED_OTHER},        {"I8", 8, TACA_STORED_OTHER},
+    {"BOOL", 8, TACA_STORED_OTHER},        {"C64", 64, TACA_STORED_OTHER},
+    {"F8_E8M0", 8, TACA_STORED_OTHER},     {"F8_E4M3FNUZ", 8, TACA_STORED_OTHER},
+    {"F8_E5M2FNUZ", 8, TACA_STORED_OTHER}, {"F6_E2M3", 6, TACA_STORED_OTHER},
+    {"F6_E3M2", 6, TACA_STORED_OTHER},     {"F4", 4, TACA_STORED_OTHER},
 };
 
 static const struct dtype *find_dtype(const char *name) {
@@ -194,29 +190,24 @@ static enum taca_code read_entry(const struct reader *r, const char *name, const
     if (rc == TACA_OK) rc = read_offsets(r, shown, json_object_get(v, "data_offsets"), e);
     if (rc == TACA_OK) rc = check_bytes(r, shown, dt, e);
     if (rc != TACA_OK) return rc;
-    e->dtype = dt->name;
-    e->t.dtype = dt->type;
+    e->t.spelled = dt->name;
+    e->t.type = dt->type;
+    e->t.bytes = e->end - e->begin;
+    e->t.scale = 1;
     e->t.name = taca_arena_strndup(&r->st->arena, name, len);
     return e->t.name ? TACA_OK : no_memory(r);
 }
 
-static enum taca_code read_metadata(const struct reader *r, json_t *meta) {
-    struct taca_safetensors *st = r->st;
+static enum taca_code check_metadata(const struct reader *r, json_t *meta) {
     const char *key;
     json_t *v;
     if (!json_is_object(meta))
         return taca_fail(r->err, TACA_EFORMAT, "%s: __metadata__ is not an object", r->path);
-    st->notes = taca_arena_alloc(&st->arena, (json_object_size(meta) + 1) * sizeof *st->notes);
-    if (!st->notes) return no_memory(r);
     json_object_foreach(meta, key, v) {
         char shown[IO_SHOWN];
         if (!json_is_string(v))
             return taca_fail(r->err, TACA_EFORMAT, "%s: __metadata__: %s is not a string", r->path,
                              io_shown(shown, key));
-        struct note *n = &st->notes[st->n_notes++];
-        n->key = taca_arena_strndup(&st->arena, key, strlen(key));
-        n->text = taca_arena_strndup(&st->arena, json_string_value(v), json_string_length(v));
-        if (!n->key || !n->text) return no_memory(r);
     }
     return TACA_OK;
 }
@@ -229,7 +220,7 @@ static enum taca_code read_entries(struct reader *r, json_t *header) {
     json_object_foreach(header, name, v) {
         enum taca_code rc;
         if (strcmp(name, "__metadata__") == 0)
-            rc = read_metadata(r, v);
+            rc = check_metadata(r, v);
         else
             rc = read_entry(r, name, v, &r->entries[r->n++]);
         if (rc != TACA_OK) return rc;
@@ -277,20 +268,19 @@ static int by_name(const void *a, const void *b) {
 
 static enum taca_code publish(const struct reader *r, size_t data_at) {
     struct taca_safetensors *st = r->st;
+    st->stored = calloc(r->n + 1, sizeof *st->stored);
     st->tensors = calloc(r->n + 1, sizeof *st->tensors);
     st->by_name = calloc(r->n + 1, sizeof *st->by_name);
-    st->others = calloc(r->n + 1, sizeof *st->others);
-    if (!st->tensors || !st->by_name || !st->others) return no_memory(r);
+    if (!st->stored || !st->tensors || !st->by_name) return no_memory(r);
     for (size_t i = 0; i < r->n; i++) {
-        struct entry *e = &r->entries[i];
-        if (e->t.dtype == TACA_DTYPES) {
-            st->others[st->n_others++] = (struct taca_st_other){
-                e->t.name, e->dtype, (int64_t)e->elements, e->end - e->begin};
-            continue;
-        }
-        e->t.data = st->map.data + data_at + e->begin;
-        st->by_name[st->n_tensors] = &st->tensors[st->n_tensors];
-        st->tensors[st->n_tensors++] = e->t;
+        struct taca_stored *t = &st->stored[st->n_stored++];
+        *t = r->entries[i].t;
+        t->data = st->map.data + data_at + r->entries[i].begin;
+        if (!taca_storage_is_plain(t->type)) continue;
+        struct taca_tensor *plain = &st->tensors[st->n_tensors];
+        *plain = (struct taca_tensor){t->name, t->data, (enum taca_dtype)t->type, t->rank, {0}};
+        memcpy(plain->dim, t->dim, sizeof plain->dim);
+        st->by_name[st->n_tensors++] = plain;
     }
     qsort(st->by_name, st->n_tensors, sizeof *st->by_name, by_name);
     return TACA_OK;
@@ -326,7 +316,7 @@ void taca_safetensors_close(struct taca_safetensors *st) {
     if (!st) return;
     free(st->tensors);
     free(st->by_name);
-    free(st->others);
+    free(st->stored);
     taca_arena_finish(&st->arena);
     io_map_close(&st->map);
     free(st);
@@ -347,14 +337,8 @@ const struct taca_tensor *taca_safetensors_find(const struct taca_safetensors *s
     return hit ? *hit : NULL;
 }
 
-size_t taca_safetensors_other_count(const struct taca_safetensors *st) { return st->n_others; }
+size_t taca_safetensors_stored_count(const struct taca_safetensors *st) { return st->n_stored; }
 
-const struct taca_st_other *taca_safetensors_other_at(const struct taca_safetensors *st, size_t i) {
-    return i < st->n_others ? &st->others[i] : NULL;
-}
-
-const char *taca_safetensors_metadata(const struct taca_safetensors *st, const char *key) {
-    for (size_t i = 0; i < st->n_notes; i++)
-        if (strcmp(st->notes[i].key, key) == 0) return st->notes[i].text;
-    return NULL;
+const struct taca_stored *taca_safetensors_stored_at(const struct taca_safetensors *st, size_t i) {
+    return i < st->n_stored ? &st->stored[i] : NULL;
 }

@@ -11,6 +11,7 @@
 #define TACA_ENGINE_IO_SAFETENSORS_H
 
 #include "base/err.h"
+#include "engine/io/storage.h"
 #include "kernels/tensor.h"
 
 struct taca_safetensors;
@@ -24,18 +25,9 @@ const struct taca_tensor *taca_safetensors_at(const struct taca_safetensors *st,
 const struct taca_tensor *taca_safetensors_find(const struct taca_safetensors *st,
                                                 const char *name);
 
-/* An entry of __metadata__, NULL when absent. */
-const char *taca_safetensors_metadata(const struct taca_safetensors *st, const char *key);
-
-/* Tensors of a dtype that find cannot return. */
-struct taca_st_other {
-    const char *name;
-    const char *dtype; /* as the file spells it: "F8_E4M3" */
-    int64_t elements;
-    size_t bytes;
-};
-size_t taca_safetensors_other_count(const struct taca_safetensors *st);
-const struct taca_st_other *taca_safetensors_other_at(const struct taca_safetensors *st, size_t i);
+/* All tensors, also of dtypes that find cannot return, in file order of offsets. */
+size_t taca_safetensors_stored_count(const struct taca_safetensors *st);
+const struct taca_stored *taca_safetensors_stored_at(const struct taca_safetensors *st, size_t i);
 
 /* Writes a file (tools and tests). Names must differ, dims be non-negative; the order is the
  * writer's: wide dtypes first, then by name. Nothing is left at path on failure. */

@@ -1,3 +1,4 @@
 target_sources(taca_engine PRIVATE
-  io/checkpoint.c io/file.c io/files.c io/json.c io/model_dir.c io/safetensors.c io/summary.c
-  io/write.c)
+  io/blocks.c io/checkpoint.c io/convert.c io/file.c io/files.c io/gguf.c io/json.c io/layout.c io/layout_tables.c
+  io/model_dir.c io/safetensors.c io/summary.c
+  io/storage.c io/views.c io/write.c)

@@ -227,11 +227,12 @@ static void test_unsupported_dtypes_are_legal_and_not_found(void) {
     if (!st) return;
     CHECK_INT(taca_safetensors_count(st), 1);
     CHECK(taca_safetensors_find(st, "u8") && !taca_safetensors_find(st, "f8"));
-    CHECK_INT(taca_safetensors_other_count(st), 3);
-    const struct taca_st_other *o = taca_safetensors_other_at(st, 0);
-    CHECK(o && strcmp(o->name, "f8") == 0 && strcmp(o->dtype, "F8_E4M3") == 0);
-    CHECK(o && o->elements == 3 && o->bytes == 3);
-    CHECK(!taca_safetensors_other_at(st, 3));
+    CHECK_INT(taca_safetensors_stored_count(st), 4);
+    const struct taca_stored *o = taca_safetensors_stored_at(st, 0);
+    CHECK(o && strcmp(o->name, "f8") == 0 && strcmp(o->spelled, "F8_E4M3") == 0);
+    CHECK(o && o->type == TACA_STORED_F8_E4M3 && o->bytes == 3 && o->dim[0] == 3);
+    CHECK_INT(taca_safetensors_stored_at(st, 2)->type, TACA_STORED_OTHER);
+    CHECK(!taca_safetensors_stored_at(st, 4));
     taca_safetensors_close(st);
 }
 

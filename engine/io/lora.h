@@ -1,0 +1,57 @@
+/* lora.h - an adapter file as low-rank changes of a model's linear modules.
+ *
+ *     W' = W + strength * scale * B A        b' = b + strength * scale * bias
+ *
+ * Every naming in use is understood: diffusers and PEFT (lora_A/lora_B, lora.down/lora.up), kohya
+ * (lora_unet_), ComfyUI (diffusion_model.), OneTrainer (lora_transformer_), LyCORIS (lycoris_, plain
+ * low-rank files only), base_model.model., XLabs processors and bare names, over diffusers or
+ * original module names. The reader is told which modules the model has and knows nothing else of
+ * it. A file is used whole or refused: half a pair, a wrong shape, a value that is not finite, DoRA,
+ * LoKr and their like are errors that name the key. Keys of modules that this model does not have
+ * are named in warnings; a file of which nothing matches is an error that names its naming. */
+#ifndef TACA_ENGINE_IO_LORA_H
+#define TACA_ENGINE_IO_LORA_H
+
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+
+/* A linear module of the model by its diffusers name: W [out, in]. */
+struct taca_lora_module {
+    const char *name;
+    int64_t in, out;
+};
+
+struct taca_lora_delta {
+    int module; /* index into the modules given */
+    int64_t rank;
+    const float *down; /* A [rank, in]; parts of a fused matrix share one */
+    const float *up;   /* B [out, rank] */
+    const float *bias; /* [out] or NULL */
+    float scale;       /* alpha / rank */
+};
+
+struct taca_lora_file {
+    const char *naming; /* "kohya", for people */
+    struct taca_lora_delta *deltas;
+    int n_deltas;
+    int64_t parameters;
+    struct taca_arena memory; /* of all of the above */
+};
+
+struct taca_lora_model {
+    const char *family; /* "sd3", "flux": which original names its modules have */
+    const struct taca_lora_module *modules;
+    int n_modules;
+};
+
+/* warn (may be NULL) gets one line for each thing that was left out; it may be called before a
+ * failure too. */
+enum taca_code taca_lora_read(struct taca_lora_file *out, const char *path,
+                              const struct taca_lora_model *model,
+                              void (*warn)(void *ctx, const char *text), void *ctx,
+                              struct taca_err *err) TACA_MUST_USE;
+void taca_lora_file_finish(struct taca_lora_file *f); /* zeroed is fine */
+
+#endif
