@@ -22,6 +22,10 @@ struct entry {
     size_t elements;
 };
 
+struct note {
+    const char *key, *text;
+};
+
 struct taca_safetensors {
     struct io_map map;
     struct taca_arena arena;
@@ -29,6 +33,8 @@ struct taca_safetensors {
     struct taca_tensor *tensors;        /* those of a dtype of ours, by offset */
     const struct taca_tensor **by_name; /* the same, sorted */
     size_t n_stored, n_tensors;
+    struct note *notes; /* __metadata__, in file order */
+    size_t n_notes;
 };
 
 /* While reading: where complaints belong. */
@@ -198,16 +204,23 @@ static enum taca_code read_entry(const struct reader *r, const char *name, const
     return e->t.name ? TACA_OK : no_memory(r);
 }
 
-static enum taca_code check_metadata(const struct reader *r, json_t *meta) {
+static enum taca_code read_metadata(const struct reader *r, json_t *meta) {
+    struct taca_safetensors *st = r->st;
     const char *key;
     json_t *v;
     if (!json_is_object(meta))
         return taca_fail(r->err, TACA_EFORMAT, "%s: __metadata__ is not an object", r->path);
+    st->notes = taca_arena_alloc(&st->arena, (json_object_size(meta) + 1) * sizeof *st->notes);
+    if (!st->notes) return no_memory(r);
     json_object_foreach(meta, key, v) {
         char shown[IO_SHOWN];
         if (!json_is_string(v))
             return taca_fail(r->err, TACA_EFORMAT, "%s: __metadata__: %s is not a string", r->path,
                              io_shown(shown, key));
+        struct note *n = &st->notes[st->n_notes++];
+        n->key = taca_arena_strndup(&st->arena, key, strlen(key));
+        n->text = taca_arena_strndup(&st->arena, json_string_value(v), json_string_length(v));
+        if (!n->key || !n->text) return no_memory(r);
     }
     return TACA_OK;
 }
@@ -220,7 +233,7 @@ static enum taca_code read_entries(struct reader *r, json_t *header) {
     json_object_foreach(header, name, v) {
         enum taca_code rc;
         if (strcmp(name, "__metadata__") == 0)
-            rc = check_metadata(r, v);
+            rc = read_metadata(r, v);
         else
             rc = read_entry(r, name, v, &r->entries[r->n++]);
         if (rc != TACA_OK) return rc;
@@ -341,4 +354,10 @@ size_t taca_safetensors_stored_count(const struct taca_safetensors *st) { return
 
 const struct taca_stored *taca_safetensors_stored_at(const struct taca_safetensors *st, size_t i) {
     return i < st->n_stored ? &st->stored[i] : NULL;
+}
+
+const char *taca_safetensors_metadata(const struct taca_safetensors *st, const char *key) {
+    for (size_t i = 0; i < st->n_notes; i++)
+        if (strcmp(st->notes[i].key, key) == 0) return st->notes[i].text;
+    return NULL;
 }

@@ -25,6 +25,9 @@ const struct taca_tensor *taca_safetensors_at(const struct taca_safetensors *st,
 const struct taca_tensor *taca_safetensors_find(const struct taca_safetensors *st,
                                                 const char *name);
 
+/* An entry of __metadata__, NULL when absent. */
+const char *taca_safetensors_metadata(const struct taca_safetensors *st, const char *key);
+
 /* All tensors, also of dtypes that find cannot return, in file order of offsets. */
 size_t taca_safetensors_stored_count(const struct taca_safetensors *st);
 const struct taca_stored *taca_safetensors_stored_at(const struct taca_safetensors *st, size_t i);
