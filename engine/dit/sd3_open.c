@@ -130,6 +130,7 @@ static struct taca_linear *stacked(struct loader *l, const char *const *names, i
         get(l, &bias[i], 1, (int64_t[]){out}, "%s.bias", names[i]);
     }
     if (!l->rc) l->rc = taca_linear_open(l->b, &w, weight, bias, n, l->err);
+    taca_ckpt_drop(l->ckpt);
     return w;
 }
 
@@ -238,6 +239,7 @@ static void load_modulation(struct loader *l, struct dit *d) {
     d->final_shift = at + width;
     d->info.mod_width = at + 2 * width;
     if (!l->rc) l->rc = taca_linear_open(l->b, &d->mod, weight, bias, (int)n, l->err);
+    taca_ckpt_drop(l->ckpt);
 out:
     free(weight);
     free(bias);

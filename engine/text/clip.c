@@ -99,6 +99,7 @@ static struct taca_mat load_table(struct loader *l, const char *part, int64_t ro
     struct taca_mat m = {0};
     struct taca_tensor t = get(l, part, "weight", 2, (int64_t[]){rows, l->c->width});
     if (l->rc == TACA_OK) l->rc = taca_table_open(l->b, &m, &t, l->err);
+    taca_ckpt_drop(l->ckpt);
     l->c->weight_bytes += m.rows * m.cols * (int64_t)sizeof(float);
     return m;
 }
@@ -129,6 +130,7 @@ static struct taca_linear *load_linear(struct loader *l, int64_t layer, const ch
         bias[i] = get(l, name, "bias", 1, dim);
     }
     if (l->rc == TACA_OK) l->rc = taca_linear_open(l->b, &w, weight, bias, n, l->err);
+    taca_ckpt_drop(l->ckpt);
     count_linear(l->c, w);
     return w;
 }

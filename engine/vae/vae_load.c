@@ -60,6 +60,7 @@ static struct taca_conv *load_conv(struct loader *l, const char *prefix, int64_t
     struct taca_tensor weight = get(l, prefix, "weight", 4, (int64_t[]){c_out, c_in, 3, 3});
     struct taca_tensor bias = get(l, prefix, "bias", 1, &c_out);
     if (l->rc == TACA_OK) l->rc = taca_conv_open(l->b, &conv, &weight, &bias, &shape, l->err);
+    taca_ckpt_drop(l->ckpt);
     return conv;
 }
 
@@ -78,6 +79,7 @@ static struct taca_linear *load_linear(struct loader *l, const char *const *pref
         bias[i] = get(l, prefix[i], "bias", 1, &c_out);
     }
     if (l->rc == TACA_OK) l->rc = taca_linear_open(l->b, &linear, weight, bias, n, l->err);
+    taca_ckpt_drop(l->ckpt);
     return linear;
 }
 
