@@ -42,6 +42,8 @@ struct conns {
     pthread_mutex_t lock;
     bool closing;
     int count;
+    /* handed to the library, whose threads have not taken them up yet; by ticks of age */
+    int expected, expected_before;
     uint32_t first_free; /* == opts.max: none */
     struct slot slots[];
 };
@@ -63,7 +65,7 @@ void conns_close(struct conns *r) {
 
 int conns_count(struct conns *r) {
     pthread_mutex_lock(&r->lock);
-    int n = r->count;
+    int n = r->count + r->expected + r->expected_before;
     pthread_mutex_unlock(&r->lock);
     return n;
 }
@@ -90,6 +92,25 @@ static void tune_socket(int fd) {
     set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
 }
 
+void conns_expect(struct conns *r) {
+    pthread_mutex_lock(&r->lock);
+    r->expected++;
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* The library does not tell when it drops one (no memory): those are forgotten after two ticks. */
+static void forget_expected(struct conns *r) {
+    r->expected_before = r->expected;
+    r->expected = 0;
+}
+
+static void has_come(struct conns *r) {
+    if (r->expected_before > 0)
+        r->expected_before--;
+    else if (r->expected > 0)
+        r->expected--;
+}
+
 struct conn *conn_enter(struct conns *r, int fd) {
     struct conn *c = calloc(1, sizeof *c);
     if (!c) return NULL;
@@ -97,6 +118,7 @@ struct conn *conn_enter(struct conns *r, int fd) {
     c->fd = fd;
     tune_socket(fd);
     pthread_mutex_lock(&r->lock);
+    has_come(r);
     uint32_t at = r->first_free;
     if (at == (uint32_t)r->opts.max) {
         free(c);
@@ -196,8 +218,10 @@ static uint64_t token_of(const struct conn *c) {
 
 bool conn_attach(struct conn *c, struct stream *s, uint64_t job_key) {
     struct conns *r = c->owner;
-    set_option(c->fd, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER_BYTES);
-    if (stream_kind(s) == STREAM_EVENTS) metric_inc(METRIC_SSE_STREAMS, 1);
+    if (stream_kind(s) == STREAM_EVENTS) {
+        set_option(c->fd, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER_BYTES);
+        metric_inc(METRIC_SSE_STREAMS, 1);
+    }
     pthread_mutex_lock(&r->lock);
     c->stream = s;
     c->job_key = job_key;
@@ -224,6 +248,7 @@ static void ping(struct conn *c) {
 
 void conns_tick(struct conns *r, int64_t now_us) {
     pthread_mutex_lock(&r->lock);
+    forget_expected(r);
     for (int i = 0; i < r->opts.max && r->count > 0; i++) {
         struct conn *c = r->slots[i].conn;
         if (!c) continue;
@@ -260,6 +285,7 @@ void conns_left(struct conns *r, uint64_t token, bool half) {
 void conns_cut_all(struct conns *r) {
     pthread_mutex_lock(&r->lock);
     r->closing = true;
+    r->expected = r->expected_before = 0; /* there are no more ticks to forget them */
     for (int i = 0; i < r->opts.max; i++) {
         struct conn *c = r->slots[i].conn;
         if (!c) continue;

@@ -28,9 +28,10 @@ struct conns_opts {
 
 struct conns *conns_open(const struct conns_opts *opts); /* NULL when out of memory */
 void conns_close(struct conns *r);                       /* must be empty; NULL is fine */
-int conns_count(struct conns *r);
+int conns_count(struct conns *r); /* those expected included */
 
 /* Loop thread. */
+void conns_expect(struct conns *r); /* one was handed to the library and will enter */
 void conns_tick(struct conns *r, int64_t now_us);
 void conns_left(struct conns *r, uint64_t token, bool half);
 void conns_cut_all(struct conns *r);

@@ -349,6 +349,7 @@ enum taca_code http_open(struct http **out, const struct http_opts *opts, struct
 }
 
 void http_take(struct http *h, int fd, const struct sockaddr *peer, socklen_t peer_len) {
+    conns_expect(h->conns);
     struct MHD_Daemon *d = h->daemons[h->next++ % (unsigned)h->n_daemons];
     if (MHD_add_connection(d, fd, peer, peer_len) != MHD_YES)
         taca_log(TACA_LOG_WARN, "the http library refused a connection"); /* and closed it */

@@ -8,6 +8,7 @@ import os
 import queue
 import re
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -597,6 +598,37 @@ class Limits(WithService):
             self.assertRegex(self.service.line() or "", "^gone ")
         time.sleep(0.2 * PATIENCE)
         self.assertEqual(self.service.ask(get(b"/health")).status, 200)
+
+    def test_a_burst_above_the_cap_leaves_nobody_without_an_answer(self):
+        crowd = []
+        os.kill(self.service.process.pid, signal.SIGSTOP)  # so that all arrive at once
+        for _ in range(300):
+            s = self.service.connect()
+            crowd.append(s)
+            try:
+                s.sendall(generate("hang"))
+            except OSError:
+                pass  # refused already
+        os.kill(self.service.process.pid, signal.SIGCONT)
+        time.sleep(0.2 * PATIENCE)
+        refused, held = 0, []
+        for s in crowd:
+            s.settimeout(0.05)
+            try:
+                first = s.recv(1, socket.MSG_PEEK)
+            except socket.timeout:
+                held.append(s)
+                continue
+            self.assertEqual(first, b"H")
+            self.check_refusal(Answer(drain(s)), 503, "too_many_connections")
+            refused += 1
+        self.assertLessEqual(len(held), 20)
+        self.assertEqual(refused + len(held), 300)
+        for s in held:
+            s.close()
+        for _ in held:
+            self.assertRegex(self.service.line() or "", "^gone ")
+        time.sleep(0.2 * PATIENCE)
 
     def test_no_descriptor_is_lost(self):
         def descriptors():
