@@ -317,6 +317,8 @@ static void plain_rows(void *ctx, int64_t first, int64_t last) {
     }
 }
 
+/* The library's fast code takes dense rows only; anything else meets its reference loop, a
+ * thousand times slower. */
 static bool is_dense(struct taca_mat m) { return m.ld == m.cols || m.rows == 1; }
 
 void cpu_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
