@@ -3,12 +3,12 @@
  *     W' = W + strength * scale * B A        b' = b + strength * scale * bias
  *
  * Every naming in use is understood: diffusers and PEFT (lora_A/lora_B, lora.down/lora.up), kohya
- * (lora_unet_), ComfyUI (diffusion_model.), OneTrainer (lora_transformer_), LyCORIS (lycoris_, plain
- * low-rank files only), base_model.model., XLabs processors and bare names, over diffusers or
+ * (lora_unet_), ComfyUI (diffusion_model.), OneTrainer (lora_transformer_), LyCORIS (lycoris_,
+ * plain low-rank files only), base_model.model., XLabs processors and bare names, over diffusers or
  * original module names. The reader is told which modules the model has and knows nothing else of
- * it. A file is used whole or refused: half a pair, a wrong shape, a value that is not finite, DoRA,
- * LoKr and their like are errors that name the key. Keys of modules that this model does not have
- * are named in warnings; a file of which nothing matches is an error that names its naming. */
+ * it. A file is used whole or refused: half a pair, a wrong shape, a value that is not finite,
+ * DoRA, LoKr and their like are errors that name the key. Keys of modules that this model does not
+ * have are named in warnings; a file of which nothing matches is an error that names its naming. */
 #ifndef TACA_ENGINE_IO_LORA_H
 #define TACA_ENGINE_IO_LORA_H
 
@@ -41,7 +41,6 @@ struct taca_lora_file {
 };
 
 struct taca_lora_model {
-    const char *family; /* "sd3", "flux": which original names its modules have */
     const struct taca_lora_module *modules;
     int n_modules;
 };
