@@ -4,6 +4,9 @@
  *
  * Attention keeps queries in the lanes: scores of 32 queries against one key are 2 (or 4) vectors,
  * so the running maximum and sum need no sum across lanes, and keys are read as they lie. */
+#ifndef TACA_KERNELS_CPU_KERNELS_SIMD_H
+#define TACA_KERNELS_CPU_KERNELS_SIMD_H
+
 #include <math.h>
 
 #include "kernels/cpu/simd.h"
@@ -303,3 +306,5 @@ const struct cpu_kernels CPU_KERNELS = {
     .channel_squares = channel_squares,
     .channel_affine = channel_affine,
 };
+
+#endif
