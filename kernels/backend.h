@@ -92,6 +92,9 @@ enum taca_code taca_linear_open(struct taca_backend *b, struct taca_linear **out
                                 const struct taca_tensor *parts, const struct taca_tensor *biases,
                                 int n_parts, struct taca_err *err) TACA_MUST_USE;
 
+/* Weights that come and go (adapters). NULL is fine. */
+void taca_linear_close(struct taca_backend *b, struct taca_linear *w);
+
 struct taca_conv {
     int64_t c_in, c_out, kh, kw;
     int stride;
@@ -155,6 +158,33 @@ enum taca_act {
 /* y = act(x W^T + b).   x [rows, in], y [rows, out]; x may be f32 whatever the weights are. */
 void taca_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                  const struct taca_linear *w, enum taca_act act);
+
+/* y_r += gate[s] * scale * (B A x_r + bias), s = segment of row r in a stream: a low-rank change of
+ * a linear map, applied beside it. Rows whose gate is 0 are neither read nor written.
+ *   x [rows, in], y [rows, out], often columns of a wider matrix; A [rank, in], B [out, rank];
+ *   gate: one host float per segment, or one for all rows when layout is NULL; s: scratch */
+struct taca_low_rank_parts {
+    struct taca_tensor down, up;    /* A, B */
+    const struct taca_tensor *bias; /* [out], NULL = none */
+    float scale;
+};
+struct taca_low_rank {
+    struct taca_linear *down, *up;
+    float scale;
+    bool has_bias;
+};
+enum taca_code taca_low_rank_open(struct taca_backend *b, struct taca_low_rank *out,
+                                  const struct taca_low_rank_parts *p,
+                                  struct taca_err *err) TACA_MUST_USE;
+void taca_low_rank_close(struct taca_backend *b, struct taca_low_rank *w); /* zeroed is fine */
+struct taca_gates {
+    const float *gate;
+    const struct taca_layout *layout;
+    enum taca_stream stream;
+};
+void taca_low_rank_add(struct taca_backend *b, struct taca_scratch *s, struct taca_mat y,
+                       struct taca_mat x, const struct taca_low_rank *w,
+                       const struct taca_gates *g);
 
 /* y = act(x), in place allowed. Same shape. */
 void taca_activate(struct taca_backend *b, struct taca_mat y, struct taca_mat x, enum taca_act act);

@@ -27,6 +27,7 @@ struct taca_backend_ops {
     enum taca_code (*linear_open)(struct taca_backend *b, struct taca_linear **out,
                                   const struct taca_tensor *parts, const struct taca_tensor *biases,
                                   int n_parts, struct taca_err *err);
+    void (*linear_close)(struct taca_backend *b, struct taca_linear *w);
     enum taca_code (*conv_open)(struct taca_backend *b, struct taca_conv **out,
                                 const struct taca_tensor *weight, const struct taca_tensor *bias,
                                 const struct taca_conv *shape, struct taca_err *err);

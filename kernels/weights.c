@@ -47,6 +47,10 @@ enum taca_code taca_linear_open(struct taca_backend *b, struct taca_linear **out
     return b->ops->linear_open(b, out, parts, biases, n_parts, err);
 }
 
+void taca_linear_close(struct taca_backend *b, struct taca_linear *w) {
+    if (w && b->ops->linear_close) b->ops->linear_close(b, w);
+}
+
 enum taca_code taca_conv_open(struct taca_backend *b, struct taca_conv **out,
                               const struct taca_tensor *weight, const struct taca_tensor *bias,
                               const struct taca_conv *shape, struct taca_err *err) {

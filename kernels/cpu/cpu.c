@@ -154,6 +154,7 @@ const struct taca_backend_ops cpu_ops = {
     .fill_zero = cpu_fill_zero,
     .wait = cpu_wait,
     .linear_open = cpu_linear_open,
+    .linear_close = cpu_linear_close,
     .conv_open = cpu_conv_open,
     .linear = cpu_linear,
     .activate = cpu_activate,

@@ -63,6 +63,7 @@ extern const struct taca_backend_ops cpu_ops;
 enum taca_code cpu_linear_open(struct taca_backend *b, struct taca_linear **out,
                                const struct taca_tensor *parts, const struct taca_tensor *biases,
                                int n_parts, struct taca_err *err); /* matmul.c */
+void cpu_linear_close(struct taca_backend *b, struct taca_linear *w);
 void cpu_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                 const struct taca_linear *w, enum taca_act act);
 enum taca_code cpu_conv_open(struct taca_backend *b, struct taca_conv **out,

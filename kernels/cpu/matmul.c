@@ -151,6 +151,14 @@ out:
     return rc;
 }
 
+void cpu_linear_close(struct taca_backend *b, struct taca_linear *w) {
+    struct cpu_linear *l = linear_of(w);
+    struct cpu_weight **at = &cpu_of(b)->weights;
+    while (*at != &l->node) at = &(*at)->next;
+    *at = l->node.next;
+    linear_close(&l->node);
+}
+
 /* ---- running -------------------------------------------------------------------------------- */
 
 static struct cpu_prim *prim_for(struct cpu *c, struct cpu_linear *l, const struct prim_key *key) {
