@@ -1,0 +1,56 @@
+# Dockerfile - the service as an image: built on Debian 12, run as nobody on a read-only root.
+#
+#   docker build -t taca:0.1.0 .
+#   docker run --rm --read-only -p 127.0.0.1:8080:8080 -e TACA_INSECURE=1 taca:0.1.0
+#   docker run ... -v /srv/models:/models:ro -e TACA_MODEL=/models/stable-diffusion-3.5-medium taca:0.1.0
+#
+# TACA_INSECURE is not set here on purpose. The image listens on every address of its container,
+# and the service has no API keys yet: who starts it says that only trusted clients can reach it.
+# Stop it with `docker stop -t 80`: it drains for up to 60 s, docker's own patience is 10 s.
+
+# any Debian 12 will do, by digest where builds must repeat: --build-arg BASE=debian@sha256:...
+ARG BASE=debian:bookworm-slim
+
+FROM ${BASE} AS build
+WORKDIR /src
+COPY tools/packages.sh tools/
+RUN ["/bin/bash", "-euc", ". tools/packages.sh && need_packages 'build taca' \"${BUILD_PACKAGES[@]}\""]
+COPY . .
+RUN cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBUILD_TESTING=OFF \
+        -DCMAKE_INSTALL_PREFIX=/usr/local \
+    && cmake --build build \
+    && DESTDIR=/out cmake --install build --strip \
+    && rm -rf /out/usr/local/lib
+
+FROM ${BASE}
+# Only what the program links to. Nothing in here may gain rights, and what a package manager
+# leaves behind (lists, logs, caches with a time in them) goes.
+RUN apt-get update -qq \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        libdnnl2 libgomp1 libjansson4 libmicrohttpd12 libpng16-16 libutf8proc2 libuv1 \
+    && find / -xdev -type f -perm /6000 -exec chmod a-s {} + \
+    && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /tmp/* \
+    && mkdir /models
+COPY --from=build /out/ /
+
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="taca" \
+      org.opencontainers.image.description="Image generation over HTTP with multimodal diffusion transformers and TACA" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
+
+# Inside a container loopback is nobody; prompts stay out of the log unless TACA_LOG_PROMPTS=1.
+ENV TACA_HOST=0.0.0.0 \
+    TACA_ADMIN_LISTEN=0.0.0.0:8081 \
+    TACA_LOG_FORMAT=json
+WORKDIR /
+USER 65532:65532
+# requests; probes and /metrics
+EXPOSE 8080 8081
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=4s --start-period=60s --retries=3 \
+    CMD ["/usr/local/bin/taca", "healthcheck"]
+ENTRYPOINT ["/usr/local/bin/taca"]
+CMD ["serve"]
