@@ -1,7 +1,8 @@
 /* tok_files.c - a CLIP tokenizer's files: vocabulary, merges, names of the special tokens.
  *
- * vocab.json + merges.txt, or tokenizer.json alone; tokenizer_config.json and
- * special_tokens_map.json when they are there. See tok.h. */
+ * vocab.json + merges.txt, or tokenizer.json alone, or merges.txt alone: CLIP's ids follow from the
+ * order of its merges. tokenizer_config.json and special_tokens_map.json when they are there. See
+ * tok.h. */
 #include <errno.h>
 #include <jansson.h>
 #include <limits.h>
@@ -211,6 +212,63 @@ static enum taca_code check_model(struct files *f, const json_t *model, struct t
     return TACA_OK;
 }
 
+/* ---- a vocabulary from its merges ------------------------------------------------------------ */
+
+/* The 256 bytes, the visible ones first; each again as the end of a word; the merges; two marks. */
+static bool name_bytes(json_t *vocab) {
+    bool ok = true;
+    int id = 0, next = 0x100;
+    for (int visible = 1; visible >= 0; visible--)
+        for (int b = 0; b < 256; b++) {
+            if (((b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174) != visible) continue;
+            unsigned char word[4 + sizeof WORD_END];
+            int n = tok_utf8(word, visible ? b : next++);
+            ok = !json_object_setn_new(vocab, (char *)word, (size_t)n, json_integer(id)) && ok;
+            memcpy(word + n, WORD_END, sizeof WORD_END);
+            ok = !json_object_set_new(vocab, (char *)word, json_integer(256 + id++)) && ok;
+        }
+    return ok;
+}
+
+static bool name_merges(json_t *vocab, FILE *in) {
+    char *line = NULL;
+    size_t cap = 0;
+    json_int_t id = 512;
+    bool ok = true;
+    for (ssize_t n; ok && (n = getline(&line, &cap, in)) >= 0;) {
+        while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r')) line[--n] = 0;
+        char *space = strchr(line, ' ');
+        if (n == 0 || strncmp(line, "#version", 8) == 0) continue;
+        if (space) memmove(space, space + 1, strlen(space)); /* a bad line is for later to tell */
+        ok = json_object_set_new_nocheck(vocab, line, json_integer(id++)) == 0;
+    }
+    free(line);
+    return ok && !json_object_set_new(vocab, "<|startoftext|>", json_integer(id)) &&
+           !json_object_set_new(vocab, "<|endoftext|>", json_integer(id + 1));
+}
+
+/* f->path is that of merges.txt. */
+static enum taca_code make_vocab(struct files *f, struct taca_err *err) {
+    struct stat st;
+    FILE *in = fopen(f->path, "re");
+    if (!in || fstat(fileno(in), &st) != 0 || st.st_size > MAX_MERGES_FILE) {
+        if (in) fclose(in);
+        return taca_fail(err, TACA_EIO, "%s: wanted a file of at most %d bytes", f->path,
+                         MAX_MERGES_FILE);
+    }
+    f->vocab_file = json_object();
+    bool ok = f->vocab_file && name_bytes(f->vocab_file) && name_merges(f->vocab_file, in);
+    fclose(in);
+    f->vocab = f->vocab_file;
+    memcpy(f->vocab_path, f->path, sizeof f->path);
+    return ok ? TACA_OK : taca_fail(err, TACA_ENOMEM, "%s: out of memory", f->path);
+}
+
+static bool is_there(struct files *f, const char *name) {
+    struct taca_err ignored = {0};
+    return set_path(f, name, &ignored) == TACA_OK && access(f->path, F_OK) == 0;
+}
+
 static enum taca_code load_model(struct files *f, struct taca_err *err) {
     const json_t *model = NULL;
     enum taca_code rc = load_json(f, &f->vocab_file, "vocab.json", err);
@@ -219,6 +277,9 @@ static enum taca_code load_model(struct files *f, struct taca_err *err) {
         f->vocab = f->vocab_file;
         rc = set_path(f, "merges.txt", err);
     }
+    if (rc == TACA_OK && !f->vocab_file && !is_there(f, "tokenizer.json") &&
+        is_there(f, "merges.txt"))
+        rc = make_vocab(f, err);
     if (rc == TACA_OK && (!f->vocab_file || access(f->path, F_OK) != 0)) {
         rc = load_json(f, &f->tokenizer, "tokenizer.json", err);
         if (rc == TACA_OK && !f->tokenizer)
