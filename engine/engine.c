@@ -64,6 +64,7 @@ static enum taca_code open_text(struct opening *o, const struct taca_engine_opts
     o->bytes += text_weight_bytes(o->e->text);
     o->e->info.t5_tokens = (int)t5_tokens;
     o->e->info.clip_tokens = text_clip_tokens(o->e->text);
+    o->e->info.has_t5 = text_has_t5(o->e->text);
     return TACA_OK;
 }
 

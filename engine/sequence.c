@@ -116,15 +116,14 @@ enum taca_code taca_seq_open(struct taca_engine *e, const struct taca_gen_params
     enum taca_code rc = taca_gen_params_check(p, &e->info, err);
     if (rc) return rc;
     rc = taca_scratch_reserve(&e->scratch, text_scratch_bytes(e->text), err);
-    if (!rc)
-        rc = text_acquire(e->text, &e->scratch,
-                          &(struct text_prompt){p->prompt, p->prompt_2, p->prompt_3, p->clip_skip},
-                          &cond, err);
-    if (!rc && guided)
-        rc = text_acquire(
-            e->text, &e->scratch,
-            &(struct text_prompt){negative, p->negative_prompt_2, p->negative_prompt_3, 0}, &uncond,
-            err);
+    const struct text_prompt prompts[SEQ_BRANCHES] = {
+        {.prompt = p->prompt,
+         .prompt_2 = p->prompt_2,
+         .prompt_3 = p->prompt_3,
+         .clip_skip = p->clip_skip},
+        {.prompt = negative, .prompt_2 = p->negative_prompt_2, .prompt_3 = p->negative_prompt_3}};
+    if (!rc) rc = text_acquire(e->text, &e->scratch, &prompts[SEQ_COND], &cond, err);
+    if (!rc && guided) rc = text_acquire(e->text, &e->scratch, &prompts[SEQ_UNCOND], &uncond, err);
     if (rc) goto out;
     struct seq_text a = {cond->context, cond->pooled}, b = {0};
     if (uncond) b = (struct seq_text){uncond->context, uncond->pooled};

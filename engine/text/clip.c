@@ -256,12 +256,13 @@ static int eos_row(const struct clip_in *in, int seq) {
 
 static void pool(struct forward *f, const struct clip_in *in, struct taca_mat pooled) {
     const struct clip *c = f->c;
+    const struct taca_linear *projection = in->unprojected ? NULL : c->projection;
     for (int i = 0; i < in->n_seq; i++) {
         struct taca_mat x = taca_mat_rows(f->x, (int64_t)i * in->len + eos_row(in, i), 1);
         struct taca_mat out = taca_mat_rows(pooled, i, 1);
-        struct taca_mat y = c->projection ? taca_mat_rows(f->y, i, 1) : out;
+        struct taca_mat y = projection ? taca_mat_rows(f->y, i, 1) : out;
         taca_layer_norm(f->b, y, x, &c->last.gain, &c->last.bias, (float)c->eps);
-        if (c->projection) taca_linear(f->b, out, y, c->projection, TACA_ACT_NONE);
+        if (projection) taca_linear(f->b, out, y, projection, TACA_ACT_NONE);
     }
 }
 

@@ -27,8 +27,9 @@ int64_t clip_weight_bytes(const struct clip *c); /* on the device */
 struct clip_in {
     const int32_t *ids; /* [n_seq * len], host; NULL is fine on a counting backend */
     int n_seq, len;
-    int32_t eos;   /* the id that ends a prompt */
-    int clip_skip; /* 0..layers-1: hidden comes from that many layers further up */
+    int32_t eos;      /* the id that ends a prompt */
+    int clip_skip;    /* 0..layers-1: hidden comes from that many layers further up */
+    bool unprojected; /* pooled [n_seq, width]: no text_projection though there is one */
 };
 /* Views on the backend; a zeroed one (rows == 0) is not wanted and not computed. */
 struct clip_out {

@@ -25,7 +25,7 @@ void tok_cps_finish(struct tok_cps *t);
 
 enum tok_class { TOK_SPACE, TOK_LETTER, TOK_NUMBER, TOK_OTHER };
 enum tok_class tok_class_of(int32_t cp); /* of a normalised code point */
-bool tok_is_space(int32_t cp); /* Unicode's White_Space */
+bool tok_is_space(int32_t cp);           /* Unicode's White_Space */
 int tok_utf8(unsigned char out[4], int32_t cp);
 
 /* ---- merges ---------------------------------------------------------------------------------- */

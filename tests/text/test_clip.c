@@ -15,13 +15,19 @@ static void check_floats(const struct golden *g, const char *key, const float *g
 struct run {
     float *hidden, *pooled, *last;
     int skip, n_seq;
+    bool unprojected;
 };
 
 static void run_clip(struct clip *c, struct taca_backend *b, const int32_t *ids, struct run r) {
     struct taca_err err = {0};
     struct taca_scratch s = {.b = b};
     const int64_t rows = (int64_t)r.n_seq * LEN, w = clip_width(c), p = clip_pooled_width(c);
-    const struct clip_in in = {ids, r.n_seq, LEN, 49, r.skip};
+    const struct clip_in in = {.ids = ids,
+                               .n_seq = r.n_seq,
+                               .len = LEN,
+                               .eos = 49,
+                               .clip_skip = r.skip,
+                               .unprojected = r.unprojected};
     struct clip_out out = {{0}, {0}, {0}};
     CHECK_OK(taca_scratch_reserve(&s, 1 << 20, &err), err);
     float *block = taca_alloc(b, (size_t)(rows * 2 * w + r.n_seq * p) * sizeof *block, &err);
@@ -59,13 +65,16 @@ static void check_case(const char *name, const char *strip) {
         int32_t ids[LEN];
         float hidden[LEN * WIDTH], last[LEN * WIDTH], pooled[WIDTH];
         read_ids(&g, ids);
-        run_clip(c, b, ids, (struct run){hidden, pooled, last, 0, 1});
+        run_clip(c, b, ids,
+                 (struct run){.hidden = hidden, .pooled = pooled, .last = last, .n_seq = 1});
         check_floats(&g, "hidden_minus2", hidden, LEN * WIDTH);
         check_floats(&g, "last_hidden_state", last, LEN * WIDTH);
         bool projected = json_object_get(json_object_get(g.v, "keys"), "text_projection.weight");
         check_floats(&g, projected ? "text_embeds" : "pooled", pooled, WIDTH);
         /* the row of the first EOS, before any projection */
         check_floats(&g, "pooled", last + 4 * WIDTH, WIDTH);
+        run_clip(c, b, ids, (struct run){.pooled = pooled, .n_seq = 1, .unprojected = true});
+        check_floats(&g, "pooled", pooled, WIDTH);
     }
     clip_close(c);
     taca_backend_close(b);
@@ -100,7 +109,7 @@ static void test_without_projection_pooled_is_the_normed_row(void) {
     int32_t ids[LEN];
     float pooled[WIDTH];
     read_ids(&g, ids);
-    run_clip(c, b, ids, (struct run){NULL, pooled, NULL, 0, 1});
+    run_clip(c, b, ids, (struct run){.pooled = pooled, .n_seq = 1});
     check_floats(&g, "pooled", pooled, WIDTH);
     clip_close(c);
     taca_backend_close(b);
@@ -123,15 +132,16 @@ static void test_batches_skips_and_partial_outputs_agree(void) {
     read_ids(&g, ids);
     const int32_t other[LEN] = {48, 7, 49, 49, 49, 49, 49, 49};
     memcpy(ids + LEN, other, sizeof other);
-    run_clip(c, b, ids, (struct run){both, pooled, NULL, 1, 2});
+    run_clip(c, b, ids, (struct run){.hidden = both, .pooled = pooled, .skip = 1, .n_seq = 2});
     for (int i = 0; i < 2; i++) {
-        run_clip(c, b, ids + i * LEN, (struct run){one, one_pooled, NULL, 1, 1});
+        run_clip(c, b, ids + i * LEN,
+                 (struct run){.hidden = one, .pooled = one_pooled, .skip = 1, .n_seq = 1});
         CHECK_FLOATS("hidden alone", one, both + i * N, N, 1e-6);
         CHECK_FLOATS("pooled alone", one_pooled, pooled + i * WIDTH, WIDTH, 1e-6);
-        run_clip(c, b, ids + i * LEN, (struct run){one, NULL, NULL, 1, 1});
+        run_clip(c, b, ids + i * LEN, (struct run){.hidden = one, .skip = 1, .n_seq = 1});
         CHECK_FLOATS("only hidden", one, both + i * N, N, 1e-6);
     }
-    run_clip(c, b, ids, (struct run){early, NULL, NULL, 2, 2});
+    run_clip(c, b, ids, (struct run){.hidden = early, .skip = 2, .n_seq = 2});
     struct taca_tensor token, position;
     CHECK_OK(taca_ckpt_get(ckpt, &token, "text_model.embeddings.token_embedding.weight", 2,
                            (int64_t[]){50, WIDTH}, &err),
@@ -224,12 +234,12 @@ static void test_a_call_outside_the_encoder_is_refused(void) {
     const int32_t ids[LEN] = {0};
     struct taca_scratch s = {.b = b};
     const struct clip_out out = {{0}, {0}, {0}};
-    struct clip_in in = {ids, 1, LEN, 49, 3};
+    struct clip_in in = {.ids = ids, .n_seq = 1, .len = LEN, .eos = 49, .clip_skip = 3};
     CHECK_INT(clip_encode(c, b, &s, &in, &out, &err), TACA_EINVAL);
     CHECK_HAS(err.text, "clip_skip must be in 0..2 for this encoder, got 3");
     CHECK_STR(err.param, "clip_skip");
     err = (struct taca_err){0};
-    in = (struct clip_in){ids, 1, LEN + 1, 49, 0};
+    in = (struct clip_in){.ids = ids, .n_seq = 1, .len = LEN + 1, .eos = 49};
     CHECK_INT(clip_encode(c, b, &s, &in, &out, &err), TACA_EINVAL);
     CHECK_HAS(err.text, "9 tokens, the encoder takes 1..8");
     clip_close(c);

@@ -111,7 +111,8 @@ struct bench {
     struct text *t;
     struct taca_scratch s;
 };
-static const struct text_opts opts = {256, 256, 0, 0}; /* nothing is kept: every call encodes */
+/* nothing is kept: every call encodes */
+static const struct text_opts opts = {.joint_width = 256, .pooled_width = 256};
 
 static enum taca_code open_text(void *ctx, struct taca_err *err) {
     struct bench *k = ctx;
