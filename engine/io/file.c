@@ -82,7 +82,7 @@ const char *io_looks_like(const unsigned char *data, size_t size) {
         {"\x80\x02", 2, "a Python pickle (.pt, .ckpt, .bin): not supported"},
         {"\x80\x03", 2, "a Python pickle (.pt, .ckpt, .bin): not supported"},
         {"\x80\x04", 2, "a Python pickle (.pt, .ckpt, .bin): not supported"},
-        {"GGUF", 4, "a GGUF file: not supported"},
+        {"GGUF", 4, "a GGUF file"},
         {"\x1F\x8B", 2, "a gzip archive, unpack it first"},
         {"\x89HDF", 4, "an HDF5 file: not supported"},
         {"{", 1, "a JSON text"},

@@ -94,8 +94,9 @@ static void test_a_third_encoder_needs_its_tokenizer(void) {
 }
 
 static void test_other_pipelines_are_answered_by_name(void) {
-    refuse(model("flux", "{\"_class_name\":\"FluxPipeline\"}"), TACA_EUNSUPPORTED,
-           "FluxPipeline is not supported by this build; supported: StableDiffusion3Pipeline");
+    refuse(model("xl", "{\"_class_name\":\"StableDiffusionXLPipeline\"}"), TACA_EUNSUPPORTED,
+           "StableDiffusionXLPipeline is not supported by this build; supported: "
+           "StableDiffusion3Pipeline, FluxPipeline");
     refuse(model("none", "{}"), TACA_EFORMAT, "no _class_name");
     refuse(model("vae", "{" CLASS "," DIT "," ENCODERS "," SCHEDULER
                         ",\"vae\":[\"diffusers\",\"AutoencoderTiny\"]}"),
@@ -134,8 +135,10 @@ static void test_paths_are_answered_by_what_they_are(void) {
     refuse(DEMO "/transformer", TACA_ENOTFOUND,
            "one component of a model, try the directory above");
     refuse(tmp_root, TACA_ENOTFOUND, "no model_index.json in it");
-    refuse(DEMO "/transformer/diffusion_pytorch_model.safetensors", TACA_EFORMAT,
-           "this is a single safetensors file");
+    refuse(DEMO "/transformer/diffusion_pytorch_model.safetensors", TACA_ENOTFOUND,
+           "no vae in it; give one with --vae");
+    refuse(DEMO "/vae/diffusion_pytorch_model.safetensors", TACA_EFORMAT,
+           "wanted a FLUX or SD3 transformer, this is a VAE; give it with --vae");
     refuse(tmp_text("sd.ckpt", "PK\x03\x04"), TACA_EFORMAT, "pickle");
     refuse(DEMO "/model_index.json", TACA_EFORMAT, "a JSON text");
     tmp_text("hub/models--a--b/snapshots/0a1b/README.md", "");
