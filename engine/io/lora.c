@@ -22,8 +22,7 @@ struct key {
 struct reader {
     const char *name; /* of the file, without its folder: messages stay short */
     const struct taca_lora_model *model;
-    void (*warn)(void *ctx, const char *text);
-    void *ctx;
+    const struct taca_lora_warn *warn;
     struct taca_err *err;
     struct taca_safetensors *st;
     struct key *keys; /* sorted by stem, then kind */
@@ -61,7 +60,7 @@ static void warn(struct reader *r, const char *fmt, ...) {
     va_start(ap, fmt);
     vsnprintf(text + n, sizeof text - (size_t)n, fmt, ap);
     va_end(ap);
-    r->warn(r->ctx, io_clean(shown, sizeof shown, text));
+    r->warn->fn(r->warn->ctx, io_clean(shown, sizeof shown, text));
 }
 
 static enum taca_code no_memory(const struct reader *r) {
@@ -352,7 +351,7 @@ static void sum_up(struct reader *r) {
     char text[128];
     if (more <= 0 || !r->warn) return;
     snprintf(text, sizeof text, "%.64s: %d more warnings like these", r->name, more);
-    r->warn(r->ctx, text);
+    r->warn->fn(r->warn->ctx, text);
 }
 
 static enum taca_code read_all(struct reader *r) {
@@ -370,17 +369,12 @@ static enum taca_code read_all(struct reader *r) {
 }
 
 enum taca_code taca_lora_read(struct taca_lora_file *out, const char *path,
-                              const struct taca_lora_model *model,
-                              void (*warn_fn)(void *ctx, const char *text), void *ctx,
+                              const struct taca_lora_model *model, const struct taca_lora_warn *to,
                               struct taca_err *err) {
     const char *slash = strrchr(path, '/');
     struct taca_lora_file file = {0};
-    struct reader r = {.name = slash ? slash + 1 : path,
-                       .model = model,
-                       .warn = warn_fn,
-                       .ctx = ctx,
-                       .err = err,
-                       .out = &file};
+    struct reader r = {
+        .name = slash ? slash + 1 : path, .model = model, .warn = to, .err = err, .out = &file};
     enum taca_code rc = taca_safetensors_open(&r.st, path, err);
     if (!rc) rc = read_all(&r);
     lora_meta_finish(&r.meta);

@@ -45,11 +45,16 @@ struct taca_lora_model {
     int n_modules;
 };
 
-/* warn (may be NULL) gets one line for each thing that was left out; it may be called before a
- * failure too. */
+/* Gets one line for each thing that was left out, before a failure too. */
+struct taca_lora_warn {
+    void (*fn)(void *ctx, const char *text);
+    void *ctx;
+};
+
+/* warn may be NULL. */
 enum taca_code taca_lora_read(struct taca_lora_file *out, const char *path,
                               const struct taca_lora_model *model,
-                              void (*warn)(void *ctx, const char *text), void *ctx,
+                              const struct taca_lora_warn *warn,
                               struct taca_err *err) TACA_MUST_USE;
 void taca_lora_file_finish(struct taca_lora_file *f); /* zeroed is fine */
 
