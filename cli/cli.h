@@ -21,4 +21,17 @@ int cli_fail(const char *command, const struct taca_err *err);
  * it cannot be found. Owned by the program. */
 const char *cli_demo_model(void);
 
+/* Options that name parts of a model apart, into a struct taca_engine_opts. */
+#define CLI_PART_FLAG(option, field, variable, what)                                               \
+    { option, 0, FLAG_STRING, field, .env = variable, .arg = "PATH", .help = what }
+#define CLI_PART_FLAGS(e)                                                                          \
+    CLI_PART_FLAG("transformer", &(e)->transformer, "TACA_TRANSFORMER",                            \
+                  "transformer from another file or folder"),                                      \
+        CLI_PART_FLAG("vae", &(e)->vae, "TACA_VAE", "VAE from another file or folder"),            \
+        CLI_PART_FLAG("clip-l", &(e)->clip_l, "TACA_CLIP_L", "the same for CLIP-L"),               \
+        CLI_PART_FLAG("clip-g", &(e)->clip_g, "TACA_CLIP_G", "the same for CLIP-G"),               \
+        CLI_PART_FLAG("t5", &(e)->t5, "TACA_T5", "the same for T5; none: do without"),             \
+        CLI_PART_FLAG("config", &(e)->config, "TACA_CONFIG",                                       \
+                      "folder like a model's, for configs and tokenizers of files")
+
 #endif

@@ -39,8 +39,9 @@ static enum flags_result parse(struct options *o, struct flag_set *set, int argc
     const struct flag flags[] = {
         {"output", 'o', FLAG_STRING, &o->output, .arg = "FILE",
          .help = "where the PNG goes; - or a pipe: stdout"},
-        {"model", 'm', FLAG_STRING, &o->engine.model_path, .env = "TACA_MODEL", .arg = "DIR",
-         .help = "model directory"},
+        {"model", 'm', FLAG_STRING, &o->engine.model_path, .env = "TACA_MODEL", .arg = "PATH",
+         .help = "model directory or file"},
+        CLI_PART_FLAGS(&o->engine),
         {"size", 0, FLAG_STRING, &o->size, .arg = "WxH", .help = "size in pixels"},
         {"width", 0, FLAG_INT, &o->width, 1, 1 << 16, .arg = "N", .help = "width in pixels"},
         {"height", 0, FLAG_INT, &o->height, 1, 1 << 16, .arg = "N", .help = "height in pixels"},
@@ -268,8 +269,7 @@ static const char *default_output(const struct options *o, const struct taca_gen
 }
 
 int cli_generate(int argc, char **argv) {
-    struct options o = {.engine = {.model_path = cli_demo_model()},
-                        .n = 1,
+    struct options o = {.n = 1,
                         .cfg = NAN,
                         .shift = NAN,
                         .seed = NAN,
@@ -295,8 +295,9 @@ int cli_generate(int argc, char **argv) {
               NULL);
     o.engine.precision = (enum taca_precision)o.precision;
     enum taca_code rc = TACA_OK;
-    if (!o.engine.model_path)
-        rc = taca_fail_param(&err, "model", "the demo model was not found: give --model DIR");
+    if (!o.engine.model_path && !o.engine.transformer) o.engine.model_path = cli_demo_model();
+    if (!o.engine.model_path && !o.engine.transformer)
+        rc = taca_fail_param(&err, "model", "the demo model was not found: give --model PATH");
     if (!rc) rc = taca_engine_open(&e, &o.engine, &err);
     if (!rc) rc = params_from(&o, set.args[0], taca_engine_info(e), &p, &err);
     if (!rc) {

@@ -29,8 +29,7 @@ static void put_dtypes(struct taca_buf *b, const struct taca_part *p) {
         taca_buf_printf(b, "%s%s", comma, taca_storage_name((enum taca_storage)i));
         comma = ",";
     }
-    if (p->stats.other[0])
-        taca_buf_printf(b, "%s%s (not supported)", comma, p->stats.other);
+    if (p->stats.other[0]) taca_buf_printf(b, "%s%s (not supported)", comma, p->stats.other);
 }
 
 static void put_parts(struct taca_buf *b, const struct taca_summary *s) {

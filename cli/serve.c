@@ -10,7 +10,7 @@
 #include "cli/flags.h"
 #include "server/serve.h"
 
-enum { MAX_FLAGS = 48 };
+enum { MAX_FLAGS = 64 };
 
 struct options {
     struct serve_opts serve;
@@ -36,8 +36,9 @@ static void add(struct table *t, const struct flag *flags, int n) {
 static void add_engine(struct table *t, struct options *o) {
     struct taca_engine_opts *e = &o->serve.engine;
     const struct flag flags[] = {
-        {"model", 'm', FLAG_STRING, &e->model_path, .env = "TACA_MODEL", .arg = "DIR",
-         .help = "model directory"},
+        {"model", 'm', FLAG_STRING, &e->model_path, .env = "TACA_MODEL", .arg = "PATH",
+         .help = "model directory or file"},
+        CLI_PART_FLAGS(e),
         {"model-id", 0, FLAG_STRING, &e->model_id, .env = "TACA_MODEL_ID", .arg = "NAME",
          .help = "what clients call it"},
         {"threads", 0, FLAG_INT, &e->threads, 0, 1024, .env = "TACA_THREADS", .arg = "N",
@@ -224,9 +225,10 @@ int cli_serve(int argc, char **argv) {
     enum flags_result parsed = flags_parse(&set, argc, argv);
     if (parsed != FLAGS_OK) return parsed == FLAGS_HELP ? EXIT_OK : EXIT_USAGE;
     apply(&o);
-    if (!o.serve.engine.model_path) o.serve.engine.model_path = cli_demo_model();
-    if (!o.serve.engine.model_path)
-        return bad_config("no model: give --model DIR (the demo model was not found)", "");
+    if (!o.serve.engine.model_path && !o.serve.engine.transformer)
+        o.serve.engine.model_path = cli_demo_model();
+    if (!o.serve.engine.model_path && !o.serve.engine.transformer)
+        return bad_config("no model: give --model PATH (the demo model was not found)", "");
     if (!host_is_local(o.serve.front.host) && !o.insecure)
         return bad_config("nobody has to log in to this service; to let other machines in all the "
                           "same, add --insecure to --host ",

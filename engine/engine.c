@@ -17,8 +17,10 @@ struct opening {
 
 static enum taca_code open_transformer(struct opening *o, struct taca_err *err) {
     struct taca_ckpt *ckpt = NULL;
-    enum taca_code rc = taca_ckpt_open(&ckpt, o->dir.dir[TACA_TRANSFORMER], err);
-    if (!rc) rc = dit_sd3_open(&o->e->dit, o->e->b, o->dir.config[TACA_TRANSFORMER], ckpt, err);
+    enum taca_code rc = taca_model_weights(&o->dir, TACA_TRANSFORMER, &ckpt, err);
+    /* weights of linears are rounded to it anyway: this only halves what a conversion takes */
+    if (!rc) taca_ckpt_set_floats(ckpt, taca_backend_precision(o->e->b));
+    if (!rc) rc = dit_open(&o->e->dit, o->e->b, o->dir.config[TACA_TRANSFORMER], ckpt, err);
     if (!rc) {
         o->parameters += taca_ckpt_parameters(ckpt);
         o->bytes += taca_ckpt_bytes(ckpt);
@@ -29,7 +31,7 @@ static enum taca_code open_transformer(struct opening *o, struct taca_err *err) 
 
 static enum taca_code open_vae(struct opening *o, struct taca_err *err) {
     struct taca_ckpt *ckpt = NULL;
-    enum taca_code rc = taca_ckpt_open(&ckpt, o->dir.dir[TACA_VAE], err);
+    enum taca_code rc = taca_model_weights(&o->dir, TACA_VAE, &ckpt, err);
     if (!rc) rc = vae_open(&o->e->vae, o->e->b, o->dir.config[TACA_VAE], ckpt, err);
     if (!rc) {
         o->parameters += taca_ckpt_parameters(ckpt);
@@ -117,7 +119,14 @@ static enum taca_code open_parts(struct opening *o, const struct taca_engine_opt
         .precision = opts->precision == TACA_PRECISION_F32 ? TACA_F32 : TACA_BF16,
         .deterministic = opts->deterministic,
     };
-    enum taca_code rc = taca_model_dir_open(&o->dir, opts->model_path, err);
+    const struct taca_model_paths paths = {.model = opts->model_path,
+                                           .part = {[TACA_DIT] = opts->transformer,
+                                                    [TACA_AUTOENCODER] = opts->vae,
+                                                    [TACA_CLIP_L] = opts->clip_l,
+                                                    [TACA_CLIP_G] = opts->clip_g,
+                                                    [TACA_T5] = opts->t5},
+                                           .config = opts->config};
+    enum taca_code rc = taca_model_open(&o->dir, &paths, err);
     if (!rc) rc = taca_cpu_open(&o->e->b, &b, err);
     if (rc) return rc;
     o->e->scratch.b = o->e->b;
@@ -138,7 +147,7 @@ static enum taca_code open_parts(struct opening *o, const struct taca_engine_opt
 enum taca_code taca_engine_open(struct taca_engine **out, const struct taca_engine_opts *opts,
                                 struct taca_err *err) {
     struct opening o = {.e = calloc(1, sizeof *o.e)};
-    if (!o.e) return taca_fail(err, TACA_ENOMEM, "opening %s", opts->model_path);
+    if (!o.e) return taca_fail(err, TACA_ENOMEM, "opening an engine");
     enum taca_code rc = open_parts(&o, opts, err);
     taca_model_dir_finish(&o.dir);
     if (rc) {

@@ -21,9 +21,13 @@ struct taca_seq;
 enum taca_precision { TACA_PRECISION_AUTO, TACA_PRECISION_F32, TACA_PRECISION_BF16 };
 
 struct taca_engine_opts {
-    const char *model_path; /* Hugging Face directory */
-    const char *model_id;   /* NULL = the checkpoint's own name */
-    int threads;            /* 0 = what the process may use */
+    const char *model_path; /* Hugging Face directory or file; NULL when `transformer` is given */
+    /* files or component folders that complete or replace the model's own; NULL = none. t5 may be
+     * "none": to do without */
+    const char *transformer, *vae, *clip_l, *clip_g, *t5;
+    const char *config;   /* directory of configs and tokenizers, for files; NULL = none */
+    const char *model_id; /* NULL = the checkpoint's own name */
+    int threads;          /* 0 = what the process may use */
     enum taca_precision precision;
     bool deterministic; /* an image does not depend on what else is in its batches, bit for bit */
     size_t text_cache_bytes; /* 0 = 64 MiB */

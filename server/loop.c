@@ -290,11 +290,10 @@ static enum taca_code check_opts(const struct serve_opts *o, struct taca_err *er
         {"drain-timeout", o->drain_timeout_ms, 0, 24 * 3600 * 1000},
         {"step-timeout", o->step_timeout_ms, 10, 24 * 3600 * 1000},
     };
-    if (!o->engine.model_path || !o->engine.model_path[0])
-        return taca_fail_param(err, "model", "--model names no directory");
-    if (access(o->engine.model_path, R_OK) != 0)
-        return taca_fail_param(err, "model", "--model %s: no such file or no permission",
-                               o->engine.model_path);
+    const char *model = o->engine.model_path ? o->engine.model_path : o->engine.transformer;
+    if (!model || !model[0]) return taca_fail_param(err, "model", "--model names nothing");
+    if (access(model, R_OK) != 0)
+        return taca_fail_param(err, "model", "--model %s: no such file or no permission", model);
     if (o->front.limits.max_pixels < 64 || o->front.limits.max_pixels > INT64_C(1) << 28)
         return taca_fail_param(err, "max-pixels", "--max-pixels must be in 64..268435456, got %lld",
                                (long long)o->front.limits.max_pixels);

@@ -14,7 +14,7 @@
 #include "base/log.h"
 
 enum {
-    MAX_ARGS = 24,
+    MAX_ARGS = 40,
     READ_BYTES = 64 << 10,
     MAX_MESSAGE = WIRE_MAX_TAIL + 4096,
     LINGER_MS = 1000 /* between closing its pipe and its end */
@@ -62,7 +62,13 @@ static void build_args(struct args *a, const struct taca_engine_opts *e) {
     static const char *const precisions[] = {"auto", "f32", "bf16"};
     *a = (struct args){.n = 0};
     push(a, "taca", "worker");
-    push(a, "--model", e->model_path);
+    const struct {
+        const char *flag, *value;
+    } paths[] = {{"--model", e->model_path}, {"--transformer", e->transformer}, {"--vae", e->vae},
+                 {"--clip-l", e->clip_l},    {"--clip-g", e->clip_g},           {"--t5", e->t5},
+                 {"--config", e->config}};
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
+        if (paths[i].value) push(a, paths[i].flag, paths[i].value);
     if (e->model_id) push(a, "--model-id", e->model_id);
     snprintf(a->numbers[0], sizeof a->numbers[0], "%d", e->threads);
     push(a, "--threads", a->numbers[0]);
