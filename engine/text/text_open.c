@@ -25,7 +25,7 @@ static enum taca_code open_weights(struct text *t, int i, const struct taca_mode
                                    enum taca_component part, struct taca_err *err) {
     struct taca_ckpt *ckpt = NULL;
     struct taca_err why = {0};
-    enum taca_code rc = taca_ckpt_open(&ckpt, dir->dir[part], err);
+    enum taca_code rc = taca_model_weights(dir, part, &ckpt, err);
     if (rc != TACA_OK) return rc;
     if (i < TEXT_MAX_CLIPS)
         rc = clip_open(&t->clip[i].clip, t->b, dir->config[part], ckpt, &why);
