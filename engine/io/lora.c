@@ -25,8 +25,8 @@ struct reader {
     const struct taca_lora_warn *warn;
     struct taca_err *err;
     struct taca_safetensors *st;
-    struct key *keys; /* sorted by stem, then kind */
-    size_t n_keys;
+    struct key *keys;     /* sorted by stem, then kind */
+    size_t n_keys, pairs; /* keys of any kind of adapter */
     struct lora_meta meta;
     struct lora_names names;
     struct taca_lora_file *out;
@@ -91,6 +91,7 @@ static enum taca_code sort_keys(struct reader *r) {
         struct key *k = &r->keys[r->n_keys];
         k->t = taca_safetensors_stored_at(r->st, r->n_keys);
         k->kind = lora_kind_of(k->t->name, &k->stem);
+        r->pairs += k->kind < LORA_FULL;
     }
     qsort(r->keys, r->n_keys, sizeof *r->keys, by_stem);
     return TACA_OK;
@@ -323,7 +324,7 @@ static enum taca_code nothing_matches(const struct reader *r) {
     char shown[IO_SHOWN];
     struct lora_core core;
     const struct key *k = r->first_unknown ? r->first_unknown : r->first_text;
-    if (!k)
+    if (!k || !r->pairs)
         return taca_fail(r->err, TACA_EFORMAT, "%s: not an adapter: %zu tensors, no low-rank pair",
                          r->name, r->n_keys);
     const bool named = lora_core_of(&core, k->t->name, k->stem);

@@ -129,7 +129,7 @@ static bool processor_core(struct lora_core *c) {
 }
 
 bool lora_core_of(struct lora_core *out, const char *stem, size_t len) {
-    *out = (struct lora_core){.naming = "bare module names"};
+    *out = (struct lora_core){.naming = "bare"};
     const struct prefix *p;
     for (int depth = 0; depth < 3 && !out->flat && (p = prefix_of(stem, len)); depth++) {
         if (depth == 0) out->naming = p->naming;
