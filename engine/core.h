@@ -6,6 +6,8 @@
 #ifndef TACA_ENGINE_CORE_H
 #define TACA_ENGINE_CORE_H
 
+#include <string.h>
+
 #include "engine/dit/dit.h"
 #include "engine/engine.h"
 #include "engine/sample/noise.h"
@@ -29,6 +31,11 @@ struct taca_engine {
     int open_seqs;
 };
 
+/* The spacing of noise levels that a pipeline class walks ("FluxPipeline", "FluxImg2Img..."). */
+static inline enum taca_spacing seq_spacing(const char *pipeline) {
+    return strncmp(pipeline, "Flux", 4) == 0 ? TACA_SPACING_EVEN : TACA_SPACING_TRAINED;
+}
+
 /* One text condition: context f32 [T, joint_width], pooled f32 [1, pooled_width], device memory. */
 struct seq_text {
     struct taca_mat context, pooled;
@@ -41,11 +48,12 @@ struct taca_seq {
     int step;
     struct taca_schedule schedule;
     struct taca_window window;
-    float cfg_scale;
+    float cfg_scale, guidance_scale;
     int n_branches; /* 1, or 2 with classifier-free guidance */
     struct taca_chw latent;
     struct taca_chw velocity[SEQ_BRANCHES]; /* after a step, [SEQ_COND] is the guided velocity */
     struct taca_mat context[SEQ_BRANCHES];  /* projected text [T, width] */
+    struct taca_mat places;                 /* rotary, [image rows + T, place_width] */
     struct taca_mat mod[SEQ_BRANCHES];      /* [steps, mod_width] */
     void *memory;                           /* one device block holding all of the above */
     size_t step_bytes, decode_bytes;

@@ -51,8 +51,9 @@ static enum taca_code open_text(struct opening *o, const struct taca_engine_opts
                                 struct taca_err *err) {
     const struct dit_info *d = dit_get_info(o->e->dit);
     int64_t t5_tokens;
-    /* the reference pipeline keeps its 256 T5 rows as zeros when the encoder is absent */
-    enum taca_code rc = taca_cfg_int(o->dir.taca, "t5_tokens", 256, 0, 512, &t5_tokens, err);
+    /* SD3's reference pipeline keeps its 256 T5 rows as zeros when the encoder is absent */
+    const int usual = d->guidance_embeds ? 512 : 256;
+    enum taca_code rc = taca_cfg_int(o->dir.taca, "t5_tokens", usual, 0, 512, &t5_tokens, err);
     if (rc) return rc;
     const struct text_opts t = {
         .joint_width = d->joint_width,
@@ -70,24 +71,40 @@ static enum taca_code open_text(struct opening *o, const struct taca_engine_opts
     return TACA_OK;
 }
 
+/* What people get who ask for nothing. The "guidance" of taca.json is the one that the model is
+ * made for: FLUX dev takes it as an input, FLUX schnell has none. */
+static enum taca_code fill_sampling(struct taca_model_info *m, const struct dit_info *d,
+                                    const json_t *ours, struct taca_err *err) {
+    const bool flux = d->kind == DIT_FLUX, distilled = flux && !d->guidance_embeds;
+    int64_t steps;
+    enum taca_code rc =
+        taca_cfg_int(ours, "steps", distilled ? 4 : 28, 1, TACA_MAX_STEPS, &steps, err);
+    if (rc) return rc;
+    m->default_steps = (int)steps;
+    m->guidance_embeds = d->guidance_embeds;
+    if (d->guidance_embeds)
+        rc = taca_cfg_number(ours, "guidance", 3.5, 0, 100, &m->default_guidance_scale, err);
+    m->default_cfg_scale = 1;
+    if (!flux) rc = taca_cfg_number(ours, "guidance", 4.5, 0, 30, &m->default_cfg_scale, err);
+    return rc;
+}
+
 /* Largest picture the position table covers, and what taca.json or the config suggest. */
 static enum taca_code fill_sizes(struct opening *o, struct taca_err *err) {
     struct taca_model_info *m = &o->e->info;
     const struct dit_info *d = dit_get_info(o->e->dit);
     const int factor = vae_get_info(o->e->vae)->factor, unit = factor * d->patch;
     const json_t *ours = o->dir.taca, *cfg = o->dir.config[TACA_TRANSFORMER];
-    int64_t sample, w = 0, h = 0, steps = 0;
+    int64_t sample, w = 0, h = 0;
     enum taca_code rc = taca_cfg_int(cfg, "sample_size", 128, 1, 1 << 16, &sample, err);
     m->side_multiple_px = unit;
     m->max_side_px = (int)(d->max_patches * unit);
     if (!rc) rc = taca_cfg_int(ours, "width", sample * factor, unit, m->max_side_px, &w, err);
     if (!rc) rc = taca_cfg_int(ours, "height", sample * factor, unit, m->max_side_px, &h, err);
-    if (!rc) rc = taca_cfg_int(ours, "steps", 28, 1, TACA_MAX_STEPS, &steps, err);
-    if (!rc) rc = taca_cfg_number(ours, "guidance", 4.5, 0, 30, &m->default_cfg_scale, err);
+    if (!rc) rc = fill_sampling(m, d, ours, err);
     if (rc) return rc;
     m->default_width_px = (int)w / unit * unit;
     m->default_height_px = (int)h / unit * unit;
-    m->default_steps = (int)steps;
     /* models trained at 1024 fall apart below a quarter of that; small ones may go lower */
     const int small = m->default_width_px >= 1024 ? 256 : 64;
     m->min_side_px = small / unit * unit >= unit ? small / unit * unit : unit;
@@ -133,7 +150,7 @@ static enum taca_code open_parts(struct opening *o, const struct taca_engine_opt
     if (opts->precision == TACA_PRECISION_BF16 && taca_backend_precision(o->e->b) != TACA_BF16)
         return taca_fail_param(err, "precision",
                                "bf16 needs a processor with AVX512-BF16; use f32");
-    rc = taca_scheduler_load(&o->e->scheduler, o->dir.scheduler, err);
+    rc = taca_scheduler_load(&o->e->scheduler, o->dir.scheduler, seq_spacing(o->dir.class_name), err);
     if (!rc) rc = open_transformer(o, err);
     if (!rc) rc = open_vae(o, err);
     if (!rc) rc = open_text(o, opts, err);

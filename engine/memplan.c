@@ -10,12 +10,15 @@ static enum taca_code plan_step(const struct taca_engine *e, struct taca_backend
     struct taca_seg segs[SEQ_BRANCHES];
     struct taca_scratch s = {.b = count};
     struct taca_layout layout;
+    const int64_t rows = h / d->patch * (w / d->patch) + text_rows;
     for (int i = 0; i < n_branches; i++)
-        items[i] = (struct dit_item){.latent = {NULL, d->in_channels, h, w},
-                                     .velocity = {NULL, d->in_channels, h, w},
-                                     .context = {NULL, TACA_F32, text_rows, d->width, d->width},
-                                     .mod = {NULL, TACA_F32, 1, d->mod_width, d->mod_width},
-                                     .gamma = 1};
+        items[i] =
+            (struct dit_item){.latent = {NULL, d->in_channels, h, w},
+                              .velocity = {NULL, d->in_channels, h, w},
+                              .context = {NULL, TACA_F32, text_rows, d->width, d->width},
+                              .places = {NULL, TACA_F32, rows, d->place_width, d->place_width},
+                              .mod = {NULL, TACA_F32, 1, d->mod_width, d->mod_width},
+                              .gamma = 1};
     dit_segments(e->dit, items, n_branches, segs);
     enum taca_code rc = taca_layout_init(&layout, count, segs, n_branches, err);
     if (rc) return rc;
@@ -34,12 +37,12 @@ static enum taca_code plan_admission(const struct taca_engine *e, struct taca_ba
                                      struct taca_err *err) {
     const struct dit_info *d = dit_get_info(e->dit);
     struct taca_scratch s = {.b = count};
-    float t[TACA_MAX_STEPS] = {0};
+    const float t[TACA_MAX_STEPS] = {0};
+    const struct dit_condition c = {t, 0, {NULL, TACA_F32, 1, d->pooled_width, d->pooled_width}};
     dit_context(e->dit, count, &s, (struct taca_mat){NULL, TACA_F32, text_rows, d->width, d->width},
                 (struct taca_mat){NULL, TACA_F32, text_rows, d->joint_width, d->joint_width});
     dit_modulation(e->dit, count, &s,
-                   (struct taca_mat){NULL, TACA_F32, steps, d->mod_width, d->mod_width}, t,
-                   (struct taca_mat){NULL, TACA_F32, 1, d->pooled_width, d->pooled_width});
+                   (struct taca_mat){NULL, TACA_F32, steps, d->mod_width, d->mod_width}, &c);
     if (out->step_bytes < s.peak) out->step_bytes = s.peak;
     return taca_sync(count, err);
 }

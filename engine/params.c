@@ -20,6 +20,7 @@ void taca_gen_params_init(struct taca_gen_params *p, const struct taca_model_inf
                                   .height_px = m->default_height_px,
                                   .steps = m->default_steps,
                                   .cfg_scale = m->default_cfg_scale,
+                                  .guidance_scale = m->default_guidance_scale,
                                   .taca = taca_window_default()};
     p->taca.rule = TACA_WINDOW_OFF;
 }
@@ -37,6 +38,14 @@ static enum taca_code check_number(const char *name, double v, double min, doubl
                                    struct taca_err *err) {
     if (v >= min && v <= max) return TACA_OK;
     return taca_fail_param(err, name, "%s must be in %g..%g, got %g", name, min, max, v);
+}
+
+static enum taca_code check_guidance(double v, const struct taca_model_info *m,
+                                     struct taca_err *err) {
+    if (m->guidance_embeds) return check_number("guidance_scale", v, 0, 100, err);
+    if (v == 0) return TACA_OK;
+    return taca_fail_param(err, "guidance_scale",
+                           "guidance_scale is not for this model (%s): use cfg_scale", m->family);
 }
 
 static enum taca_code check_window(const struct taca_window *w, struct taca_err *err) {
@@ -64,6 +73,7 @@ enum taca_code taca_gen_params_check(const struct taca_gen_params *p,
         rc = taca_fail_param(err, "steps", "steps must be in 1..%d, got %d", TACA_MAX_STEPS,
                              p->steps);
     if (!rc) rc = check_number("cfg_scale", p->cfg_scale, 0, 30, err);
+    if (!rc) rc = check_guidance(p->guidance_scale, m, err);
     if (!rc && p->shift != 0) rc = check_number("shift", p->shift, 0.01, 100, err);
     if (!rc && (p->clip_skip < 0 || p->clip_skip > 12))
         rc = taca_fail_param(err, "clip_skip", "clip_skip must be in 0..12, got %d", p->clip_skip);
@@ -97,7 +107,7 @@ enum taca_code taca_gen_params_copy(struct taca_gen_params *dst, const struct ta
 
 /* A packed request: this head, then for each string a uint32 length (UINT32_MAX = NULL) and bytes.
  */
-enum { PACK_MAGIC = 0x54475031 }; /* "TGP1": change with the struct */
+enum { PACK_MAGIC = 0x54475032 }; /* "TGP2": change with the struct */
 
 /* The numbers of *p on zeroed memory: neither pointers nor what happens to lie between two members
  * belongs on the wire. */
@@ -107,6 +117,7 @@ static void flatten(struct taca_gen_params *flat, const struct taca_gen_params *
     flat->height_px = p->height_px;
     flat->steps = p->steps;
     flat->cfg_scale = p->cfg_scale;
+    flat->guidance_scale = p->guidance_scale;
     flat->shift = p->shift;
     flat->clip_skip = p->clip_skip;
     flat->seed = p->seed;

@@ -45,22 +45,25 @@ struct taca_gen_params {
     const char *negative_prompt_2, *negative_prompt_3;
     int width_px, height_px;
     int steps;
-    double cfg_scale; /* <= 1: one pass without the negative prompt */
-    double shift;     /* of the noise schedule; 0 = the checkpoint's own */
-    int clip_skip;    /* 0 = last but one layer; positive prompt only */
-    uint64_t seed;    /* torch CPU generator seed, below 2^53 */
+    double cfg_scale;      /* <= 1: one pass without the negative prompt */
+    double guidance_scale; /* an input of FLUX dev; 0 for models that have none */
+    double shift;          /* of the noise schedule; 0 = the checkpoint's own */
+    int clip_skip;         /* 0 = last but one layer; positive prompt only */
+    uint64_t seed;         /* torch CPU generator seed, below 2^53 */
     struct taca_window taca;
 };
 
 /* What a loaded checkpoint is; fixed after open, readable from any thread. */
 struct taca_model_info {
     char id[64];       /* "demo" */
-    char family[16];   /* "sd3", "sd3.5" */
+    char family[16];   /* "sd3", "sd3.5", "flux-dev", "flux-schnell" */
     char backend[16];  /* "cpu" */
     char device[96];   /* "avx512-bf16, 2 threads" */
     char precision[8]; /* "f32", "bf16" */
     int default_width_px, default_height_px, default_steps;
     double default_cfg_scale;
+    bool guidance_embeds;          /* the model takes guidance_scale */
+    double default_guidance_scale; /* 0 where it does not */
     int min_side_px, max_side_px, side_multiple_px;
     int clip_tokens; /* per prompt, BOS and EOS included */
     int t5_tokens;   /* 0 = no T5 rows */

@@ -29,6 +29,9 @@ size_t seq_lay_out(struct taca_seq *s, const struct dit_info *d, struct taca_chw
     const int64_t n = shape.c * shape.h * shape.w;
     s->latent = s->velocity[0] = s->velocity[1] = shape;
     s->latent.data = take_floats(&c, n);
+    if (d->place_width)
+        s->places =
+            take_mat(&c, shape.h / d->patch * (shape.w / d->patch) + text_rows, d->place_width);
     for (int i = 0; i < s->n_branches; i++) {
         s->velocity[i].data = take_floats(&c, n);
         s->context[i] = take_mat(&c, text_rows, d->width);
@@ -37,12 +40,28 @@ size_t seq_lay_out(struct taca_seq *s, const struct dit_info *d, struct taca_chw
     return c.used;
 }
 
-/* Everything that does not change from step to step: projected text and all modulations. */
-static void prepare(struct taca_engine *e, struct taca_seq *s, const struct seq_text *text[]) {
+static enum taca_code upload_places(struct taca_engine *e, struct taca_seq *s,
+                                    struct taca_err *err) {
+    const size_t n = (size_t)(s->places.rows * s->places.cols);
+    if (!n) return TACA_OK;
+    float *table = malloc(n * sizeof *table);
+    if (!table) return taca_fail(err, TACA_ENOMEM, "places of %zu values", n);
+    dit_places(e->dit, table, s->latent.h, s->latent.w, s->context[SEQ_COND].rows);
+    taca_upload(e->b, s->places.data, table, n * sizeof *table);
+    enum taca_code rc = taca_sync(e->b, err);
+    free(table);
+    return rc;
+}
+
+/* Everything that does not change from step to step: places, projected text, all modulations. */
+static enum taca_code prepare(struct taca_engine *e, struct taca_seq *s,
+                              const struct seq_text *text[], struct taca_err *err) {
     for (int i = 0; i < s->n_branches; i++) {
+        const struct dit_condition c = {s->schedule.timestep, s->guidance_scale, text[i]->pooled};
         dit_context(e->dit, e->b, &e->scratch, s->context[i], text[i]->context);
-        dit_modulation(e->dit, e->b, &e->scratch, s->mod[i], s->schedule.timestep, text[i]->pooled);
+        dit_modulation(e->dit, e->b, &e->scratch, s->mod[i], &c);
     }
+    return upload_places(e, s, err);
 }
 
 static enum taca_code draw_noise(struct taca_engine *e, struct taca_seq *s, struct taca_rng *rng,
@@ -81,8 +100,10 @@ enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params
     s->height_px = p->height_px;
     s->window = p->taca;
     s->cfg_scale = (float)p->cfg_scale;
+    s->guidance_scale = (float)p->guidance_scale;
     s->n_branches = uncond ? 2 : 1;
-    rc = taca_schedule_init(&s->schedule, &e->scheduler, p->steps, p->shift, err);
+    const int64_t tokens = shape.h / d->patch * (shape.w / d->patch);
+    rc = taca_schedule_init(&s->schedule, &e->scheduler, p->steps, tokens, p->shift, err);
     if (!rc)
         rc = memplan_run(e, shape.h, shape.w, cond->context.rows, s->n_branches, p->steps, &plan,
                          err);
@@ -94,8 +115,8 @@ enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params
         goto out;
     }
     seq_lay_out(s, d, shape, cond->context.rows, p->steps);
-    prepare(e, s, text);
-    rc = draw_noise(e, s, rng, err);
+    rc = prepare(e, s, text, err);
+    if (!rc) rc = draw_noise(e, s, rng, err);
     if (rc) goto out;
     account(e, s, &plan);
     *out = s;
@@ -167,6 +188,7 @@ static struct dit_item item_of(const struct taca_seq *s, int branch) {
         .latent = s->latent,
         .velocity = s->velocity[branch],
         .context = s->context[branch],
+        .places = s->places,
         .mod = taca_mat_rows(s->mod[branch], s->step, 1),
         .gamma = (float)taca_gamma(&s->window, s->step, s->schedule.steps, (double)sigma),
     };

@@ -92,8 +92,9 @@ static bool early(void *ctx, const struct http_request *q, struct http_reply *ou
     return routes_early(&f->routes, q, out);
 }
 
-static void take(void *ctx, int fd, const struct sockaddr *peer, socklen_t peer_len) {
-    http_take(ctx, fd, peer, peer_len);
+static void take(void *ctx, int fd, const struct head *head, const struct sockaddr *peer,
+                 socklen_t peer_len) {
+    http_take(ctx, fd, head, peer, peer_len);
 }
 
 static int behind(void *ctx) { return http_connections(ctx); }
@@ -123,7 +124,7 @@ static void raise_descriptor_limit(int max_connections) {
 
 static enum taca_code open_http(struct front *f, bool admin, const struct front_opts *o,
                                 struct taca_err *err) {
-    struct http_opts h = {.daemons = admin ? 1 : DAEMONS,
+    struct http_opts h = {.daemons = admin ? 0 : DAEMONS,
                           .admin = admin,
                           .max_connections = admin ? ADMIN_CONNECTIONS : o->max_connections,
                           .body_timeout_ms = o->body_timeout_ms,

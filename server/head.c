@@ -4,13 +4,16 @@
 #include <string.h>
 #include <strings.h>
 
+enum { RECORD_BYTES = 64 }; /* that a parser keeps for each field, argument and cookie */
+
 struct span {
     const char *p, *end;
 };
 
 /* What the fields said, judged together at the end of the head. */
 struct seen {
-    int hosts, lengths, codings, cookies;
+    int hosts, lengths, codings, cookies, fields;
+    size_t cookie_bytes;
     bool plain_chunked, too_large, expects_other;
 };
 
@@ -62,12 +65,13 @@ static int check_uri_bytes(struct head *h, struct span u) {
     for (const char *q = u.p; q < u.end; q++) {
         if (*q <= 32 || *q > 126 || *q == '#')
             return refuse(h, 400, "a byte in the request target is not allowed there");
-        args += *q == '&';
+        args += *q == '&' || *q == '?';
         if (*q != '%') continue;
         if (u.end - q < 3 || !is_hex(q[1]) || !is_hex(q[2]) || (q[1] == '0' && q[2] == '0'))
             return refuse(h, 400, "the request target has a bad % escape");
     }
-    if (args >= HEAD_MAX_PAIRS) return refuse(h, 414, "too many query arguments");
+    if (args > HEAD_MAX_PAIRS) return refuse(h, 414, "too many query arguments");
+    h->parse_bytes = (size_t)args * RECORD_BYTES; /* the rest is added at the end */
     return 0;
 }
 
@@ -127,6 +131,7 @@ static int take_length(struct head *h, struct span v, bool padded, struct seen *
 
 static int take_cookies(struct head *h, struct span v, struct seen *s) {
     s->cookies++;
+    s->cookie_bytes += (size_t)(v.end - v.p);
     for (const char *q = v.p; q < v.end; q++) s->cookies += *q == ';' || *q == ',';
     return s->cookies > HEAD_MAX_PAIRS ? refuse(h, 431, "too many cookies") : 0;
 }
@@ -189,6 +194,7 @@ static int check_line(struct head *h, struct span l, int line, struct seen *s, u
     if (line == 0) return check_request_line(h, l);
     if (l.p == l.end) return check_together(h, s);
     if (line > HEAD_MAX_LINES) return refuse(h, 431, "too many header lines");
+    s->fields++;
     return check_field(h, l, s, max_body);
 }
 
@@ -211,6 +217,8 @@ int head_check(struct head *out, const char *bytes, size_t len, uint64_t max_bod
         struct span l = {bytes + start, bytes + i - 1};
         if (check_line(h, l, line++, &s, max_body)) {
             h->len = i + 1;
+            h->parse_bytes +=
+                h->len + s.cookie_bytes + (size_t)(s.fields + s.cookies) * RECORD_BYTES;
             return h->status;
         }
         start = i + 1;

@@ -28,6 +28,7 @@ struct head {
     int minor;       /* HTTP/1.minor */
     bool chunked, expects_continue;
     uint64_t content_length;
+    size_t parse_bytes; /* memory for a parser that copies everything: an upper estimate */
     char request_id[REQUEST_ID_MAX + 1]; /* the client's, once seen and well-formed; else "" */
 };
 

@@ -20,7 +20,11 @@
 
 enum {
     MAX_DAEMONS = 4,
-    POOL_BYTES = 64 * 1024, /* a full head, its cookies once more, and their tables */
+    /* The library touches all of a connection's pool, so an idle event stream costs that much. Few
+     * heads need more than the small one; the large one holds any head that the guard lets in. */
+    SMALL_POOL_BYTES = 24 * 1024,
+    SMALL_HEAD_BYTES = 4 * 1024,
+    LARGE_POOL_BYTES = 64 * 1024,
     STALL_S = 30,           /* neither a byte in nor out */
     BODY_BYTES_PER_MS = 64, /* slower bodies are late */
     READER_BLOCK = 1024
@@ -29,7 +33,7 @@ enum {
 struct http {
     struct http_opts opts;
     struct conns *conns;
-    struct MHD_Daemon *daemons[MAX_DAEMONS];
+    struct MHD_Daemon *daemons[MAX_DAEMONS]; /* the first has large pools */
     int n_daemons;
     unsigned next;
 };
@@ -314,14 +318,14 @@ __attribute__((format(printf, 2, 0))) static void on_log(void *ctx, const char *
     taca_buf_finish(&b);
 }
 
-static struct MHD_Daemon *start_daemon(struct http *h) {
+static struct MHD_Daemon *start_daemon(struct http *h, size_t pool_bytes) {
     unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME |
                      MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG;
     return MHD_start_daemon(flags, 0, NULL, NULL, on_request, h, /* the logger first */
                             MHD_OPTION_EXTERNAL_LOGGER, on_log, h, MHD_OPTION_CONNECTION_LIMIT,
                             (unsigned)h->opts.max_connections + 16, MHD_OPTION_CONNECTION_TIMEOUT,
-                            (unsigned)STALL_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-                            (size_t)POOL_BYTES, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
+                            (unsigned)STALL_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT, pool_bytes,
+                            MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
                             MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_END);
 }
 
@@ -334,9 +338,10 @@ enum taca_code http_open(struct http **out, const struct http_opts *opts, struct
                                                .watch = opts->watch,
                                                .ctx = opts->ctx,
                                                .left = opts->left});
-    int wanted = opts->daemons < MAX_DAEMONS ? opts->daemons : MAX_DAEMONS;
+    int wanted = opts->daemons < MAX_DAEMONS ? opts->daemons + 1 : MAX_DAEMONS;
     while (h->conns && h->n_daemons < wanted) {
-        h->daemons[h->n_daemons] = start_daemon(h);
+        h->daemons[h->n_daemons] =
+            start_daemon(h, h->n_daemons ? SMALL_POOL_BYTES : LARGE_POOL_BYTES);
         if (!h->daemons[h->n_daemons]) break;
         h->n_daemons++;
     }
@@ -348,10 +353,16 @@ enum taca_code http_open(struct http **out, const struct http_opts *opts, struct
     return TACA_OK;
 }
 
-void http_take(struct http *h, int fd, const struct sockaddr *peer, socklen_t peer_len) {
+static struct MHD_Daemon *daemon_for(struct http *h, const struct head *head) {
+    unsigned small = (unsigned)h->n_daemons - 1;
+    if (small == 0 || head->parse_bytes > SMALL_HEAD_BYTES) return h->daemons[0];
+    return h->daemons[1 + h->next++ % small];
+}
+
+void http_take(struct http *h, int fd, const struct head *head, const struct sockaddr *peer,
+               socklen_t peer_len) {
     conns_expect(h->conns);
-    struct MHD_Daemon *d = h->daemons[h->next++ % (unsigned)h->n_daemons];
-    if (MHD_add_connection(d, fd, peer, peer_len) != MHD_YES)
+    if (MHD_add_connection(daemon_for(h, head), fd, peer, peer_len) != MHD_YES)
         taca_log(TACA_LOG_WARN, "the http library refused a connection"); /* and closed it */
 }
 

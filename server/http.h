@@ -13,6 +13,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "server/head.h"
 #include "server/stream.h"
 #include "server/watch.h"
 
@@ -40,7 +41,7 @@ struct http_reply {
 };
 
 struct http_opts {
-    int daemons; /* threads */
+    int daemons; /* threads for usual requests; one more is for those with large heads */
     bool admin;
     int max_connections;
     int body_timeout_ms; /* and a second for every 64 KiB of body */
@@ -58,8 +59,9 @@ struct http_opts {
 
 enum taca_code http_open(struct http **out, const struct http_opts *opts,
                          struct taca_err *err) TACA_MUST_USE;
-/* The descriptor is the daemon's, whatever happens. Its head must be complete and good. */
-void http_take(struct http *h, int fd, const struct sockaddr *peer, socklen_t peer_len);
+/* The descriptor is the daemon's, whatever happens. Its head is there and was found good. */
+void http_take(struct http *h, int fd, const struct head *head, const struct sockaddr *peer,
+               socklen_t peer_len);
 int http_connections(const struct http *h);
 
 /* Loop thread. */

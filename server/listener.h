@@ -12,6 +12,7 @@
 #include <uv.h>
 
 #include "base/err.h"
+#include "server/head.h"
 
 struct listener;
 
@@ -23,7 +24,8 @@ struct listener_opts {
     uint64_t max_body_bytes;
     void *ctx;
     /* A good head: the descriptor is the callee's. */
-    void (*hand_over)(void *ctx, int fd, const struct sockaddr *peer, socklen_t peer_len);
+    void (*hand_over)(void *ctx, int fd, const struct head *head, const struct sockaddr *peer,
+                      socklen_t peer_len);
     /* connections that were handed over and still exist: they count against max_connections */
     int (*others)(void *ctx);
 };

@@ -124,11 +124,11 @@ static void refuse_head(struct guest *g, int status, const char *why) {
     refuse(g, &r);
 }
 
-static void hand_over(struct guest *g) {
+static void hand_over(struct guest *g, const struct head *h) {
     struct listener *l = g->listener;
     wait_for_bytes(g->fd, 1);
     int fd = detach(g); /* *g lives until its handles are closed */
-    l->opts.hand_over(l->opts.ctx, fd, (const struct sockaddr *)&g->peer, g->peer_len);
+    l->opts.hand_over(l->opts.ctx, fd, h, (const struct sockaddr *)&g->peer, g->peer_len);
 }
 
 static void look(struct guest *g) {
@@ -155,7 +155,7 @@ static void look(struct guest *g) {
             status =
                 head_check_chunks(l->peek + h.len, (size_t)n - h.len, l->opts.max_body_bytes, &why);
         if (status == HEAD_GOOD || status == HEAD_MORE)
-            hand_over(g);
+            hand_over(g, &h);
         else
             refuse_head(g, status, why);
     }

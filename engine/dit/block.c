@@ -2,7 +2,22 @@
  * precision. Scratch is a stack: each step puts `used` back to where its result ends. */
 #include "engine/dit/block.h"
 
-/* q, k, v of a stream: one matmul over its modulated rows, then the norm of each head. */
+/* q, k and v beside each other in rows of one stream: the norm of each head, then its place. */
+static struct taca_qkv heads_of(const struct dit_pass *p, const struct dit_attn *w,
+                                struct taca_mat qkv, enum taca_stream stream) {
+    const int64_t d = qkv.cols / 3;
+    struct taca_qkv r = {taca_mat_cols(qkv, 0, d), taca_mat_cols(qkv, d, d),
+                         taca_mat_cols(qkv, 2 * d, d)};
+    if (w->norm_q.n) taca_head_rms_norm(p->b, r.q, &w->norm_q, DIT_EPS);
+    if (w->norm_k.n) taca_head_rms_norm(p->b, r.k, &w->norm_k, DIT_EPS);
+    if (p->places[stream].cols) {
+        taca_rope(p->b, r.q, p->places[stream]);
+        taca_rope(p->b, r.k, p->places[stream]);
+    }
+    return r;
+}
+
+/* q, k, v of a stream: one matmul over its modulated rows. */
 static struct taca_qkv project(const struct dit_pass *p, const struct dit_attn *w,
                                struct taca_mat x, enum taca_stream stream) {
     const int64_t d = x.cols;
@@ -12,12 +27,7 @@ static struct taca_qkv project(const struct dit_pass *p, const struct dit_attn *
     taca_norm_modulate(p->b, h, x, p->mod, w->shift, w->scale, p->layout, stream, DIT_EPS);
     taca_linear(p->b, qkv, h, w->qkv, TACA_ACT_NONE);
     p->s->used = mark;
-
-    struct taca_qkv r = {taca_mat_cols(qkv, 0, d), taca_mat_cols(qkv, d, d),
-                         taca_mat_cols(qkv, 2 * d, d)};
-    if (w->norm_q.n) taca_head_rms_norm(p->b, r.q, &w->norm_q, DIT_EPS);
-    if (w->norm_k.n) taca_head_rms_norm(p->b, r.k, &w->norm_k, DIT_EPS);
-    return r;
+    return heads_of(p, w, qkv, stream);
 }
 
 /* The second attention: image rows among themselves. TACA does not reach it. */
@@ -81,5 +91,35 @@ void dit_block_run(const struct dit_block *w, const struct dit_pass *p, struct t
         add_attention(p, &w->txt, c, o_txt, TACA_TXT);
         add_mlp(p, &w->txt_mlp, c, TACA_TXT);
     }
+    p->s->used = start;
+}
+
+void dit_single_run(const struct dit_single *w, const struct dit_pass *p, struct taca_mat h,
+                    int64_t n_img) {
+    const struct dit_attn *a = &w->attn;
+    const int64_t d = h.cols, n_txt = h.rows - n_img, wide = w->up->out;
+    const size_t start = p->s->used;
+    struct taca_mat y = taca_scratch_mat(p->s, TACA_F32, h.rows, d);
+    /* attention and MLP write side by side what `down` reads as one row */
+    struct taca_mat both = dit_low(p, h.rows, d + wide), o = taca_mat_cols(both, 0, d);
+    const size_t mark = p->s->used;
+    struct taca_mat qkv = dit_low(p, h.rows, 3 * d), in = dit_low(p, h.rows, d);
+    const struct taca_mat x = taca_mat_rows(h, 0, n_img), c = taca_mat_rows(h, n_img, n_txt);
+
+    taca_norm_modulate(p->b, taca_mat_rows(in, 0, n_img), x, p->mod, a->shift, a->scale, p->layout,
+                       TACA_IMG, DIT_EPS);
+    taca_norm_modulate(p->b, taca_mat_rows(in, n_img, n_txt), c, p->mod, a->shift, a->scale,
+                       p->layout, TACA_TXT, DIT_EPS);
+    taca_linear(p->b, qkv, in, a->qkv, TACA_ACT_NONE);
+    taca_linear(p->b, taca_mat_cols(both, d, wide), in, w->up, TACA_ACT_GELU_TANH);
+    struct taca_qkv img = heads_of(p, a, taca_mat_rows(qkv, 0, n_img), TACA_IMG);
+    struct taca_qkv txt = heads_of(p, a, taca_mat_rows(qkv, n_img, n_txt), TACA_TXT);
+    taca_attention(p->b, taca_mat_rows(o, 0, n_img), taca_mat_rows(o, n_img, n_txt), img, txt,
+                   p->layout, &p->attn);
+    p->s->used = mark;
+
+    taca_linear(p->b, y, both, w->down, TACA_ACT_NONE);
+    taca_gate_add(p->b, x, taca_mat_rows(y, 0, n_img), p->mod, a->gate, p->layout, TACA_IMG);
+    taca_gate_add(p->b, c, taca_mat_rows(y, n_img, n_txt), p->mod, a->gate, p->layout, TACA_TXT);
     p->s->used = start;
 }

@@ -1,4 +1,5 @@
-/* block.h - one joint block of an MM-DiT: an image and a text stream that meet in one attention.
+/* block.h - the blocks of an MM-DiT: joint ones, where an image and a text stream with weights of
+ * their own meet in one attention, and single ones, where both run under the same weights.
  *
  * Inside engine/dit only. Knows neither config nor checkpoint, nor how a forward begins and ends.
  */
@@ -9,6 +10,14 @@
 
 /* Of every norm in the family. */
 #define DIT_EPS 1e-6f
+
+/* The adaLN projections of a block, one matmul: columns [at, at + w->out) of a row of modulations.
+ * A matrix per block and not one for the model: FLUX has 3.2 G such parameters, and preparing them
+ * together would need as much memory again. */
+struct dit_mod {
+    struct taca_linear *w;
+    int64_t at;
+};
 
 /* shift, scale and gate are first columns of width-wide ranges in a row of modulations. */
 struct dit_attn {
@@ -22,9 +31,17 @@ struct dit_mlp {
     int64_t shift, scale, gate;
 };
 struct dit_block {
+    struct dit_mod mod;
     struct dit_attn img, txt;        /* the joint attention */
     struct dit_attn dual;            /* a second one of image rows alone; qkv NULL: none */
     struct dit_mlp img_mlp, txt_mlp; /* txt_mlp is empty where txt.out is NULL */
+};
+/* Attention and MLP beside each other, from the same modulated rows to the same `down`. */
+struct dit_single {
+    struct dit_mod mod;
+    struct dit_attn attn; /* out NULL */
+    struct taca_linear *up;
+    struct taca_linear *down; /* of [attention, MLP] */
 };
 
 /* What all ops of one forward share. */
@@ -32,7 +49,8 @@ struct dit_pass {
     struct taca_backend *b;
     struct taca_scratch *s;
     const struct taca_layout *layout;
-    struct taca_mat mod; /* f32 [segments, mod_width] */
+    struct taca_mat mod;       /* f32 [segments, mod_width] */
+    struct taca_mat places[2]; /* by enum taca_stream, f32 [rows, head_dim]; no columns: none */
     struct taca_attn attn;
 };
 
@@ -45,5 +63,8 @@ static inline struct taca_mat dit_low(const struct dit_pass *p, int64_t rows, in
  *        output for it */
 void dit_block_run(const struct dit_block *w, const struct dit_pass *p, struct taca_mat x,
                    struct taca_mat c);
+/* h   f32 residual rows of the image stream (n_img of them), then of the text stream */
+void dit_single_run(const struct dit_single *w, const struct dit_pass *p, struct taca_mat h,
+                    int64_t n_img);
 
 #endif

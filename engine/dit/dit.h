@@ -1,7 +1,9 @@
 /* dit.h - the diffusion transformer: velocity of ragged sets of latents in one forward.
  *
- * One file per family (sd3.c, later flux.c) over shared block code. Structure (depth, width, dual
- * attention, qk norm) comes from config and checkpoint; model code has no device ifdefs. */
+ * SD3, SD3.5 and FLUX.1 are one structure with more or fewer of its parts: joint blocks of two
+ * streams, perhaps blocks of one joint stream after them, places from a table or rotary. One opener
+ * per family (sd3_open.c, flux_open.c) fills it, one forward runs it. Structure comes from config
+ * and checkpoint; model code has no device ifdefs. */
 #ifndef TACA_ENGINE_DIT_DIT_H
 #define TACA_ENGINE_DIT_DIT_H
 
@@ -12,31 +14,49 @@
 
 struct dit;
 
+enum dit_family { DIT_SD3, DIT_FLUX };
+
 struct dit_info {
-    char family[16];     /* "sd3", or "sd3.5" when it has qk norm */
+    enum dit_family kind;
+    char family[16];     /* "sd3", or "sd3.5" when it has qk norm; "flux-dev", "flux-schnell" */
     int64_t in_channels; /* of a latent */
     int patch;
-    int64_t width, depth, heads;
+    int64_t width, heads;
+    int64_t depth, singles; /* blocks of two streams, then blocks of one */
     int64_t joint_width, pooled_width;
-    int64_t mod_width;   /* floats of one row of modulations */
-    int64_t max_patches; /* largest h/patch and w/patch */
+    int64_t mod_width;    /* floats of one row of modulations */
+    int64_t max_patches;  /* largest h/patch and w/patch */
+    int64_t place_width;  /* floats of one row's rotary place; 0: the model has a position table */
+    bool guidance_embeds; /* a guidance value is one of its inputs */
 };
 
-enum taca_code dit_sd3_open(struct dit **out, struct taca_backend *b, const json_t *config,
-                            struct taca_ckpt *ckpt, struct taca_err *err) TACA_MUST_USE;
+/* The family is that of the config's _class_name, SD3Transformer2DModel or FluxTransformer2DModel;
+ * where that is missing, of the fields that only one of them has. */
+enum taca_code dit_open(struct dit **out, struct taca_backend *b, const json_t *config,
+                        struct taca_ckpt *ckpt, struct taca_err *err) TACA_MUST_USE;
 void dit_close(struct dit *d);
 const struct dit_info *dit_get_info(const struct dit *d);
 
 /* ---- once per sequence and text condition ---------------------------------------------------- */
 
-/* mod[i] = everything that adaLN derives from timestep t[i] (0..1000, sigma * 1000) and the pooled
- * text, for all blocks and the final layer.   mod f32 [n, mod_width], t on the host, pooled f32 [1,
- * pooled_width] or [n, pooled_width] */
+struct dit_condition {
+    const float *t;         /* [n] on the host: 0..1000, sigma * 1000 */
+    float guidance;         /* as people give it (3.5); only with guidance_embeds */
+    struct taca_mat pooled; /* f32 [1, pooled_width] or [n, pooled_width] */
+};
+/* mod[i] = everything that adaLN derives from the condition at t[i], for all blocks and the final
+ * layer.   mod f32 [n, mod_width] */
 void dit_modulation(struct dit *d, struct taca_backend *b, struct taca_scratch *s,
-                    struct taca_mat mod, const float *t, struct taca_mat pooled);
+                    struct taca_mat mod, const struct dit_condition *c);
 /* context [T, width] = the projected text.   text f32 [T, joint_width] */
 void dit_context(struct dit *d, struct taca_backend *b, struct taca_scratch *s,
                  struct taca_mat context, struct taca_mat text);
+/* Rotary places of a sequence's rows, in host memory: the image rows of an h x w latent, then
+ * text_rows, all in the same place. Nothing without place_width.
+ *   table [h/patch * w/patch + text_rows, place_width] */
+void dit_places(const struct dit *d, float *table, int64_t h, int64_t w, int64_t text_rows);
+/* The same from explicit coordinates.   at [rows, 3] */
+void dit_places_at(const struct dit *d, float *table, const float *at, int64_t rows);
 
 /* ---- every step ------------------------------------------------------------------------------ */
 
@@ -45,6 +65,7 @@ struct dit_item {
     struct taca_chw latent;   /* in */
     struct taca_chw velocity; /* out: noise - x0 */
     struct taca_mat context;  /* f32 [T, width] of dit_context; T may differ between items */
+    struct taca_mat places;   /* f32 [image rows + T, place_width]; no columns without */
     struct taca_mat mod;      /* f32 [1, mod_width]: the row of this step */
     float gamma;              /* TACA, 1 outside the window */
 };
@@ -52,7 +73,7 @@ struct dit_item {
 struct dit_forward {
     const struct dit_item *items;
     int n_items;
-    const struct taca_layout *layout; /* one segment per item, gammas included: dit_layout */
+    const struct taca_layout *layout; /* one segment per item, gammas included: dit_segments */
     const bool *skip; /* [depth] blocks left out (skip-layer guidance), NULL = none */
     /* Tests look inside: called with the reference's module names ("transformer_blocks.0.1", ...).
      * NULL in production. */

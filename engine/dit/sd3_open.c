@@ -2,15 +2,13 @@
  * diffusers names, and an error for whatever the two disagree on. */
 #include <inttypes.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
-#include "engine/dit/sd3.h"
-
-enum { MAX_DEPTH = 256 };
+#include "engine/dit/load.h"
+#include "engine/dit/model.h"
 
 /* A transformer/config.json; absent fields have the reference's defaults. */
 struct config {
@@ -18,15 +16,15 @@ struct config {
     int64_t depth, heads, head_dim, width;
     int64_t joint_width, pooled_width, side;
     bool qk_norm;
-    bool dual[MAX_DEPTH];
+    bool dual[DIT_MAX_DEPTH];
 };
 
 /* ---- config ---------------------------------------------------------------------------------- */
 
 static enum taca_code read_dual(struct config *c, const json_t *json, struct taca_err *err) {
-    int64_t layer[MAX_DEPTH];
+    int64_t layer[DIT_MAX_DEPTH];
     int n;
-    enum taca_code rc = taca_cfg_ints(json, "dual_attention_layers", layer, MAX_DEPTH, &n, err);
+    enum taca_code rc = taca_cfg_ints(json, "dual_attention_layers", layer, DIT_MAX_DEPTH, &n, err);
     if (rc) return rc;
     for (int i = 0; i < n; i++) {
         if (layer[i] < 0 || layer[i] >= c->depth)
@@ -58,7 +56,7 @@ static enum taca_code read_config(struct config *c, const json_t *json, struct t
         {"sample_size", 128, 8192, &c->sample_size},
         {"patch_size", 2, 16, &c->patch},
         {"in_channels", 16, 1024, &c->in_channels},
-        {"num_layers", 18, MAX_DEPTH, &c->depth},
+        {"num_layers", 18, DIT_MAX_DEPTH, &c->depth},
         {"num_attention_heads", 18, 1024, &c->heads},
         {"attention_head_dim", 64, 1024, &c->head_dim},
         {"joint_attention_dim", 4096, 65536, &c->joint_width},
@@ -66,13 +64,7 @@ static enum taca_code read_config(struct config *c, const json_t *json, struct t
         {"pooled_projection_dim", 2048, 65536, &c->pooled_width},
         {"pos_embed_max_size", 96, 4096, &c->side},
     };
-    const char *class_name;
-    enum taca_code rc =
-        taca_cfg_string(json, "_class_name", "SD3Transformer2DModel", &class_name, err);
-    if (rc) return rc;
-    if (strcmp(class_name, "SD3Transformer2DModel") != 0)
-        return taca_fail(err, TACA_EUNSUPPORTED,
-                         "transformer class is %s, wanted SD3Transformer2DModel", class_name);
+    enum taca_code rc = TACA_OK;
     for (size_t i = 0; i < sizeof field / sizeof *field && !rc; i++)
         rc =
             taca_cfg_int(json, field[i].key, field[i].fallback, 1, field[i].max, field[i].out, err);
@@ -98,151 +90,81 @@ static enum taca_code read_config(struct config *c, const json_t *json, struct t
 
 /* ---- weights --------------------------------------------------------------------------------- */
 
-/* The first failure stays in rc and turns the rest into no-ops, so that loading reads as a list. */
 struct loader {
-    struct taca_backend *b;
-    struct taca_ckpt *ckpt;
-    struct taca_err *err;
-    enum taca_code rc;
+    struct dit_loader l;
     const struct config *c;
-    char prefix[40]; /* "transformer_blocks.3." */
 };
 
-static void get(struct loader *l, struct taca_tensor *t, int rank, const int64_t *dim,
-                const char *fmt, ...) __attribute__((format(printf, 5, 6)));
-static void get(struct loader *l, struct taca_tensor *t, int rank, const int64_t *dim,
-                const char *fmt, ...) {
-    char name[160];
-    va_list ap;
-    int n = snprintf(name, sizeof name, "%s", l->prefix);
-    va_start(ap, fmt);
-    vsnprintf(name + n, sizeof name - (size_t)n, fmt, ap);
-    va_end(ap);
-    if (!l->rc) l->rc = taca_ckpt_get(l->ckpt, t, name, rank, dim, l->err);
-}
-
-static struct taca_linear *stacked(struct loader *l, const char *const *names, int n, int64_t out,
-                                   int64_t in) {
-    struct taca_tensor weight[3], bias[3];
-    struct taca_linear *w = NULL;
-    for (int i = 0; i < n; i++) {
-        get(l, &weight[i], 2, (int64_t[]){out, in}, "%s.weight", names[i]);
-        get(l, &bias[i], 1, (int64_t[]){out}, "%s.bias", names[i]);
-    }
-    if (!l->rc) l->rc = taca_linear_open(l->b, &w, weight, bias, n, l->err);
-    taca_ckpt_drop(l->ckpt);
-    return w;
-}
-
-static struct taca_linear *linear(struct loader *l, const char *name, int64_t out, int64_t in) {
-    return stacked(l, &name, 1, out, in);
-}
-
+/* Without qk norm in the config there must be none in the file. */
 static struct taca_vec head_gain(struct loader *l, const char *name) {
-    struct taca_tensor t;
-    struct taca_vec v = {0};
-    if (!l->c->qk_norm) {
-        if (!l->rc && taca_ckpt_has(l->ckpt, "%s%s.weight", l->prefix, name))
-            l->rc = taca_fail(l->err, TACA_EFORMAT,
-                              "tensor %s%s.weight is there, but the config has no qk_norm",
-                              l->prefix, name);
-        return v;
-    }
-    get(l, &t, 1, (int64_t[]){l->c->head_dim}, "%s.weight", name);
-    if (!l->rc) l->rc = taca_vec_open(l->b, &v, &t, l->err);
-    return v;
+    char tensor[64];
+    if (l->c->qk_norm) return dit_load_gain(&l->l, name);
+    snprintf(tensor, sizeof tensor, "%s.weight", name);
+    dit_load_refuse(&l->l, tensor, "the config has no qk_norm");
+    return (struct taca_vec){0};
 }
 
-static void load_mlp(struct loader *l, struct dit_mlp *w, const char *up, const char *down) {
-    const int64_t d = l->c->width;
-    w->up = linear(l, up, 4 * d, d);
-    w->down = linear(l, down, d, 4 * d);
-}
-
-static void load_block(struct loader *l, struct dit_block *w, int64_t i) {
-    static const char *const img[] = {"attn.to_q", "attn.to_k", "attn.to_v"};
-    static const char *const txt[] = {"attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"};
-    static const char *const dual[] = {"attn2.to_q", "attn2.to_k", "attn2.to_v"};
-    const int64_t d = l->c->width;
-    snprintf(l->prefix, sizeof l->prefix, "transformer_blocks.%" PRId64 ".", i);
-    w->img = (struct dit_attn){.qkv = stacked(l, img, 3, d, d),
-                               .norm_q = head_gain(l, "attn.norm_q"),
-                               .norm_k = head_gain(l, "attn.norm_k"),
-                               .out = linear(l, "attn.to_out.0", d, d)};
-    w->txt = (struct dit_attn){.qkv = stacked(l, txt, 3, d, d),
-                               .norm_q = head_gain(l, "attn.norm_added_q"),
-                               .norm_k = head_gain(l, "attn.norm_added_k")};
-    load_mlp(l, &w->img_mlp, "ff.net.0.proj", "ff.net.2");
-    if (i + 1 < l->c->depth) { /* nobody reads the text after the last block */
-        w->txt.out = linear(l, "attn.to_add_out", d, d);
-        load_mlp(l, &w->txt_mlp, "ff_context.net.0.proj", "ff_context.net.2");
-    }
+static void load_dual(struct loader *l, struct dit_block *w, int64_t i) {
+    static const char *const qkv[] = {"attn2.to_q", "attn2.to_k", "attn2.to_v"};
     if (l->c->dual[i])
-        w->dual = (struct dit_attn){.qkv = stacked(l, dual, 3, d, d),
-                                    .norm_q = head_gain(l, "attn2.norm_q"),
-                                    .norm_k = head_gain(l, "attn2.norm_k"),
-                                    .out = linear(l, "attn2.to_out.0", d, d)};
-    else if (!l->rc && taca_ckpt_has(l->ckpt, "%sattn2.to_q.weight", l->prefix))
-        l->rc = taca_fail(l->err, TACA_EFORMAT,
-                          "tensor %sattn2.to_q.weight is there, but %" PRId64
-                          " is not in dual_attention_layers",
-                          l->prefix, i);
-    l->prefix[0] = '\0';
+        w->dual = (struct dit_attn){
+            .qkv = dit_load_qkv(&l->l, qkv),
+            .norm_q = head_gain(l, "attn2.norm_q"),
+            .norm_k = head_gain(l, "attn2.norm_k"),
+            .out = dit_load_linear(&l->l, "attn2.to_out.0", l->l.width, l->l.width)};
+    else
+        dit_load_refuse(&l->l, "attn2.to_q.weight", "%" PRId64 " is not in dual_attention_layers",
+                        i);
 }
 
-/* ---- modulations: all adaLN projections as one matrix ---------------------------------------- */
-
-/* Where the ranges of block i begin in a row that is filled up to `at`; returns its new end. The
- * halves of the two-part projections come as scale, shift; everywhere else shift comes first. */
-static int64_t place_block(struct dit_block *w, int64_t at, int64_t d) {
+/* Where the ranges of a block begin in a row of modulations that is filled up to `at`; sets the
+ * widths of the image and the text projection. The halves of the two-part projections come as
+ * scale, shift; everywhere else shift comes first. */
+static void place_block(struct dit_block *w, int64_t at, int64_t d, int64_t widths[2]) {
+    w->mod.at = at;
     w->img.shift = at, w->img.scale = at + d, w->img.gate = at + 2 * d;
     w->img_mlp.shift = at + 3 * d, w->img_mlp.scale = at + 4 * d, w->img_mlp.gate = at + 5 * d;
-    at += 6 * d;
+    widths[0] = 6 * d;
     if (w->dual.qkv) {
-        w->dual.shift = at, w->dual.scale = at + d, w->dual.gate = at + 2 * d;
-        at += 3 * d;
+        w->dual.shift = at + 6 * d, w->dual.scale = at + 7 * d, w->dual.gate = at + 8 * d;
+        widths[0] = 9 * d;
     }
+    at += widths[0];
     if (!w->txt.out) {
         w->txt.scale = at, w->txt.shift = at + d;
-        return at + 2 * d;
+        widths[1] = 2 * d;
+        return;
     }
     w->txt.shift = at, w->txt.scale = at + d, w->txt.gate = at + 2 * d;
     w->txt_mlp.shift = at + 3 * d, w->txt_mlp.scale = at + 4 * d, w->txt_mlp.gate = at + 5 * d;
-    return at + 6 * d;
+    widths[1] = 6 * d;
 }
 
-static void load_modulation(struct loader *l, struct dit *d) {
-    const int64_t width = l->c->width, depth = l->c->depth, n = 2 * depth + 1;
-    struct taca_tensor *weight = calloc((size_t)n, sizeof *weight);
-    struct taca_tensor *bias = calloc((size_t)n, sizeof *bias);
-    if (!weight || !bias) {
-        if (!l->rc)
-            l->rc = taca_fail(l->err, TACA_ENOMEM, "modulation of %" PRId64 " layers", depth);
-        goto out;
+/* Returns the end of the block's modulations, which begin at `at`. */
+static int64_t load_block(struct loader *l, struct dit_block *w, int64_t i, int64_t at) {
+    static const char *const img[] = {"attn.to_q", "attn.to_k", "attn.to_v"};
+    static const char *const txt[] = {"attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"};
+    static const char *const mod[] = {"norm1.linear", "norm1_context.linear"};
+    const int64_t d = l->c->width;
+    int64_t widths[2];
+    dit_load_prefix(&l->l, "transformer_blocks", i);
+    w->img = (struct dit_attn){.qkv = dit_load_qkv(&l->l, img),
+                               .norm_q = head_gain(l, "attn.norm_q"),
+                               .norm_k = head_gain(l, "attn.norm_k"),
+                               .out = dit_load_linear(&l->l, "attn.to_out.0", d, d)};
+    w->txt = (struct dit_attn){.qkv = dit_load_qkv(&l->l, txt),
+                               .norm_q = head_gain(l, "attn.norm_added_q"),
+                               .norm_k = head_gain(l, "attn.norm_added_k")};
+    dit_load_mlp(&l->l, &w->img_mlp, "ff.net.0.proj", "ff.net.2");
+    if (i + 1 < l->c->depth) { /* nobody reads the text after the last block */
+        w->txt.out = dit_load_linear(&l->l, "attn.to_add_out", d, d);
+        dit_load_mlp(&l->l, &w->txt_mlp, "ff_context.net.0.proj", "ff_context.net.2");
     }
-    int64_t at = 0;
-    for (int64_t i = 0; i < depth; i++) {
-        struct taca_tensor *w = weight + 2 * i, *v = bias + 2 * i;
-        const int64_t img = (d->blocks[i].dual.qkv ? 9 : 6) * width;
-        const int64_t txt = (d->blocks[i].txt.out ? 6 : 2) * width;
-        snprintf(l->prefix, sizeof l->prefix, "transformer_blocks.%" PRId64 ".", i);
-        get(l, &w[0], 2, (int64_t[]){img, width}, "norm1.linear.weight");
-        get(l, &v[0], 1, (int64_t[]){img}, "norm1.linear.bias");
-        get(l, &w[1], 2, (int64_t[]){txt, width}, "norm1_context.linear.weight");
-        get(l, &v[1], 1, (int64_t[]){txt}, "norm1_context.linear.bias");
-        at = place_block(&d->blocks[i], at, width);
-    }
-    l->prefix[0] = '\0';
-    get(l, &weight[n - 1], 2, (int64_t[]){2 * width, width}, "norm_out.linear.weight");
-    get(l, &bias[n - 1], 1, (int64_t[]){2 * width}, "norm_out.linear.bias");
-    d->final_scale = at;
-    d->final_shift = at + width;
-    d->info.mod_width = at + 2 * width;
-    if (!l->rc) l->rc = taca_linear_open(l->b, &d->mod, weight, bias, (int)n, l->err);
-    taca_ckpt_drop(l->ckpt);
-out:
-    free(weight);
-    free(bias);
+    load_dual(l, w, i);
+    place_block(w, at, d, widths);
+    w->mod.w = dit_load_stacked(&l->l, mod, 2, widths, d);
+    dit_load_prefix(&l->l, NULL, 0);
+    return at + widths[0] + widths[1];
 }
 
 /* ---- patches and their places ---------------------------------------------------------------- */
@@ -265,11 +187,12 @@ void dit_sd3_position(float *table, int64_t side, int64_t base, int64_t d) {
 }
 
 static enum taca_code make_position(struct loader *l, struct taca_mat *out) {
+    struct taca_err *err = l->l.err;
     const struct config *c = l->c;
     const int64_t base = c->sample_size / c->patch;
     size_t bytes;
     if (base < 1 || c->width % 4)
-        return taca_fail(l->err, TACA_EFORMAT,
+        return taca_fail(err, TACA_EFORMAT,
                          "pos_embed.pos_embed is missing and cannot be made: sample_size %" PRId64
                          ", patch_size %" PRId64 ", width %" PRId64 " (wanted a multiple of 4)",
                          c->sample_size, c->patch, c->width);
@@ -278,16 +201,16 @@ static enum taca_code make_position(struct loader *l, struct taca_mat *out) {
         taca_mul(&bytes, bytes, (size_t)c->width))
         table = malloc(bytes);
     if (!table)
-        return taca_fail(l->err, TACA_ENOMEM, "position table of %" PRId64 " x %" PRId64, c->side,
+        return taca_fail(err, TACA_ENOMEM, "position table of %" PRId64 " x %" PRId64, c->side,
                          c->side);
     dit_sd3_position(table, c->side, base, c->width);
-    enum taca_code rc = taca_table_open(l->b, out,
+    enum taca_code rc = taca_table_open(l->l.b, out,
                                         &(struct taca_tensor){.name = "pos_embed.pos_embed",
                                                               .data = table,
                                                               .dtype = TACA_F32,
                                                               .rank = 2,
                                                               .dim = {c->side * c->side, c->width}},
-                                        l->err);
+                                        err);
     free(table);
     return rc;
 }
@@ -295,27 +218,29 @@ static enum taca_code make_position(struct loader *l, struct taca_mat *out) {
 /* The released tables are not what the formula gives: it is only for files without one. */
 static void load_position(struct loader *l, struct dit *d) {
     struct taca_tensor t;
-    if (taca_ckpt_has(l->ckpt, "pos_embed.pos_embed")) {
-        get(l, &t, 3, (int64_t[]){1, l->c->side * l->c->side, l->c->width}, "pos_embed.pos_embed");
-        if (!l->rc) l->rc = taca_table_open(l->b, &d->position, &t, l->err);
-    } else if (!l->rc) {
-        l->rc = make_position(l, &d->position);
+    if (taca_ckpt_has(l->l.ckpt, "pos_embed.pos_embed")) {
+        dit_load_tensor(&l->l, &t, 3, (int64_t[]){1, l->c->side * l->c->side, l->c->width},
+                        "pos_embed.pos_embed");
+        if (!l->l.rc) l->l.rc = taca_table_open(l->l.b, &d->position, &t, l->l.err);
+    } else if (!l->l.rc) {
+        l->l.rc = make_position(l, &d->position);
     }
 }
 
 static void load_patch(struct loader *l, struct dit *d) {
     const struct config *c = l->c;
     struct taca_tensor weight, bias;
-    get(l, &weight, 4, (int64_t[]){c->width, c->in_channels, c->patch, c->patch},
-        "pos_embed.proj.weight");
-    get(l, &bias, 1, (int64_t[]){c->width}, "pos_embed.proj.bias");
-    if (!l->rc) l->rc = taca_linear_open(l->b, &d->patch, &weight, &bias, 1, l->err);
+    dit_load_tensor(&l->l, &weight, 4, (int64_t[]){c->width, c->in_channels, c->patch, c->patch},
+                    "pos_embed.proj.weight");
+    dit_load_tensor(&l->l, &bias, 1, (int64_t[]){c->width}, "pos_embed.proj.bias");
+    if (!l->l.rc) l->l.rc = taca_linear_open(l->l.b, &d->patch, &weight, &bias, 1, l->l.err);
 }
 
 /* ---- all of it ------------------------------------------------------------------------------- */
 
 static void fill_info(struct dit_info *info, const struct config *c) {
-    *info = (struct dit_info){.in_channels = c->in_channels,
+    *info = (struct dit_info){.kind = DIT_SD3,
+                              .in_channels = c->in_channels,
                               .patch = (int)c->patch,
                               .width = c->width,
                               .depth = c->depth,
@@ -326,49 +251,39 @@ static void fill_info(struct dit_info *info, const struct config *c) {
     snprintf(info->family, sizeof info->family, "%s", c->qk_norm ? "sd3.5" : "sd3");
 }
 
-static void load(struct loader *l, struct dit *d) {
-    const struct config *c = l->c;
+static void load(struct loader *loader, struct dit *d) {
+    const struct config *c = loader->c;
+    struct dit_loader *l = &loader->l;
     const int64_t width = c->width;
-    load_patch(l, d);
-    load_position(l, d);
-    d->context = linear(l, "context_embedder", width, c->joint_width);
-    d->time_1 = linear(l, "time_text_embed.timestep_embedder.linear_1", width, DIT_TIME_FEATURES);
-    d->time_2 = linear(l, "time_text_embed.timestep_embedder.linear_2", width, width);
-    d->pooled_1 = linear(l, "time_text_embed.text_embedder.linear_1", width, c->pooled_width);
-    d->pooled_2 = linear(l, "time_text_embed.text_embedder.linear_2", width, width);
-    for (int64_t i = 0; i < c->depth && !l->rc; i++) load_block(l, &d->blocks[i], i);
-    if (!l->rc &&
-        taca_ckpt_has(l->ckpt, "transformer_blocks.%" PRId64 ".attn.to_q.weight", c->depth))
-        l->rc = taca_fail(l->err, TACA_EFORMAT,
-                          "tensor transformer_blocks.%" PRId64
-                          ".attn.to_q.weight is there, but num_layers is %" PRId64,
-                          c->depth, c->depth);
-    if (!l->rc) load_modulation(l, d);
-    d->proj = linear(l, "proj_out", c->patch * c->patch * c->in_channels, width);
+    int64_t at = 0;
+    load_patch(loader, d);
+    load_position(loader, d);
+    d->context = dit_load_linear(l, "context_embedder", width, c->joint_width);
+    dit_load_embedder(l, &d->time, "time_text_embed.timestep_embedder", DIT_TIME_FEATURES);
+    dit_load_embedder(l, &d->pooled, "time_text_embed.text_embedder", c->pooled_width);
+    for (int64_t i = 0; i < c->depth && !l->rc; i++) at = load_block(loader, &d->blocks[i], i, at);
+    dit_load_end(l, "transformer_blocks", "num_layers", c->depth);
+    dit_load_final(l, d, at);
+    d->proj = dit_load_linear(l, "proj_out", c->patch * c->patch * c->in_channels, width);
+    d->out_order = TACA_PATCH_CHANNEL_LAST;
 }
 
 enum taca_code dit_sd3_open(struct dit **out, struct taca_backend *b, const json_t *json,
                             struct taca_ckpt *ckpt, struct taca_err *err) {
     struct config c = {0};
     enum taca_code rc = read_config(&c, json, err);
+    struct dit *d = NULL;
+    if (!rc) rc = dit_alloc(&d, c.depth, 0, err);
     if (rc) return rc;
-    struct dit *d = calloc(1, sizeof *d);
-    if (d) d->blocks = calloc((size_t)c.depth, sizeof *d->blocks);
-    if (!d || !d->blocks) {
-        rc = taca_fail(err, TACA_ENOMEM, "transformer of %" PRId64 " layers", c.depth);
-        goto out;
-    }
     fill_info(&d->info, &c);
     d->attn = (struct taca_attn){.heads = (int)c.heads,
                                  .scale = (float)(1.0 / sqrt((double)c.head_dim)),
                                  .mask = TACA_MASK_NONE};
-    struct loader l = {.b = b, .ckpt = ckpt, .err = err, .c = &c};
+    struct loader l = {{b, ckpt, err, TACA_OK, c.width, c.head_dim, ""}, &c};
     load(&l, d);
-    rc = l.rc;
-    if (rc) goto out;
-    *out = d;
-    d = NULL; /* the caller owns it now */
-out:
-    dit_close(d);
-    return rc;
+    if (l.l.rc)
+        dit_close(d);
+    else
+        *out = d;
+    return l.l.rc;
 }

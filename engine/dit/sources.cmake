@@ -1,1 +1,2 @@
-target_sources(taca_engine PRIVATE dit/block.c dit/sd3.c dit/sd3_open.c)
+target_sources(taca_engine PRIVATE dit/block.c dit/forward.c dit/places.c dit/open.c dit/load.c dit/sd3_open.c
+  dit/flux_open.c)

@@ -1,14 +1,16 @@
 /* json.c - JSON from untrusted files, and fields of configs with their ranges. See checkpoint.h. */
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <threads.h>
 
+#include "base/buf.h"
 #include "base/mem.h"
 #include "engine/io/checkpoint.h"
 #include "engine/io/io.h"
 
-enum { MAX_FILE = 16 << 20, MAX_DEPTH = 64, MAX_VALUES = 4 << 20 };
+enum { MAX_FILE = 16 << 20, MAX_DEPTH = 64, MAX_VALUES = 4 << 20, INT_DIGITS = 18 };
 
 /* Depth and number of values of a JSON text, by its punctuation alone. Malformed text gives some
  * number; the parser refuses it later. */
@@ -68,6 +70,48 @@ enum taca_code io_json_parse(json_t **out, const char *text, size_t len, int max
     return TACA_OK;
 }
 
+/* Published configs write "no limit" as an integer of 31 digits, which the parser refuses. The text
+ * with "e0" behind every integer of more digits than surely fit, which makes a real number of it;
+ * untouched when there is none. */
+static void widen_integers(struct taca_buf *out, const char *text, size_t len) {
+    size_t copied = 0, n;
+    bool in_string = false;
+    for (size_t i = 0; i < len; i += n) {
+        n = 1;
+        if (in_string) {
+            if (text[i] == '\\') n = 2;
+            in_string = text[i] != '"';
+            continue;
+        }
+        in_string = text[i] == '"';
+        if (!isdigit((unsigned char)text[i])) continue;
+        while (i + n < len && isdigit((unsigned char)text[i + n])) n++;
+        const bool ends = i + n == len || !strchr(".eE", text[i + n]);
+        const bool starts = i == 0 || !strchr(".eE+", text[i - 1]); /* no fraction, no exponent */
+        if (n <= INT_DIGITS || !ends || !starts) continue;
+        taca_buf_put(out, text + copied, i + n - copied);
+        taca_buf_puts(out, "e0");
+        copied = i + n;
+    }
+    if (copied) taca_buf_put(out, text + copied, len - copied);
+}
+
+static enum taca_code parse_file(json_t **out, const struct io_map *m, const char *path,
+                                 struct taca_err *err) {
+    struct taca_buf wide;
+    taca_buf_init(&wide, 2 * m->size);
+    widen_integers(&wide, (const char *)m->data, m->size);
+    enum taca_code rc = TACA_ENOMEM;
+    if (wide.failed)
+        taca_fail(err, rc, "%s: out of memory reading JSON", path);
+    else if (wide.len)
+        rc = io_json_parse(out, wide.data, wide.len, MAX_DEPTH, MAX_VALUES, path, err);
+    else
+        rc = io_json_parse(out, (const char *)m->data, m->size, MAX_DEPTH, MAX_VALUES, path, err);
+    taca_buf_finish(&wide);
+    return rc;
+}
+
 enum taca_code taca_json_load(json_t **out, const char *path, struct taca_err *err) {
     struct io_map m = {0};
     enum taca_code rc = io_map_open(&m, path, err);
@@ -79,7 +123,7 @@ enum taca_code taca_json_load(json_t **out, const char *path, struct taca_err *e
     else if (like)
         rc = taca_fail(err, TACA_EFORMAT, "%s: wanted JSON, this is %s", path, like);
     else
-        rc = io_json_parse(out, (const char *)m.data, m.size, MAX_DEPTH, MAX_VALUES, path, err);
+        rc = parse_file(out, &m, path, err);
     io_map_close(&m);
     return rc;
 }

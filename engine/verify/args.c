@@ -8,14 +8,19 @@ static enum taca_code read_task(struct case_args *a, const json_t *entry, struct
     static const struct {
         const char *name;
         enum case_task task;
-    } known[] = {{"StableDiffusion3Pipeline", CASE_TEXT_TO_IMAGE},
-                 {"StableDiffusion3Img2ImgPipeline", CASE_IMAGE_TO_IMAGE},
-                 {"StableDiffusion3InpaintPipeline", CASE_INPAINT}};
+        bool flux;
+    } known[] = {{"StableDiffusion3Pipeline", CASE_TEXT_TO_IMAGE, false},
+                 {"StableDiffusion3Img2ImgPipeline", CASE_IMAGE_TO_IMAGE, false},
+                 {"StableDiffusion3InpaintPipeline", CASE_INPAINT, false},
+                 {"FluxPipeline", CASE_TEXT_TO_IMAGE, true},
+                 {"FluxImg2ImgPipeline", CASE_IMAGE_TO_IMAGE, true},
+                 {"FluxInpaintPipeline", CASE_INPAINT, true}};
     const char *name = json_string_value(json_object_get(entry, "pipeline"));
     if (!name) return taca_fail(err, TACA_EFORMAT, "the entry names no \"pipeline\"");
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcmp(name, known[i].name) == 0) {
             a->task = known[i].task;
+            a->flux = known[i].flux;
             return TACA_OK;
         }
     return taca_fail(err, TACA_EUNSUPPORTED, "%.64s is not part of this build", name);
@@ -36,6 +41,7 @@ static enum taca_code check_known(const json_t *args, struct taca_err *err) {
                                         "width",
                                         "num_inference_steps",
                                         "guidance_scale",
+                                        "true_cfg_scale",
                                         "num_images_per_prompt",
                                         "image",
                                         "mask_image",
@@ -62,6 +68,21 @@ static enum taca_code read_int(const json_t *args, const char *key, int fallback
     int64_t v;
     enum taca_code rc = taca_cfg_int(args, key, fallback, fallback == 0 ? 0 : 1, max, &v, err);
     if (!rc) *out = (int)v;
+    return rc;
+}
+
+/* SD3's guidance_scale is the classifier-free one. FLUX has that as true_cfg_scale, which needs a
+ * negative prompt; its guidance_scale is an input of the transformer. */
+static enum taca_code read_guidance(struct case_args *a, const json_t *args, struct taca_err *err) {
+    const double fallback = a->task == CASE_TEXT_TO_IMAGE ? 3.5 : 7;
+    if (!a->flux) return taca_cfg_number(args, "guidance_scale", 7, -1e3, 1e3, &a->guidance, err);
+    enum taca_code rc =
+        taca_cfg_number(args, "guidance_scale", fallback, -1e3, 1e3, &a->embedded, err);
+    if (!rc) rc = taca_cfg_number(args, "true_cfg_scale", 1, -1e3, 1e3, &a->guidance, err);
+    const json_t *negative = json_object_get(args, "negative_prompt");
+    if (!negative || json_is_null(negative))
+        negative = json_object_get(args, "negative_prompt_embeds");
+    if (!negative || json_is_null(negative)) a->guidance = 1;
     return rc;
 }
 
@@ -114,16 +135,15 @@ enum taca_code case_args_read(struct case_args *out, const struct verify_case *c
     if (!rc && !json_is_object(args))
         rc = taca_fail(err, TACA_EFORMAT, "the entry has no object \"args\"");
     if (!rc) rc = check_known(args, err);
-    bool from_noise = a.task == CASE_TEXT_TO_IMAGE;
+    const bool few = a.task == CASE_TEXT_TO_IMAGE || a.flux;
     if (!rc) rc = read_int(args, "height", 0, MAX_SIDE, &a.height_px, err);
     if (!rc) rc = read_int(args, "width", 0, MAX_SIDE, &a.width_px, err);
     if (!rc)
-        rc = read_int(args, "num_inference_steps", from_noise ? 28 : 50, TACA_MAX_STEPS, &a.steps,
-                      err);
+        rc = read_int(args, "num_inference_steps", few ? 28 : 50, TACA_MAX_STEPS, &a.steps, err);
     if (!rc) rc = read_int(args, "num_images_per_prompt", 1, CASE_MAX_IMAGES, &a.images, err);
     if (!rc) rc = read_int(args, "clip_skip", 0, 64, &a.clip_skip, err);
-    if (!rc) rc = read_int(args, "max_sequence_length", 256, 512, &a.t5_tokens, err);
-    if (!rc) rc = taca_cfg_number(args, "guidance_scale", 7, -1e3, 1e3, &a.guidance, err);
+    if (!rc) rc = read_int(args, "max_sequence_length", a.flux ? 512 : 256, 512, &a.t5_tokens, err);
+    if (!rc) rc = read_guidance(&a, args, err);
     if (!rc) rc = taca_cfg_number(args, "strength", 0.6, 0, 1, &a.strength, err);
     if (!rc) rc = read_window(&a.window, json_object_get(args, "taca"), err);
     if (!rc) rc = read_seeds(&a, json_object_get(c->entry, "seed"), err);

@@ -88,8 +88,11 @@ enum taca_code verify_text_case(struct verify_case *c, struct taca_err *err) TAC
 enum case_task { CASE_TEXT_TO_IMAGE, CASE_IMAGE_TO_IMAGE, CASE_INPAINT };
 struct case_args {
     enum case_task task;
+    bool flux; /* a pipeline of FLUX: other defaults, latents as tokens */
     int height_px, width_px, steps, images; /* images per prompt */
-    double guidance, strength;
+    double guidance;                        /* classifier-free; 1 = one pass */
+    double embedded;                        /* the guidance that is an input of FLUX dev */
+    double strength;
     struct taca_window window;
     int clip_skip, t5_tokens;
     uint64_t seed[CASE_MAX_IMAGES];

@@ -95,13 +95,13 @@ enum set_type set_type_of(const json_t *config) {
 static enum taca_code open_typed(struct verify_case *c, enum set_type type, const json_t *config,
                                  struct taca_ckpt *ckpt, struct taca_err *err) {
     switch (type) {
-    case SET_SD3: return dit_sd3_open(&c->e->dit, c->e->b, config, ckpt, err);
+    case SET_SD3:
+    case SET_FLUX: return dit_open(&c->e->dit, c->e->b, config, ckpt, err);
     case SET_VAE: return vae_open(&c->e->vae, c->e->b, config, ckpt, err);
-    case SET_FLUX: return taca_fail(err, TACA_EUNSUPPORTED, "FLUX is not part of this build");
     case SET_UNKNOWN: break;
     }
     return taca_fail(err, TACA_EUNSUPPORTED,
-                     "the config is of no known model (SD3 transformer, AutoencoderKL)");
+                     "the config is of no known model (SD3 or FLUX transformer, AutoencoderKL)");
 }
 
 enum taca_code set_open(struct verify_case *c, const char *name, enum set_type *type,
@@ -118,8 +118,7 @@ enum taca_code set_open(struct verify_case *c, const char *name, enum set_type *
         if (open) rc = taca_fail(err, TACA_EFORMAT, "%s: wanted a model of another type", name);
     }
     /* What a case cannot run needs no weights read. */
-    if (!rc && (*type == SET_SD3 || *type == SET_VAE))
-        rc = taca_ckpt_open(&ckpt, paths->weights, err);
+    if (!rc && *type != SET_UNKNOWN) rc = taca_ckpt_open(&ckpt, paths->weights, err);
     if (!rc) rc = open_typed(c, *type, json, ckpt, err);
     taca_ckpt_close(ckpt);
     free(paths);

@@ -11,6 +11,7 @@ static const char transformer_suffix[] = ".transformer";
 
 struct choice {
     const char *case_name;
+    const char *family; /* as names of sets have it */
     char best[256];
     size_t best_len;
 };
@@ -29,7 +30,7 @@ static void prefer_prefix(void *ctx, const char *set) {
 /* The first autoencoder that names the family. */
 static void prefer_family(void *ctx, const char *set) {
     struct choice *ch = ctx;
-    if (ch->best[0] || !strstr(set, "vae") || !strstr(set, "sd3")) return;
+    if (ch->best[0] || !strstr(set, "vae") || !strstr(set, ch->family)) return;
     if (strlen(set) < sizeof ch->best) snprintf(ch->best, sizeof ch->best, "%s", set);
 }
 
@@ -39,13 +40,15 @@ static enum taca_code open_part(struct verify_case *c, const char *name, enum se
     enum taca_code rc = set_open(c, name, &type, NULL, err);
     if (!rc && type != wanted)
         rc = taca_fail(err, TACA_EFORMAT, "%s: wanted %s", name,
-                       wanted == SET_VAE ? "an AutoencoderKL" : "an SD3 transformer");
+                       wanted == SET_VAE    ? "an AutoencoderKL"
+                       : wanted == SET_FLUX ? "a FLUX transformer"
+                                            : "an SD3 transformer");
     return rc;
 }
 
 /* An entry may name "transformer" and "vae"; else their names tell. */
-static enum taca_code open_parts(struct verify_case *c, struct taca_err *err) {
-    struct choice dit = {.case_name = c->name}, vae = dit;
+static enum taca_code open_parts(struct verify_case *c, bool flux, struct taca_err *err) {
+    struct choice dit = {.case_name = c->name, .family = flux ? "flux" : "sd3"}, vae = dit;
     const char *named_dit = json_string_value(json_object_get(c->entry, "transformer"));
     const char *named_vae = json_string_value(json_object_get(c->entry, "vae"));
     if (!named_dit) {
@@ -53,20 +56,20 @@ static enum taca_code open_parts(struct verify_case *c, struct taca_err *err) {
         if (!dit.best[0])
             return taca_fail(err, TACA_ENOTFOUND,
                              "no weights for %s: wanted a set called after it, such as "
-                             "pipe_sd3%s.config.json; --weights names further folders",
-                             c->name, transformer_suffix);
+                             "pipe_%s%s.config.json; --weights names further folders",
+                             c->name, dit.family, transformer_suffix);
         named_dit = dit.best;
     }
     if (!named_vae) {
         set_each(c, "", prefer_family, &vae);
         if (!vae.best[0])
             return taca_fail(err, TACA_ENOTFOUND,
-                             "no vae for %s: wanted a set such as vae_tiny_sd3.config.json; "
+                             "no vae for %s: wanted a set such as vae_tiny_%s.config.json; "
                              "--weights names further folders",
-                             c->name);
+                             c->name, vae.family);
         named_vae = vae.best;
     }
-    enum taca_code rc = open_part(c, named_dit, SET_SD3, err);
+    enum taca_code rc = open_part(c, named_dit, flux ? SET_FLUX : SET_SD3, err);
     return rc ? rc : open_part(c, named_vae, SET_VAE, err);
 }
 
@@ -123,8 +126,10 @@ enum taca_code verify_pipeline(struct verify_case *c, struct taca_err *err) {
     enum taca_code rc = case_args_read(&s.args, c, err);
     if (!rc && !json_is_object(scheduler))
         rc = taca_fail(err, TACA_EFORMAT, "the entry has no object \"scheduler\"");
-    if (!rc) rc = taca_scheduler_load(&c->e->scheduler, scheduler, err);
-    if (!rc) rc = open_parts(c, err);
+    if (!rc)
+        rc = taca_scheduler_load(&c->e->scheduler, scheduler,
+                                 s.args.flux ? TACA_SPACING_EVEN : TACA_SPACING_TRAINED, err);
+    if (!rc) rc = open_parts(c, s.args.flux, err);
     if (!rc) rc = load_conditioning(c, &s, err);
     return rc ? rc : case_sample(c, &s, err);
 }

@@ -54,7 +54,10 @@ static enum taca_code compare_schedule(struct verify_case *c, struct state *st,
                                        struct taca_err *err) {
     const struct case_args *a = &st->s->args;
     float gamma[TACA_MAX_STEPS];
-    enum taca_code rc = taca_schedule_init(&st->schedule, &c->e->scheduler, a->steps, 0, err);
+    const int64_t patch = dit_get_info(c->e->dit)->patch;
+    const int64_t tokens = st->dim[2] / patch * (st->dim[3] / patch);
+    enum taca_code rc =
+        taca_schedule_init(&st->schedule, &c->e->scheduler, a->steps, tokens, 0, err);
     if (rc) return rc;
     for (int i = 0; i < a->steps; i++)
         gamma[i] = (float)taca_gamma(&a->window, i, a->steps, (double)st->schedule.sigma[i]);
@@ -62,6 +65,22 @@ static enum taca_code compare_schedule(struct verify_case *c, struct state *st,
     if (!rc) rc = case_compare(c, "timesteps", st->schedule.timestep, a->steps, err);
     if (!rc) rc = case_compare(c, "gammas", gamma, a->steps, err);
     return rc;
+}
+
+/* The current latents as the reference has them: FLUX's are token rows, 2 x 2 latents in each,
+ * channel by channel. */
+static void store_latents(const struct state *st, float *to) {
+    const int64_t channels = st->dim[1], h = st->dim[2], w = st->dim[3];
+    if (!st->s->args.flux) {
+        memcpy(to, st->x, (size_t)(st->images * st->n) * sizeof *to);
+        return;
+    }
+    for (int64_t i = 0; i < st->images; i++)
+        for (int64_t r = 0; r < h; r++)
+            for (int64_t k = 0; k < w; k++)
+                for (int64_t ch = 0; ch < channels; ch++)
+                    to[i * st->n + (r / 2 * (w / 2) + k / 2) * channels * 4 + ch * 4 + r % 2 * 2 +
+                       k % 2] = st->x[i * st->n + (ch * h + r) * w + k];
 }
 
 /* count latents of normals: one draw for all, or one from each image's own generator. */
@@ -149,9 +168,13 @@ static enum taca_code start(struct verify_case *c, struct state *st, struct taca
     draw(st, st->noise, st->images);
     for (int64_t i = 0; i < all; i++)
         st->x[i] = st->z0 ? noised(st, i, st->schedule.sigma[st->start]) : st->noise[i];
+    float *init;
+    rc = case_floats(c, &init, all, err);
+    if (rc) return rc;
+    store_latents(st, init);
     rc = case_compare(c, "init.noise", st->noise, all, err);
     if (!rc && st->z0) rc = case_compare(c, "init.image_latents", st->z0, all, err);
-    if (!rc) rc = case_compare(c, "init.latents", st->x, all, err);
+    if (!rc) rc = case_compare(c, "init.latents", init, all, err);
     return rc;
 }
 
@@ -165,6 +188,7 @@ static enum taca_code open_sequences(struct verify_case *c, struct state *st,
                                       .height_px = (int)st->dim[2] * factor,
                                       .steps = a->steps,
                                       .cfg_scale = a->guidance,
+                                      .guidance_scale = a->embedded,
                                       .taca = a->window};
     enum taca_code rc = TACA_OK;
     struct taca_rng unused;
@@ -203,10 +227,10 @@ static enum taca_code walk(struct verify_case *c, struct state *st, struct taca_
         for (int i = 0; i < st->images && !rc; i++)
             rc = seq_latent_read(c->e, st->seq[i], st->x + i * st->n, err);
         if (!rc && st->mask) rc = keep_unmasked(c, st, st->start + k + 1, err);
-        memcpy(steps + k * all, st->x, (size_t)all * sizeof *steps);
+        store_latents(st, steps + k * all);
     }
     if (!rc) rc = case_compare(c, "steps", steps, run * all, err);
-    if (!rc) rc = case_compare(c, "out.latent", st->x, all, err);
+    if (!rc) rc = case_compare(c, "out.latent", steps + (run - 1) * all, all, err);
     return rc;
 }
 
@@ -214,13 +238,13 @@ static enum taca_code decode(struct verify_case *c, struct state *st, struct tac
     const struct vae_info *v = vae_get_info(c->e->vae);
     int64_t n = st->images * v->image_channels * st->dim[2] * st->dim[3] * v->factor * v->factor;
     int64_t all = st->images * st->n;
-    bool raw = st->s->args.task == CASE_INPAINT;
+    bool raw = st->s->args.task == CASE_INPAINT && !st->s->args.flux;
     float *image;
     if (!case_has(c, "out.image")) return TACA_OK;
     enum taca_code rc = case_floats(c, &image, n, err);
     if (rc) return rc;
-    /* The reference's inpainting forgets to add the shift before it decodes; a picture made for
-     * people adds it, a comparison must not. */
+    /* The reference's inpainting with SD3 forgets to add the shift before it decodes; a picture
+     * made for people adds it, a comparison must not. */
     for (int64_t i = 0; raw && i < all; i++) st->x[i] /= (float)v->scaling_factor;
     rc = case_decode(c, image, st->x, st->dim, raw, err);
     /* written so that what is not a number stays visible */

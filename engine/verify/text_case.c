@@ -56,9 +56,9 @@ static enum taca_code open_models(struct verify_case *c, const struct taca_model
                                   const struct case_args *a, struct taca_err *err) {
     struct taca_engine *e = c->e;
     struct taca_ckpt *ckpt = NULL;
-    enum taca_code rc = taca_scheduler_load(&e->scheduler, dir->scheduler, err);
+    enum taca_code rc = taca_scheduler_load(&e->scheduler, dir->scheduler, seq_spacing(dir->class_name), err);
     if (!rc) rc = taca_ckpt_open(&ckpt, dir->dir[TACA_TRANSFORMER], err);
-    if (!rc) rc = dit_sd3_open(&e->dit, e->b, dir->config[TACA_TRANSFORMER], ckpt, err);
+    if (!rc) rc = dit_open(&e->dit, e->b, dir->config[TACA_TRANSFORMER], ckpt, err);
     taca_ckpt_close(ckpt);
     ckpt = NULL;
     if (!rc) rc = taca_ckpt_open(&ckpt, dir->dir[TACA_VAE], err);

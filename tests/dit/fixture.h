@@ -5,7 +5,7 @@
 #ifndef TACA_TESTS_DIT_FIXTURE_H
 #define TACA_TESTS_DIT_FIXTURE_H
 
-#include "engine/dit/sd3.h"
+#include "engine/dit/model.h"
 #include "engine/io/checkpoint.h"
 #include "tests/test.h"
 
@@ -51,7 +51,7 @@ static inline bool model_open(struct model *m, const char *config, const char *w
     enum taca_code rc = taca_cpu_open(&m->b, opts, &m->err);
     if (!rc) rc = taca_json_load(&m->config, config, &m->err);
     if (!rc) rc = taca_ckpt_open(&m->ckpt, weights, &m->err);
-    if (!rc) rc = dit_sd3_open(&m->dit, m->b, m->config, m->ckpt, &m->err);
+    if (!rc) rc = dit_open(&m->dit, m->b, m->config, m->ckpt, &m->err);
     m->scratch.b = m->b;
     CHECK_OK(rc, m->err);
     return rc == TACA_OK;

@@ -44,6 +44,31 @@ static json_t *parse(const char *text) {
     return j;
 }
 
+/* Tokenizers write "no limit" as an integer that no machine word holds. */
+static void test_integers_beyond_64_bits_are_real_numbers(void) {
+    json_t *c = parse("{\"model_max_length\": 1000000000000000019884624838656, \"n\": "
+                      "123456789012345678, \"list\": [-9999999999999999999,0.12345678901234567890,"
+                      "1e0000000000000000000001], \"a\\\"1000000000000000019884624838656\": "
+                      "\"1000000000000000019884624838656\"}");
+    struct taca_err err = {0};
+    double x = 0;
+    int64_t n = 0;
+    CHECK_OK(taca_cfg_number(c, "model_max_length", 0, 0, 1e300, &x, &err), err);
+    CHECK_NEAR(x, 1e30, 1e15);
+    CHECK_OK(taca_cfg_int(c, "n", 0, 0, INT64_MAX, &n, &err), err);
+    CHECK_INT(n, 123456789012345678);
+    const json_t *list = json_object_get(c, "list");
+    CHECK_NEAR(json_real_value(json_array_get(list, 0)), -1e19, 1e4);
+    CHECK_NEAR(json_real_value(json_array_get(list, 1)), 0.1234567890123456789, 0);
+    CHECK_NEAR(json_real_value(json_array_get(list, 2)), 10, 0);
+    CHECK_STR(json_string_value(json_object_get(c, "a\"1000000000000000019884624838656")),
+              "1000000000000000019884624838656");
+    CHECK_INT(taca_cfg_int(c, "model_max_length", 1, 1, INT64_MAX, &n, &err), TACA_EFORMAT);
+    CHECK_HAS(err.text, "model_max_length: found 1e30, wanted an integer in 1..");
+    json_decref(c);
+    refuse(tmp_text("bad", "{\"a\":1000000000000000019884624838656x}"), TACA_EFORMAT, "line 1");
+}
+
 static const char config[] =
     "{\"layers\": 24, \"shift\": 3.0, \"one\": 1, \"name\": \"gelu\", \"on\": true, "
     "\"list\": [0, 1, 12], \"nothing\": null, \"mixed\": [1, \"a\"], \"huge\": 1e300}";
@@ -115,6 +140,7 @@ int main(void) {
     tmp_begin();
     TEST(test_malformed_files_are_refused);
     TEST(test_deep_and_large_files_are_refused);
+    TEST(test_integers_beyond_64_bits_are_real_numbers);
     TEST(test_fields_are_read_or_fall_back);
     TEST(test_wrong_fields_say_found_and_wanted);
     tmp_end();

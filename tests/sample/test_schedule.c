@@ -17,7 +17,7 @@ static void test_four_steps_of_sd3(void) {
     static const double want[] = {1, .857692301, .602150559, .008928572};
     struct taca_schedule s;
     struct taca_err err = {0};
-    CHECK_OK(taca_schedule_init(&s, &sd3, 4, 0, &err), err);
+    CHECK_OK(taca_schedule_init(&s, &sd3, 4, 0, 0, &err), err);
     check_table(&s, want, 4);
     CHECK_NEAR(s.timestep[1], 857.692301, 1e-4);
 }
@@ -30,7 +30,7 @@ static void test_twenty_eight_steps_of_sd3(void) {
         .464876026, .409288824, .347392648, .278048784, .199826986, .110905729, .008928572};
     struct taca_schedule s;
     struct taca_err err = {0};
-    CHECK_OK(taca_schedule_init(&s, &sd3, 28, 0, &err), err);
+    CHECK_OK(taca_schedule_init(&s, &sd3, 28, 0, 0, &err), err);
     check_table(&s, want, 28);
 }
 
@@ -38,14 +38,14 @@ static void test_shift_one_is_linear(void) {
     static const double want[] = {1, .667, .334, .001};
     struct taca_schedule s;
     struct taca_err err = {0};
-    CHECK_OK(taca_schedule_init(&s, &sd3, 4, 1, &err), err);
+    CHECK_OK(taca_schedule_init(&s, &sd3, 4, 0, 1, &err), err);
     check_table(&s, want, 4);
 }
 
 static void test_one_step_goes_straight_to_the_image(void) {
     struct taca_schedule s;
     struct taca_err err = {0};
-    CHECK_OK(taca_schedule_init(&s, &sd3, 1, 0, &err), err);
+    CHECK_OK(taca_schedule_init(&s, &sd3, 1, 0, 0, &err), err);
     CHECK_INT(s.steps, 1);
     CHECK(s.sigma[0] == 1 && s.sigma[1] == 0 && s.timestep[0] == 1000);
 }
@@ -75,7 +75,7 @@ static void test_schedules_are_the_references_to_the_bit(void) {
         struct taca_schedule s;
         struct taca_err err = {0};
         int n = want[i].n;
-        CHECK_OK(taca_schedule_init(&s, &sd3, n, want[i].shift, &err), err);
+        CHECK_OK(taca_schedule_init(&s, &sd3, n, 0, want[i].shift, &err), err);
         CHECK(fnv_floats(FNV_START, s.sigma, (size_t)n + 1) == want[i].sigmas);
         CHECK(fnv_floats(FNV_START, s.timestep, (size_t)n) == want[i].timesteps);
     }
@@ -87,7 +87,7 @@ static void test_levels_fall_strictly_from_one_to_zero(void) {
         for (int n = 1; n <= TACA_MAX_STEPS; n++) {
             struct taca_schedule s;
             struct taca_err err = {0};
-            CHECK_OK(taca_schedule_init(&s, &sd3, n, shifts[k], &err), err);
+            CHECK_OK(taca_schedule_init(&s, &sd3, n, 0, shifts[k], &err), err);
             bool falls = s.sigma[0] == 1 && s.sigma[n] == 0;
             for (int i = 0; i < n; i++) falls = falls && s.sigma[i + 1] < s.sigma[i];
             CHECK(falls);
@@ -110,7 +110,7 @@ static void check_run(const char *file, double shift) {
     CHECK_OK(taca_ckpt_get(io, &sigmas, "sigmas", 1, (int64_t[]){-1}, &err), err);
     int n = (int)sigmas.dim[0] - 1;
     CHECK_OK(taca_ckpt_get(io, &timesteps, "timesteps", 1, (int64_t[]){n}, &err), err);
-    CHECK_OK(taca_schedule_init(&s, &sd3, n, shift, &err), err);
+    CHECK_OK(taca_schedule_init(&s, &sd3, n, 0, shift, &err), err);
     memcpy(want, sigmas.data, sizeof *want * (size_t)(n + 1));
     CHECK_FLOATS(file, s.sigma, want, (size_t)n + 1, 6e-8);
     memcpy(want, timesteps.data, sizeof *want * (size_t)n);
@@ -131,13 +131,13 @@ static void test_bad_requests_name_field_and_range(void) {
     struct taca_schedule s = {.steps = -7};
     for (int n = 0; n <= TACA_MAX_STEPS + 1; n += TACA_MAX_STEPS + 1) {
         struct taca_err err = {0};
-        CHECK_INT(taca_schedule_init(&s, &sd3, n, 0, &err), TACA_EINVAL);
+        CHECK_INT(taca_schedule_init(&s, &sd3, n, 0, 0, &err), TACA_EINVAL);
         CHECK_STR(err.param, "steps");
         CHECK_HAS(err.text, "1..200");
     }
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct taca_err err = {0};
-        CHECK_INT(taca_schedule_init(&s, &sd3, 4, bad[i], &err), TACA_EINVAL);
+        CHECK_INT(taca_schedule_init(&s, &sd3, 4, 0, bad[i], &err), TACA_EINVAL);
         CHECK_STR(err.param, "shift");
         CHECK_HAS(err.text, "0.01..100");
     }
@@ -148,7 +148,7 @@ static enum taca_code load(struct taca_scheduler *s, const char *text, struct ta
     *err = (struct taca_err){0};
     json_t *config = json_loads(text, 0, NULL);
     CHECK(config != NULL);
-    enum taca_code rc = taca_scheduler_load(s, config, err);
+    enum taca_code rc = taca_scheduler_load(s, config, TACA_SPACING_TRAINED, err);
     json_decref(config);
     return rc;
 }
@@ -167,9 +167,8 @@ static void test_configs_are_read(void) {
 }
 
 static void test_unsupported_configs_say_what_is_unsupported(void) {
-    static const char *const options[] = {"use_dynamic_shifting",   "use_karras_sigmas",
-                                          "use_exponential_sigmas", "use_beta_sigmas",
-                                          "invert_sigmas",          "stochastic_sampling"};
+    static const char *const options[] = {"use_karras_sigmas", "use_exponential_sigmas",
+                                          "use_beta_sigmas", "invert_sigmas", "stochastic_sampling"};
     struct taca_scheduler s = {.train_steps = -7};
     struct taca_err err;
     char text[128];

@@ -9,7 +9,7 @@ static const struct taca_scheduler sd3 = {.shift = 3, .train_steps = 1000};
 static struct taca_schedule schedule(int n) {
     struct taca_schedule s = {0};
     struct taca_err err = {0};
-    CHECK_OK(taca_schedule_init(&s, &sd3, n, 0, &err), err);
+    CHECK_OK(taca_schedule_init(&s, &sd3, n, 0, 0, &err), err);
     return s;
 }
 

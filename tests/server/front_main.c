@@ -1,7 +1,8 @@
 /* front_main.c - the front door with a make-believe service behind it, for test_front.py.
  *
- * The prompt says what becomes of a job: "now", "slow", "hang", "fail", "big" or "flood"; every job
- * has a thread of its own, so that answers come from where the HTTP side does not expect them.
+ * The prompt says what becomes of a job: "now", "slow", "hang", "fail", "big", "flood" or "park";
+ * but for the last every job has a thread of its own, so that answers come from where the HTTP side
+ * does not expect them.
  * Prints "ports N M" when it listens and "gone ID" when told that a client left. Reads commands
  * from standard input: "loading", "ready", "draining", "failed", "stop" and "close" (or its end).
  */
@@ -149,6 +150,8 @@ static bool submit(void *ctx, struct job *j) {
         s->first = w;
     }
     pthread_mutex_unlock(&s->lock);
+    /* thousands may wait without a thread; close_service frees them */
+    if (!closing && strcmp(j->request.params.prompt, "park") == 0) return true;
     if (closing || pthread_create(&t, NULL, run_job, w) != 0) {
         free(w); /* a thread that cannot be had ends the test anyway */
         return false;
@@ -184,10 +187,25 @@ static void on_front_closed(void *ctx) {
     fflush(stdout);
 }
 
+static void free_parked(struct service *s) {
+    for (struct work **at = &s->first; *at;) {
+        struct work *w = *at;
+        if (strcmp(w->job->request.params.prompt, "park") != 0) {
+            at = &w->next;
+            continue;
+        }
+        *at = w->next;
+        stream_end(w->job->stream);
+        job_close(w->job);
+        free(w);
+    }
+}
+
 static void close_service(struct service *s) {
     if (s->closing) return;
     pthread_mutex_lock(&s->lock);
     s->closing = true;
+    free_parked(s);
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
     uv_close((uv_handle_t *)&s->commands, NULL);

@@ -16,7 +16,7 @@ import threading
 import time
 import unittest
 
-from payloads import ROWS, get, post, sized
+from payloads import HOST, ROWS, get, post, sized
 
 PROGRAM = sys.argv[1]
 TACA = sys.argv[2] if len(sys.argv) > 2 and os.path.sep in sys.argv[2] else None
@@ -194,6 +194,22 @@ class Requests(WithService):
                     self.check_refusal(answer, want)
                 else:
                     self.check_common(answer)
+
+    def test_heads_of_every_size_and_shape_are_parsed(self):
+        shapes = [HOST + b"A: b\r\n" * n for n in range(0, 99, 3)]
+        shapes += [HOST + b"A: " + b"b" * n + b"\r\n" for n in range(1, 16000, 401)]
+        shapes += [HOST + b"Cookie: " + b"a=b;" * n + b"\r\n" for n in range(1, 63, 4)]
+        shapes += [HOST + b"Cookie: a=" + b"b" * n + b"\r\n" for n in range(1, 8000, 401)]
+        shapes += [HOST + (b"A: " + b"b" * 40 + b"\r\n") * n for n in range(1, 99, 3)]
+        for fields in shapes:
+            answer = self.service.ask(generate("now").replace(HOST, fields, 1))
+            self.assertEqual((answer.status, answer.headers.get("x-seed")), (200, "7"), fields[:60])
+        for n in range(1, 63, 4):
+            answer = self.service.ask(get(b"/health?" + b"a=b&" * n, HOST + b"A: b\r\n" * n))
+            self.assertEqual(answer.status, 200, n)
+        for n in range(1, 8100, 301):
+            answer = self.service.ask(get(b"/health?" + b"a" * n))
+            self.assertEqual(answer.status, 200, n)
 
     def test_a_request_cut_anywhere_is_the_same_request(self):
         whole = generate("now")
@@ -700,6 +716,29 @@ class Healthcheck(WithService):
         self.assertEqual(self.check("--port", str(silent.getsockname()[1]))[0], 1)
         self.assertLess(time.time() - begin, 4 * PATIENCE)
         silent.close()
+
+
+class Crowd(WithService):
+    options = {"cap": 2000, "ping_ms": 1000}
+
+    def test_a_thousand_silent_streams_are_cheap_and_all_get_their_heartbeats(self):
+        def resident():
+            with open("/proc/%d/status" % self.service.process.pid) as f:
+                return int(re.search(r"VmRSS:\s+(\d+)", f.read()).group(1))
+        before = resident()
+        crowd = [self.service.connect() for _ in range(1000)]
+        for s in crowd:
+            s.sendall(generate("park", True))
+        for s in crowd:
+            got = b""
+            while got.count(b": hb\n\n") < 2:
+                part = s.recv(4096)
+                self.assertTrue(part)
+                got += part
+        if PATIENCE == 1:  # sanitizers keep books of their own
+            self.assertLess((resident() - before) / 1000, 20)  # KiB each
+        for s in crowd:
+            s.close()
 
 
 class Closing(unittest.TestCase):

@@ -294,6 +294,7 @@ static void test_a_good_head_is_described(void) {
     CHECK_INT(h.content_length, 77);
     CHECK(!h.chunked && !h.expects_continue);
     CHECK_STR(h.request_id, "Ab-9_.z");
+    CHECK(h.parse_bytes >= h.len + 2 * 64);
     const char *chunked = "POST / HTTP/1.1\r\n" H CHUNKED "Expect: 100-continue\r\n\r\n";
     CHECK_INT(head_check(&h, chunked, strlen(chunked), MAX_BODY), 200);
     CHECK(h.chunked && h.expects_continue);

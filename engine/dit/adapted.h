@@ -1,0 +1,36 @@
+/* adapted.h - linear maps as a forward runs them: the model's weight, and beside it whatever the
+ * adapters of each segment change. Inside engine/dit only. */
+#ifndef TACA_ENGINE_DIT_ADAPTED_H
+#define TACA_ENGINE_DIT_ADAPTED_H
+
+#include "engine/dit/adapter.h"
+#include "engine/dit/block.h"
+
+/* A change of columns [first, first + out) of what the matrix `on` gives. */
+struct dit_change {
+    const struct taca_linear *on;
+    int64_t first, out;
+    struct taca_low_rank w;
+};
+struct dit_adapter {
+    struct dit_change *changes; /* sorted by matrix, then column */
+    int n;
+    struct dit_adapter_info info;
+};
+/* The *n changes of the matrix w. */
+const struct dit_change *dit_adapter_changes(const struct dit_adapter *a,
+                                             const struct taca_linear *w, int *n);
+
+/* Whose rows a matrix has. */
+enum dit_rows {
+    DIT_IMG,
+    DIT_TXT,
+    DIT_BOTH, /* the image stream's, then the text stream's */
+    DIT_ONE   /* of one sequence: outside a forward, without a layout */
+};
+
+/* y = act(x W^T + b) with the changes of the pass's adapters. */
+void dit_linear(const struct dit_pass *p, struct taca_mat y, struct taca_mat x,
+                const struct taca_linear *w, enum taca_act act, enum dit_rows rows);
+
+#endif

@@ -1,0 +1,240 @@
+/* forward.c - the forward pass of an MM-DiT: SD3, SD3.5 (with dual attention) and FLUX.1.
+ *
+ * Reads like the papers, one op per line. Rows of all items are packed: image rows, then text rows,
+ * and struct taca_layout says whose is whose. Nothing here looks at device memory, so the same
+ * lines count and plan memory on a backend that has none. */
+#include "engine/dit/model.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+/* ---- once per sequence and text condition ---------------------------------------------------- */
+
+static void run_embedder(struct taca_backend *b, struct taca_scratch *s, struct taca_mat y,
+                         struct taca_mat x, const struct dit_embedder *e) {
+    const size_t start = s->used;
+    struct taca_mat h = taca_scratch_mat(s, taca_backend_precision(b), x.rows, e->in->out);
+    taca_linear(b, h, x, e->in, TACA_ACT_SILU);
+    taca_linear(b, y, h, e->out, TACA_ACT_NONE);
+    s->used = start;
+}
+
+/* all[i] += row, or row i of as many. */
+static void add_to_rows(struct taca_backend *b, struct taca_mat all, struct taca_mat row) {
+    if (row.rows == all.rows) {
+        taca_add(b, all, all, row);
+        return;
+    }
+    for (int64_t i = 0; i < all.rows; i++)
+        taca_add(b, taca_mat_rows(all, i, 1), taca_mat_rows(all, i, 1), row);
+}
+
+void dit_embed(struct dit *d, struct taca_backend *b, struct taca_scratch *s, struct taca_mat temb,
+               const struct dit_condition *c) {
+    const size_t start = s->used;
+    const int64_t width = d->info.width;
+    struct taca_mat wave = taca_scratch_mat(s, TACA_F32, temb.rows, DIT_TIME_FEATURES);
+    struct taca_mat text = taca_scratch_mat(s, TACA_F32, c->pooled.rows, width);
+    taca_time_features(b, wave, c->t);
+    run_embedder(b, s, temb, wave, &d->time);
+    if (d->guidance.in) {
+        const float g = c->guidance * 1000;
+        struct taca_mat guidance = taca_scratch_mat(s, TACA_F32, 1, width);
+        taca_time_features(b, taca_mat_rows(wave, 0, 1), &g);
+        run_embedder(b, s, guidance, taca_mat_rows(wave, 0, 1), &d->guidance);
+        add_to_rows(b, temb, guidance);
+    }
+    run_embedder(b, s, text, c->pooled, &d->pooled);
+    add_to_rows(b, temb, text);
+    s->used = start;
+}
+
+static void project_mod(struct taca_backend *b, const struct dit_mod *m, struct taca_mat mod,
+                        struct taca_mat h) {
+    taca_linear(b, taca_mat_cols(mod, m->at, m->w->out), h, m->w, TACA_ACT_NONE);
+}
+
+void dit_modulation_of(struct dit *d, struct taca_backend *b, struct taca_scratch *s,
+                       struct taca_mat mod, struct taca_mat temb) {
+    const size_t start = s->used;
+    struct taca_mat h = taca_scratch_mat(s, taca_backend_precision(b), temb.rows, temb.cols);
+    taca_activate(b, h, temb, TACA_ACT_SILU);
+    for (int64_t i = 0; i < d->info.depth; i++) project_mod(b, &d->blocks[i].mod, mod, h);
+    for (int64_t i = 0; i < d->info.singles; i++) project_mod(b, &d->singles[i].mod, mod, h);
+    project_mod(b, &d->final_mod, mod, h);
+    s->used = start;
+}
+
+void dit_modulation(struct dit *d, struct taca_backend *b, struct taca_scratch *s,
+                    struct taca_mat mod, const struct dit_condition *c) {
+    const size_t start = s->used;
+    struct taca_mat temb = taca_scratch_mat(s, TACA_F32, mod.rows, d->info.width);
+    dit_embed(d, b, s, temb, c);
+    dit_modulation_of(d, b, s, mod, temb);
+    s->used = start;
+}
+
+void dit_context(struct dit *d, struct taca_backend *b, struct taca_scratch *s,
+                 struct taca_mat context, struct taca_mat text) {
+    (void)s;
+    taca_linear(b, context, text, d->context, TACA_ACT_NONE);
+}
+
+/* ---- every step ------------------------------------------------------------------------------ */
+
+static int64_t patches(const struct dit *d, struct taca_chw x) {
+    return (x.h / d->info.patch) * (x.w / d->info.patch);
+}
+
+void dit_segments(const struct dit *d, const struct dit_item *items, int n, struct taca_seg *segs) {
+    int64_t img = 0, txt = 0;
+    for (int i = 0; i < n; i++) {
+        const int64_t n_img = patches(d, items[i].latent), n_txt = items[i].context.rows;
+        segs[i] = (struct taca_seg){img, n_img, txt, n_txt, items[i].gamma};
+        img += n_img;
+        txt += n_txt;
+    }
+}
+
+static void tap(const struct dit_forward *f, const char *name, struct taca_mat value) {
+    if (f->tap) f->tap(f->tap_ctx, name, value);
+}
+
+static void tap_block(const struct dit_forward *f, const char *kind, int64_t i, int stream,
+                      struct taca_mat value) {
+    char name[64];
+    if (!f->tap) return;
+    snprintf(name, sizeof name, "%s.%" PRId64 ".%d", kind, i, stream);
+    f->tap(f->tap_ctx, name, value);
+}
+
+/* Rows are counted from the items, not taken from the layout: where the totals differ, the first op
+ * that sees both reports it, and nothing is written past a view. */
+
+/* The items' rows of modulations, one per segment. */
+static struct taca_mat gather_mod(const struct dit *d, const struct dit_pass *p,
+                                  const struct dit_forward *f) {
+    struct taca_mat mod = taca_scratch_mat(p->s, TACA_F32, f->n_items, d->info.mod_width);
+    for (int i = 0; i < f->n_items; i++)
+        taca_activate(p->b, taca_mat_rows(mod, i, 1), f->items[i].mod, TACA_ACT_NONE);
+    return mod;
+}
+
+/* Residual rows of all items and where they lie: image rows first. */
+struct streams {
+    struct taca_mat all, x, c;
+};
+
+static struct streams take_streams(const struct dit *d, const struct dit_pass *p,
+                                   const struct dit_forward *f) {
+    int64_t img = 0, txt = 0;
+    for (int i = 0; i < f->n_items; i++) {
+        img += patches(d, f->items[i].latent);
+        txt += f->items[i].context.rows;
+    }
+    struct taca_mat all = taca_scratch_mat(p->s, TACA_F32, img + txt, d->info.width);
+    return (struct streams){all, taca_mat_rows(all, 0, img), taca_mat_rows(all, img, txt)};
+}
+
+/* The items' rotary places, by stream. */
+static void gather_places(const struct dit *d, struct dit_pass *p, const struct dit_forward *f,
+                          const struct streams *h) {
+    int64_t img = 0, txt = 0;
+    if (!d->info.place_width) return;
+    struct taca_mat all = taca_scratch_mat(p->s, TACA_F32, h->all.rows, d->info.place_width);
+    p->places[TACA_IMG] = taca_mat_rows(all, 0, h->x.rows);
+    p->places[TACA_TXT] = taca_mat_rows(all, h->x.rows, h->c.rows);
+    for (int i = 0; i < f->n_items; i++) {
+        const struct dit_item *item = &f->items[i];
+        const int64_t n_img = patches(d, item->latent), n_txt = item->context.rows;
+        taca_activate(p->b, taca_mat_rows(p->places[TACA_IMG], img, n_img),
+                      taca_mat_rows(item->places, 0, n_img), TACA_ACT_NONE);
+        taca_activate(p->b, taca_mat_rows(p->places[TACA_TXT], txt, n_txt),
+                      taca_mat_rows(item->places, n_img, n_txt), TACA_ACT_NONE);
+        img += n_img;
+        txt += n_txt;
+    }
+}
+
+/* The text stream: a copy, for the blocks change it. */
+static void gather_text(const struct dit_pass *p, const struct dit_forward *f, struct taca_mat c) {
+    int64_t at = 0;
+    for (int i = 0; i < f->n_items; i++) {
+        struct taca_mat text = f->items[i].context;
+        taca_activate(p->b, taca_mat_rows(c, at, text.rows), text, TACA_ACT_NONE);
+        at += text.rows;
+    }
+}
+
+/* The image stream: patches of the latents, projected, plus their places where a table has them. */
+static void embed_latents(const struct dit *d, const struct dit_pass *p,
+                          const struct dit_forward *f, struct taca_mat x) {
+    const int64_t side = d->info.max_patches, patch = d->info.patch;
+    const size_t mark = p->s->used;
+    struct taca_mat tokens = dit_low(p, x.rows, d->patch->in);
+    int64_t at = 0;
+    for (int i = 0; i < f->n_items; i++) {
+        struct taca_chw z = f->items[i].latent;
+        taca_patchify(p->b, taca_mat_rows(tokens, at, patches(d, z)), z, d->info.patch,
+                      TACA_PATCH_CHANNEL_MAJOR);
+        at += patches(d, z);
+    }
+    taca_linear(p->b, x, tokens, d->patch, TACA_ACT_NONE);
+    p->s->used = mark;
+    if (!d->position.rows) {
+        tap(f, "x_embedder", x);
+        return;
+    }
+    at = 0;
+    for (int i = 0; i < f->n_items; i++) {
+        struct taca_chw z = f->items[i].latent;
+        taca_add_position(p->b, taca_mat_rows(x, at, patches(d, z)), d->position, side, z.h / patch,
+                          z.w / patch);
+        at += patches(d, z);
+    }
+    tap(f, "pos_embed", x);
+}
+
+/* The last norm and projection, and rows back to the items' velocities. */
+static void project_velocity(const struct dit *d, const struct dit_pass *p,
+                             const struct dit_forward *f, struct taca_mat x) {
+    struct taca_mat h = dit_low(p, x.rows, x.cols);
+    struct taca_mat y = taca_scratch_mat(p->s, TACA_F32, x.rows, d->proj->out);
+    taca_norm_modulate(p->b, h, x, p->mod, d->final_shift, d->final_scale, p->layout, TACA_IMG,
+                       DIT_EPS);
+    tap(f, "norm_out", h);
+    taca_linear(p->b, y, h, d->proj, TACA_ACT_NONE);
+    tap(f, "proj_out", y);
+    int64_t at = 0;
+    for (int i = 0; i < f->n_items; i++) {
+        int64_t n = patches(d, f->items[i].latent);
+        taca_unpatchify(p->b, f->items[i].velocity, taca_mat_rows(y, at, n), d->info.patch,
+                        d->out_order);
+        at += n;
+    }
+}
+
+void dit_run(struct dit *d, struct taca_backend *b, struct taca_scratch *s,
+             const struct dit_forward *f) {
+    const size_t start = s->used;
+    struct dit_pass p = {.b = b, .s = s, .layout = f->layout, .attn = d->attn};
+    p.mod = gather_mod(d, &p, f);
+    const struct streams h = take_streams(d, &p, f);
+    gather_places(d, &p, f, &h);
+    gather_text(&p, f, h.c);
+    tap(f, "context_embedder", h.c);
+    embed_latents(d, &p, f, h.x);
+    for (int64_t i = 0; i < d->info.depth; i++) {
+        if (f->skip && f->skip[i]) continue;
+        dit_block_run(&d->blocks[i], &p, h.x, h.c);
+        if (d->blocks[i].txt.out) tap_block(f, "transformer_blocks", i, 0, h.c);
+        tap_block(f, "transformer_blocks", i, 1, h.x);
+    }
+    for (int64_t i = 0; i < d->info.singles; i++) {
+        dit_single_run(&d->singles[i], &p, h.all, h.x.rows);
+        tap_block(f, "single_transformer_blocks", i, 0, h.c);
+        tap_block(f, "single_transformer_blocks", i, 1, h.x);
+    }
+    project_velocity(d, &p, f, h.x);
+    s->used = start;
+}

@@ -1,0 +1,17 @@
+/* modules.h - the linear modules of a transformer by name. Inside engine/dit only. */
+#ifndef TACA_ENGINE_DIT_MODULES_H
+#define TACA_ENGINE_DIT_MODULES_H
+
+#include "engine/dit/dit.h"
+
+/* The module `name` is rows [first, first + out) of w, which may stack several. */
+struct dit_module {
+    char name[96];
+    struct taca_linear *w;
+    int64_t first, out;
+};
+
+/* How many there are; fills at most cap of them. */
+int dit_modules(const struct dit *d, struct dit_module *out, int cap);
+
+#endif
