@@ -22,7 +22,7 @@ enum {
     MAX_DAEMONS = 4,
     /* The library touches all of a connection's pool, so an idle event stream costs that much. Few
      * heads need more than the small one; the large one holds any head that the guard lets in. */
-    SMALL_POOL_BYTES = 24 * 1024,
+    SMALL_POOL_BYTES = 8 * 1024,
     SMALL_HEAD_BYTES = 4 * 1024,
     LARGE_POOL_BYTES = 64 * 1024,
     STALL_S = 30,           /* neither a byte in nor out */

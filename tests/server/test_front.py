@@ -454,7 +454,7 @@ class Jobs(WithService):
 
     def test_a_reader_that_sleeps_loses_previews_but_no_final(self):
         s = self.service.connect()
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         s.sendall(generate("flood", True))
         time.sleep(0.7 * PATIENCE)
         answer = Answer(drain(s))
