@@ -6,6 +6,7 @@
 #include "base/buf.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
+#include "engine/engine.h"
 #include "engine/io/summary.h"
 
 enum { LARGEST_TEXT = 1 << 20 };
@@ -39,7 +40,7 @@ static void put_parts(struct taca_buf *b, const struct taca_summary *s) {
         const struct taca_part *p = &s->part[i];
         if (!p->there) {
             taca_buf_printf(b, "%-16s %12s %12s  %s\n", p->name, "-", "-",
-                            p->left_out ? "named by the index, its folder is not there"
+                            p->left_out ? "of the pipeline, but not there"
                                         : "not part of this model");
             continue;
         }
@@ -47,10 +48,9 @@ static void put_parts(struct taca_buf *b, const struct taca_summary *s) {
                         scaled(bytes, p->bytes, "B"));
         put_dtypes(b, p);
         if (p->stats.files > 1) taca_buf_printf(b, ", %d shards", p->stats.files);
-        if (i == TACA_TEXT_ENCODER_3) taca_buf_puts(b, "; not used by this build");
         taca_buf_puts(b, "\n");
     }
-    taca_buf_printf(b, "%-16s %12s %12s\n\n", "in use", scaled(params, s->parameters, ""),
+    taca_buf_printf(b, "%-16s %12s %12s\n\n", "together", scaled(params, s->parameters, ""),
                     scaled(bytes, s->bytes, "B"));
 }
 
@@ -65,42 +65,69 @@ static void put_ranges(struct taca_buf *b, const int64_t *v, int n) {
     }
 }
 
-static void put_structure(struct taca_buf *b, const struct taca_summary *s) {
-    taca_buf_printf(b, "%-16s %lld layers, width %lld, %lld heads of %lld, %s", "transformer",
-                    (long long)s->dit.layers, (long long)(s->dit.heads * s->dit.head_dim),
-                    (long long)s->dit.heads, (long long)s->dit.head_dim,
-                    s->dit.qk_norm ? "qk norm" : "no qk norm");
-    taca_buf_puts(b, s->dit.n_dual ? ", dual attention in layers " : ", no dual attention");
-    put_ranges(b, s->dit.dual, s->dit.n_dual);
+static void put_dit(struct taca_buf *b, const struct taca_summary *s) {
+    if (!s->part[TACA_TRANSFORMER].there) return;
+    taca_buf_printf(b, "%-16s %lld%s layers, width %lld, %lld heads of %lld, %s", "transformer",
+                    (long long)s->dit.layers, s->dit.single_layers ? " double" : "",
+                    (long long)(s->dit.heads * s->dit.head_dim), (long long)s->dit.heads,
+                    (long long)s->dit.head_dim, s->dit.qk_norm ? "qk norm" : "no qk norm");
+    if (s->dit.single_layers) {
+        taca_buf_printf(b, ", %lld single layers, guidance %s", (long long)s->dit.single_layers,
+                        s->dit.guided ? "as an input" : "not taken");
+    } else {
+        taca_buf_puts(b, s->dit.n_dual ? ", dual attention in layers " : ", no dual attention");
+        put_ranges(b, s->dit.dual, s->dit.n_dual);
+    }
     taca_buf_printf(b, "\n%-16s %lld latent channels, patch %lld, joint width %lld, pooled %lld\n",
                     "", (long long)s->dit.channels, (long long)s->dit.patch,
                     (long long)s->dit.joint_width, (long long)s->dit.pooled_width);
-    taca_buf_printf(b, "%-16s factor %d, %lld latent channels, scaling %g, shift %g%s\n", "vae",
-                    s->vae.factor, (long long)s->vae.channels, s->vae.scaling_factor,
-                    s->vae.shift_factor, s->vae.has_encoder ? "" : ", no encoder");
-    for (int i = 0; i < 2; i++) {
-        const struct taca_clip_summary *c = &s->clip[i];
-        taca_buf_printf(b,
-                        "%-16s CLIP, %lld layers, width %lld, %lld heads, %s, vocabulary %lld, "
-                        "%lld positions, projection %lld\n",
-                        s->part[TACA_TEXT_ENCODER + i].name, (long long)c->layers,
-                        (long long)c->width, (long long)c->heads, c->activation,
-                        (long long)c->vocabulary, (long long)c->positions,
-                        (long long)c->projection);
+}
+
+static void put_encoders(struct taca_buf *b, const struct taca_summary *s) {
+    for (int i = TACA_TEXT_ENCODER; i <= TACA_TEXT_ENCODER_3; i++) {
+        const struct taca_part *p = &s->part[i];
+        const struct taca_clip_summary *c = &s->clip[(i - TACA_TEXT_ENCODER) % 2];
+        if (!p->there) continue;
+        if (p->kind == TACA_T5)
+            taca_buf_printf(b, "%-16s T5, %lld layers, width %lld, %lld heads, vocabulary %lld\n",
+                            p->name, (long long)s->t5.layers, (long long)s->t5.width,
+                            (long long)s->t5.heads, (long long)s->t5.vocabulary);
+        else
+            taca_buf_printf(b,
+                            "%-16s CLIP, %lld layers, width %lld, %lld heads, %s, vocabulary "
+                            "%lld, %lld positions, projection %lld\n",
+                            p->name, (long long)c->layers, (long long)c->width, (long long)c->heads,
+                            c->activation, (long long)c->vocabulary, (long long)c->positions,
+                            (long long)c->projection);
     }
+}
+
+static void put_structure(struct taca_buf *b, const struct taca_summary *s) {
+    put_dit(b, s);
+    if (s->part[TACA_VAE].there)
+        taca_buf_printf(b, "%-16s factor %d, %lld latent channels, scaling %g, shift %g%s\n", "vae",
+                        s->vae.factor, (long long)s->vae.channels, s->vae.scaling_factor,
+                        s->vae.shift_factor, s->vae.has_encoder ? "" : ", no encoder");
+    put_encoders(b, s);
 }
 
 static void put_text(struct taca_buf *b, const struct taca_summary *s, const char *path) {
     char f32[24], bf16[24];
-    taca_buf_printf(b, "%s  %s (%s)\n%s\n", s->id, s->class_name, s->family, path);
+    taca_buf_printf(b, "%s  %s%s%s%s\n%s\n", s->id, s->class_name, s->family[0] ? " (" : "",
+                    s->family, s->family[0] ? ")" : "", path);
     if (s->note[0]) taca_buf_printf(b, "%s\n", s->note);
     taca_buf_puts(b, "\n");
     put_parts(b, s);
     put_structure(b, s);
-    taca_buf_printf(b, "%-16s flow matching, Euler, shift %g\n", "scheduler", s->scheduler_shift);
-    taca_buf_printf(b, "%-16s %lldx%lld, %lld steps, guidance %g; sides up to %lld\n", "defaults",
-                    (long long)s->width_px, (long long)s->height_px, (long long)s->steps,
-                    s->guidance, (long long)s->max_side_px);
+    if (s->part[TACA_TRANSFORMER].there) {
+        taca_buf_printf(b, "%-16s flow matching, Euler, shift %g\n", "scheduler",
+                        s->scheduler_shift);
+        taca_buf_printf(b, "%-16s %lldx%lld, %lld steps, guidance %g", "defaults",
+                        (long long)s->width_px, (long long)s->height_px, (long long)s->steps,
+                        s->guidance);
+        if (s->max_side_px) taca_buf_printf(b, "; sides up to %lld", (long long)s->max_side_px);
+        taca_buf_puts(b, "\n");
+    }
     taca_buf_printf(b, "%-16s about %s for the weights in f32, %s in bf16\n", "memory",
                     scaled(f32, s->f32_bytes, "B"), scaled(bf16, s->bf16_bytes, "B"));
 }
@@ -145,6 +172,7 @@ static void put_json_part(struct taca_buf *b, const struct taca_part *p) {
 static void put_json_dit(struct taca_buf *b, const struct taca_summary *s) {
     taca_buf_puts(b, "\"transformer\":{");
     put_int(b, "layers", s->dit.layers, ",");
+    put_int(b, "single_layers", s->dit.single_layers, ",");
     put_int(b, "width", s->dit.heads * s->dit.head_dim, ",");
     put_int(b, "heads", s->dit.heads, ",");
     put_int(b, "latent_channels", s->dit.channels, ",");
@@ -174,6 +202,14 @@ static void put_json_clip(struct taca_buf *b, const char *name, const struct tac
     put_int(b, "projection", c->projection, "}");
 }
 
+static void put_json_t5(struct taca_buf *b, const struct taca_summary *s) {
+    taca_buf_puts(b, ",\"t5\":{");
+    put_int(b, "layers", s->t5.layers, ",");
+    put_int(b, "width", s->t5.width, ",");
+    put_int(b, "heads", s->t5.heads, ",");
+    put_int(b, "vocabulary", s->t5.vocabulary, "}");
+}
+
 static void put_json(struct taca_buf *b, const struct taca_summary *s, const char *path) {
     taca_buf_puts(b, "{");
     put_string(b, "id", s->id);
@@ -188,7 +224,9 @@ static void put_json(struct taca_buf *b, const struct taca_summary *s, const cha
     }
     taca_buf_puts(b, "},\"structure\":{");
     put_json_dit(b, s);
-    for (int i = 0; i < 2; i++) put_json_clip(b, s->part[TACA_TEXT_ENCODER + i].name, &s->clip[i]);
+    for (int i = 0; i < 2; i++)
+        if (s->clip[i].width) put_json_clip(b, s->part[TACA_TEXT_ENCODER + i].name, &s->clip[i]);
+    if (s->t5.width) put_json_t5(b, s);
     taca_buf_printf(b, "},\"scheduler\":{\"shift\":%.17g},\"defaults\":{", s->scheduler_shift);
     put_int(b, "width", s->width_px, ",");
     put_int(b, "height", s->height_px, ",");
@@ -201,15 +239,24 @@ static void put_json(struct taca_buf *b, const struct taca_summary *s, const cha
     put_int(b, "bf16", s->bf16_bytes, "}}\n");
 }
 
+static void put(struct taca_buf *b, bool json, const struct taca_summary *s, const char *path) {
+    if (json)
+        put_json(b, s, path);
+    else
+        put_text(b, s, path);
+}
+
 int cli_inspect(int argc, char **argv) {
     bool json = false;
+    struct taca_engine_opts o = {0};
     const struct flag flags[] = {
+        CLI_PART_FLAGS(&o),
         {"json", 0, FLAG_SWITCH, &json, .help = "the same as one JSON object"},
     };
     struct flag_set set = {
         .usage = "inspect MODEL [--json]",
-        .about = "Tells what the model directory MODEL holds and the memory its weights need,\n"
-                 "from its configs and the headers of its files.",
+        .about = "Tells what the directory or file MODEL holds and the memory its weights need,\n"
+                 "from configs and the headers of files.",
         .flags = flags,
         .n_flags = FLAGS_COUNT(flags),
         .min_args = 1,
@@ -217,15 +264,19 @@ int cli_inspect(int argc, char **argv) {
     };
     enum flags_result parsed = flags_parse(&set, argc, argv);
     if (parsed != FLAGS_OK) return parsed == FLAGS_HELP ? EXIT_OK : EXIT_USAGE;
+    const struct taca_model_paths paths = {.model = set.args[0],
+                                           .part = {[TACA_DIT] = o.transformer,
+                                                    [TACA_AUTOENCODER] = o.vae,
+                                                    [TACA_CLIP_L] = o.clip_l,
+                                                    [TACA_CLIP_G] = o.clip_g,
+                                                    [TACA_T5] = o.t5},
+                                           .config = o.config};
     struct taca_summary s;
     struct taca_err err = {0};
-    if (taca_summary_read(&s, set.args[0], &err)) return cli_fail("inspect", &err), EXIT_FAILED;
+    if (taca_summary_read(&s, &paths, &err)) return cli_fail("inspect", &err), EXIT_FAILED;
     struct taca_buf text;
     taca_buf_init(&text, LARGEST_TEXT);
-    if (json)
-        put_json(&text, &s, set.args[0]);
-    else
-        put_text(&text, &s, set.args[0]);
+    put(&text, json, &s, set.args[0]);
     bool ok = !text.failed && fwrite(text.data, 1, text.len, stdout) == text.len;
     ok = fflush(stdout) == 0 && ok;
     taca_buf_finish(&text);

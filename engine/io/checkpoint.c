@@ -247,6 +247,7 @@ void taca_ckpt_close(struct taca_ckpt *c) {
     free(c->gguf);
     free(c->raw);
     free(c->names.t);
+    free(c->random);
     free(c->views);
     free(c->path);
     taca_arena_finish(&c->arena);
@@ -312,6 +313,7 @@ static bool shape_is(const struct taca_tensor *t, int rank, const int64_t *dim) 
 enum taca_code taca_ckpt_get(struct taca_ckpt *c, struct taca_tensor *out, const char *name,
                              int rank, const int64_t *dim, struct taca_err *err) {
     char wanted[IO_SHAPE], found[IO_SHAPE];
+    if (c->random) return ckpt_random_get(c, out, name, rank, dim, err);
     struct ckpt_view *v = find(c, name);
     io_shape(wanted, rank, dim);
     if (!v) return missing(c, name, wanted, err);
@@ -333,6 +335,7 @@ enum taca_code taca_ckpt_get(struct taca_ckpt *c, struct taca_tensor *out, const
 }
 
 void taca_ckpt_drop(struct taca_ckpt *c) {
+    if (c->random) ckpt_random_drop(c->random);
     for (struct ckpt_view *v = c->owned, *next; v; v = next) {
         next = v->next_owned;
         free(v->owned);

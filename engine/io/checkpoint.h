@@ -36,6 +36,10 @@ enum taca_code taca_ckpt_open(struct taca_ckpt **out, const char *path,
  * the path is instead and which option takes it. */
 enum taca_code taca_ckpt_open_kind(struct taca_ckpt **out, const char *path, enum taca_kind kind,
                                    struct taca_err *err) TACA_MUST_USE;
+/* No file: whatever is asked for is there, in the wanted shape, with normal values. For benchmarks.
+ */
+enum taca_code taca_ckpt_open_random(struct taca_ckpt **out, uint64_t seed,
+                                     struct taca_err *err) TACA_MUST_USE;
 /* Whether a part of that kind is in it, whatever it was opened for. */
 bool taca_ckpt_holds(const struct taca_ckpt *c, enum taca_kind kind);
 /* What the file is, as the end of "this is ...", NULL when unknown. */

@@ -41,7 +41,8 @@ struct taca_ckpt {
     struct ckpt_view *views;
     size_t n, cap; /* sorted by name */
     struct ckpt_view *owned;
-    struct taca_arena arena; /* names of views */
+    struct taca_arena arena;    /* names of views */
+    struct ckpt_random *random; /* there is no file: every tensor is made when asked for */
     enum taca_dtype floats;
     int64_t elements, bytes;
 };
@@ -53,6 +54,10 @@ enum taca_code ckpt_find_scales(struct taca_ckpt *c, struct taca_err *err) TACA_
 /* Makes v->owned. */
 enum taca_code ckpt_convert(struct taca_ckpt *c, struct ckpt_view *v,
                             struct taca_err *err) TACA_MUST_USE;
+/* For a checkpoint without a file. */
+enum taca_code ckpt_random_get(struct taca_ckpt *c, struct taca_tensor *out, const char *name,
+                               int rank, const int64_t *dim, struct taca_err *err) TACA_MUST_USE;
+void ckpt_random_drop(struct ckpt_random *r);
 /* The view lies in the file as it is to be given out. */
 static inline bool ckpt_is_direct(const struct ckpt_view *v) {
     const struct taca_stored *t = &v->raw->t;

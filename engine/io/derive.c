@@ -49,8 +49,9 @@ enum io_family io_family_of(const struct taca_ckpt *dit) {
 static void put_heads(struct deriver *d, int64_t width) {
     const int64_t head = dim(d, "transformer_blocks.0.attn.norm_q.weight", 0);
     json_t *to = head ? d->sure : d->guess;
-    put_int(d, to, "attention_head_dim", head ? head : HEAD);
-    put_int(d, to, "num_attention_heads", width / (head ? head : HEAD));
+    if (head || width % HEAD == 0) put_int(d, to, "attention_head_dim", head ? head : HEAD);
+    if (head || width % HEAD == 0)
+        put_int(d, to, "num_attention_heads", width / (head ? head : HEAD));
 }
 
 static void put_dual(struct deriver *d, int64_t layers) {
@@ -80,7 +81,8 @@ static void derive_sd3(struct deriver *d) {
     put(d, d->sure, "qk_norm", taca_ckpt_has(d->c, norm) ? json_string("rms_norm") : json_null());
     put_dual(d, layers);
     put_heads(d, width);
-    put_int(d, d->guess, "sample_size", 128);
+    const int64_t table = (int64_t)lround(sqrt((double)dim(d, "pos_embed.pos_embed", 1))) * patch;
+    put_int(d, d->guess, "sample_size", table && table < 128 ? table : 128);
 }
 
 static void derive_flux(struct deriver *d) {
@@ -150,7 +152,7 @@ static void derive_clip(struct deriver *d, bool large) {
     put_int(d, d->sure, "intermediate_size",
             dim(d, "text_model.encoder.layers.0.mlp.fc1.weight", 0));
     put_int(d, d->sure, "projection_dim", projection ? projection : width);
-    put_int(d, d->guess, "num_attention_heads", width / HEAD);
+    if (width % HEAD == 0) put_int(d, d->guess, "num_attention_heads", width / HEAD);
     put(d, d->guess, "hidden_act", json_string(large ? "gelu" : "quick_gelu"));
     put(d, d->guess, "layer_norm_eps", json_real(1e-5));
 }

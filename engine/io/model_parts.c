@@ -81,6 +81,18 @@ static enum taca_code given(const struct model_opening *o, json_t **out, enum ta
 
 /* ---- components ------------------------------------------------------------------------------ */
 
+/* The one number without which a config is worthless and which may not show. */
+static enum taca_code check_heads(const struct model_opening *o, enum taca_kind kind,
+                                  const char *path, const json_t *config) {
+    const bool needed = kind == TACA_DIT || kind == TACA_CLIP_L || kind == TACA_CLIP_G;
+    if (!needed || o->paths->partial || json_object_get(config, "num_attention_heads"))
+        return TACA_OK;
+    return taca_fail(o->err, TACA_EFORMAT,
+                     "%s: the number of attention heads does not show in the shapes; give the "
+                     "config in %s.config.json or in a directory with --config",
+                     path, path);
+}
+
 enum taca_code model_take(const struct model_opening *o, enum taca_component which,
                           const char *path) {
     struct taca_model_dir *d = o->d;
@@ -90,6 +102,7 @@ enum taca_code model_take(const struct model_opening *o, enum taca_component whi
     enum taca_code rc = taca_ckpt_open_kind(&ckpt, path, slot->kind, o->err);
     if (!rc) rc = given(o, &said, which, path);
     if (!rc) rc = io_derive(&config, ckpt, slot->kind, o->pipe->family, said, o->err);
+    if (!rc) rc = check_heads(o, slot->kind, path, config);
     char *copy = rc ? NULL : strdup(path);
     if (!rc && !copy) rc = model_no_memory(o);
     json_decref(said);

@@ -25,7 +25,7 @@ static enum taca_code read_ints(const json_t *config, const struct int_field *f,
 
 /* Lookup tables stay f32 whatever the precision. */
 static int64_t in_tables(const struct taca_ckpt *c) {
-    static const char *const tables[] = {"pos_embed.pos_embed",
+    static const char *const tables[] = {"pos_embed.pos_embed", "shared.weight",
                                          "text_model.embeddings.token_embedding.weight",
                                          "text_model.embeddings.position_embedding.weight"};
     int64_t n = 0;
@@ -41,8 +41,9 @@ static enum taca_code read_part(struct taca_part *p, const struct taca_model_dir
     struct taca_ckpt *ckpt = NULL;
     p->name = taca_component_name(c);
     p->left_out = d->left_out[c];
+    p->kind = d->kind[c];
     if (!d->has[c]) return TACA_OK;
-    enum taca_code rc = taca_ckpt_open(&ckpt, d->dir[c], err);
+    enum taca_code rc = taca_model_weights(d, c, &ckpt, err);
     if (rc) return rc;
     p->there = true;
     p->parameters = taca_ckpt_parameters(ckpt);
@@ -53,7 +54,7 @@ static enum taca_code read_part(struct taca_part *p, const struct taca_model_dir
     return TACA_OK;
 }
 
-static enum taca_code read_dit(struct taca_summary *s, const json_t *config, struct taca_err *err) {
+static enum taca_code read_sd3(struct taca_summary *s, const json_t *config, struct taca_err *err) {
     const struct int_field fields[] = {
         {"num_layers", 18, TACA_SUMMARY_LAYERS, &s->dit.layers},
         {"num_attention_heads", 18, 1024, &s->dit.heads},
@@ -76,10 +77,41 @@ static enum taca_code read_dit(struct taca_summary *s, const json_t *config, str
     return TACA_OK;
 }
 
+static enum taca_code read_flux(struct taca_summary *s, const json_t *config,
+                                struct taca_err *err) {
+    const struct int_field fields[] = {
+        {"num_layers", 19, TACA_SUMMARY_LAYERS, &s->dit.layers},
+        {"num_single_layers", 38, TACA_SUMMARY_LAYERS, &s->dit.single_layers},
+        {"num_attention_heads", 24, 1024, &s->dit.heads},
+        {"attention_head_dim", 128, 1024, &s->dit.head_dim},
+        {"joint_attention_dim", 4096, 65536, &s->dit.joint_width},
+        {"pooled_projection_dim", 768, 65536, &s->dit.pooled_width},
+        {"in_channels", 64, 4096, &s->dit.channels},
+    };
+    enum taca_code rc = READ_INTS(config, fields, err);
+    if (!rc) rc = taca_cfg_bool(config, "guidance_embeds", false, &s->dit.guided, err);
+    if (rc) return rc;
+    s->dit.channels /= 4; /* tokens are 2 x 2 latents */
+    s->dit.patch = 2;
+    s->dit.qk_norm = true;
+    snprintf(s->family, sizeof s->family, "flux");
+    return TACA_OK;
+}
+
+static enum taca_code read_dit(struct taca_summary *s, const struct taca_model_dir *d,
+                               struct taca_err *err) {
+    const json_t *config = d->config[TACA_TRANSFORMER];
+    if (!d->has[TACA_TRANSFORMER]) return TACA_OK;
+    return strcmp(d->class_name, "FluxPipeline") == 0 ? read_flux(s, config, err)
+                                                      : read_sd3(s, config, err);
+}
+
 static enum taca_code read_vae(struct taca_summary *s, const struct taca_model_dir *d,
                                struct taca_err *err) {
     const json_t *config = d->config[TACA_VAE];
     struct taca_ckpt *ckpt = NULL;
+    s->vae.factor = 8; /* of all published ones, for sizes when it is missing */
+    if (!d->has[TACA_VAE]) return TACA_OK;
     enum taca_code rc = taca_cfg_int(config, "latent_channels", 4, 1, 4096, &s->vae.channels, err);
     if (!rc)
         rc = taca_cfg_ints(config, "block_out_channels", s->vae.widths, TACA_SUMMARY_LEVELS,
@@ -88,7 +120,7 @@ static enum taca_code read_vae(struct taca_summary *s, const struct taca_model_d
         rc = taca_cfg_number(config, "scaling_factor", 0.18215, 1e-6, 1e6, &s->vae.scaling_factor,
                              err);
     if (!rc) rc = taca_cfg_number(config, "shift_factor", 0, -1e6, 1e6, &s->vae.shift_factor, err);
-    if (!rc) rc = taca_ckpt_open(&ckpt, d->dir[TACA_VAE], err);
+    if (!rc) rc = taca_model_weights(d, TACA_VAE, &ckpt, err);
     if (rc) return rc;
     s->vae.factor = s->vae.n_widths ? 1 << (s->vae.n_widths - 1) : 1;
     s->vae.has_encoder = taca_ckpt_has(ckpt, "encoder.conv_in.weight");
@@ -113,14 +145,38 @@ static enum taca_code read_clip(struct taca_clip_summary *c, const json_t *confi
     return rc;
 }
 
+static enum taca_code read_t5(struct taca_summary *s, const json_t *config, struct taca_err *err) {
+    const struct int_field fields[] = {
+        {"num_layers", 6, 1024, &s->t5.layers},
+        {"d_model", 512, 65536, &s->t5.width},
+        {"num_heads", 8, 1024, &s->t5.heads},
+        {"vocab_size", 32128, 1 << 24, &s->t5.vocabulary},
+    };
+    return READ_INTS(config, fields, err);
+}
+
+static enum taca_code read_encoders(struct taca_summary *s, const struct taca_model_dir *d,
+                                    struct taca_err *err) {
+    enum taca_code rc = TACA_OK;
+    for (int i = TACA_TEXT_ENCODER; i <= TACA_TEXT_ENCODER_3 && !rc; i++) {
+        if (!d->has[i]) continue;
+        if (d->kind[i] == TACA_T5)
+            rc = read_t5(s, d->config[i], err);
+        else
+            rc = read_clip(&s->clip[i - TACA_TEXT_ENCODER], d->config[i], err);
+    }
+    return rc;
+}
+
 static enum taca_code read_defaults(struct taca_summary *s, const struct taca_model_dir *d,
                                     struct taca_err *err) {
-    const int64_t unit = s->vae.factor * s->dit.patch, max = s->dit.side * unit;
+    const int64_t unit = s->vae.factor * (s->dit.patch ? s->dit.patch : 1);
+    const int64_t max = s->dit.side ? s->dit.side * unit : 1 << 16;
     const char *note;
     int64_t sample;
     enum taca_code rc =
         taca_cfg_int(d->config[TACA_TRANSFORMER], "sample_size", 128, 1, 1 << 16, &sample, err);
-    s->max_side_px = max;
+    s->max_side_px = s->dit.side * unit;
     const int64_t side = sample * s->vae.factor;
     if (!rc) rc = taca_cfg_int(d->taca, "width", side, unit, max, &s->width_px, err);
     if (!rc) rc = taca_cfg_int(d->taca, "height", side, unit, max, &s->height_px, err);
@@ -137,25 +193,27 @@ static enum taca_code read_all(struct taca_summary *s, const struct taca_model_d
     enum taca_code rc = TACA_OK;
     for (int i = 0; i <= TACA_TEXT_ENCODER_3 && !rc; i++)
         rc = read_part(&s->part[i], d, (enum taca_component)i, err);
-    if (!rc) rc = read_dit(s, d->config[TACA_TRANSFORMER], err);
+    if (!rc) rc = read_dit(s, d, err);
     if (!rc) rc = read_vae(s, d, err);
-    for (int i = 0; i < 2 && !rc; i++)
-        rc = read_clip(&s->clip[i], d->config[TACA_TEXT_ENCODER + i], err);
+    if (!rc) rc = read_encoders(s, d, err);
     if (!rc) rc = read_defaults(s, d, err);
     return rc;
 }
 
-enum taca_code taca_summary_read(struct taca_summary *out, const char *path, struct taca_err *err) {
+enum taca_code taca_summary_read(struct taca_summary *out, const struct taca_model_paths *paths,
+                                 struct taca_err *err) {
     struct taca_summary s = {0};
     struct taca_model_dir d = {0};
-    enum taca_code rc = taca_model_dir_open(&d, path, err);
+    struct taca_model_paths lenient = *paths;
+    lenient.partial = true;
+    enum taca_code rc = taca_model_open(&d, &lenient, err);
     if (rc) return rc;
     rc = read_all(&s, &d, err);
     taca_model_dir_id(&d, s.id, sizeof s.id);
     memcpy(s.class_name, d.class_name, sizeof s.class_name);
     taca_model_dir_finish(&d);
     if (rc) return rc;
-    for (int i = 0; i < TACA_TEXT_ENCODER_3; i++) {
+    for (int i = 0; i <= TACA_TEXT_ENCODER_3; i++) {
         const struct taca_part *p = &s.part[i];
         s.parameters += p->parameters;
         s.bytes += p->bytes;

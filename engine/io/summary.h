@@ -1,4 +1,4 @@
-/* summary.h - what a model directory holds, told from headers and configs alone.
+/* summary.h - what a model directory or file holds, told from headers and configs alone.
  *
  * For people (taca inspect): reads no weights and builds nothing, so it is quick for any size and
  * also answers for a checkpoint that is too large for this machine. The rooms that build the model
@@ -13,7 +13,8 @@ enum { TACA_SUMMARY_LAYERS = 256, TACA_SUMMARY_LEVELS = 16 };
 
 struct taca_part {
     const char *name;
-    bool there, left_out; /* left_out: named by the index, its folder is not there */
+    bool there, left_out; /* left_out: of the pipeline, but not there */
+    enum taca_kind kind;
     int64_t parameters, bytes;
     int64_t narrowed; /* parameters that bf16 halves: matrices, but no vectors and lookup tables */
     struct taca_ckpt_stats stats;
@@ -29,10 +30,11 @@ struct taca_summary {
     char note[256];
     struct taca_part part[TACA_TEXT_ENCODER_3 + 1]; /* by enum taca_component */
     struct {
-        int64_t layers, heads, head_dim, joint_width, pooled_width, patch, channels, side;
+        int64_t layers, single_layers, heads, head_dim, joint_width, pooled_width, patch, channels;
+        int64_t side;                      /* of the position table, in patches; 0 = no table */
         int64_t dual[TACA_SUMMARY_LAYERS]; /* layers with a second attention */
         int n_dual;
-        bool qk_norm;
+        bool qk_norm, guided; /* guided: takes the guidance as an input */
     } dit;
     struct {
         int64_t channels, widths[TACA_SUMMARY_LEVELS];
@@ -40,15 +42,19 @@ struct taca_summary {
         double scaling_factor, shift_factor;
         bool has_encoder;
     } vae;
-    struct taca_clip_summary clip[2];
+    struct taca_clip_summary clip[2]; /* width 0: there is none */
+    struct {
+        int64_t layers, width, heads, vocabulary;
+    } t5;
     double scheduler_shift;
-    int64_t width_px, height_px, steps, max_side_px;
+    int64_t width_px, height_px, steps, max_side_px; /* max: 0 = no limit of its own */
     double guidance;
-    int64_t parameters, bytes;     /* of what this build uses: all but the third encoder */
+    int64_t parameters, bytes;     /* of all parts */
     int64_t f32_bytes, bf16_bytes; /* memory for these weights at either precision */
 };
 
-enum taca_code taca_summary_read(struct taca_summary *out, const char *path,
+/* What is missing is told, not refused. */
+enum taca_code taca_summary_read(struct taca_summary *out, const struct taca_model_paths *paths,
                                  struct taca_err *err) TACA_MUST_USE;
 
 #endif

@@ -47,7 +47,7 @@ static void test_a_model_is_told_in_words(void) {
     CHECK_HAS(output, "not part of this model");
     CHECK_HAS(output, "128x128, 28 steps, guidance 4.5; sides up to 512");
     CHECK_INT(inspect(TACA_GOLDEN_DIR "/pipelines/sd35_tiny", NULL), EXIT_OK);
-    CHECK_HAS(output, "named by the index, its folder is not there");
+    CHECK_HAS(output, "of the pipeline, but not there");
 }
 
 static void test_a_model_is_told_in_json(void) {

@@ -3,10 +3,15 @@
 #include "tests/io/tmp.h"
 #include "tests/test.h"
 
+static enum taca_code read_at(struct taca_summary *s, const char *path, struct taca_err *err) {
+    const struct taca_model_paths paths = {.model = path};
+    return taca_summary_read(s, &paths, err);
+}
+
 static void test_the_demo_is_described(void) {
     struct taca_summary s;
     struct taca_err err = {0};
-    CHECK_OK(taca_summary_read(&s, TACA_SOURCE_DIR "/models/demo", &err), err);
+    CHECK_OK(read_at(&s, TACA_SOURCE_DIR "/models/demo", &err), err);
     if (err.code) return;
     CHECK_STR(s.id, "demo");
     CHECK_STR(s.class_name, "StableDiffusion3Pipeline");
@@ -30,7 +35,7 @@ static void test_the_demo_is_described(void) {
 static void test_parameters_and_memory_are_counted(void) {
     struct taca_summary s;
     struct taca_err err = {0};
-    CHECK_OK(taca_summary_read(&s, TACA_SOURCE_DIR "/models/demo", &err), err);
+    CHECK_OK(read_at(&s, TACA_SOURCE_DIR "/models/demo", &err), err);
     if (err.code) return;
     const struct taca_part *p = &s.part[TACA_TRANSFORMER];
     CHECK_INT(p->parameters, 11220544);
@@ -49,7 +54,7 @@ static void test_parameters_and_memory_are_counted(void) {
 static void test_a_left_out_encoder_is_told_from_none(void) {
     struct taca_summary s;
     struct taca_err err = {0};
-    CHECK_OK(taca_summary_read(&s, TACA_GOLDEN_DIR "/pipelines/sd35_tiny", &err), err);
+    CHECK_OK(read_at(&s, TACA_GOLDEN_DIR "/pipelines/sd35_tiny", &err), err);
     if (err.code) return;
     CHECK(s.part[TACA_TEXT_ENCODER_3].left_out);
     CHECK_NEAR(s.scheduler_shift, 3, 0);
@@ -59,7 +64,7 @@ static void test_a_left_out_encoder_is_told_from_none(void) {
 static void test_failures_pass_through_and_leave_the_output_alone(void) {
     struct taca_summary s = {.steps = -7};
     struct taca_err err = {0};
-    CHECK_INT(taca_summary_read(&s, tmp_path("nowhere"), &err), TACA_ENOTFOUND);
+    CHECK_INT(read_at(&s, tmp_path("nowhere"), &err), TACA_ENOTFOUND);
     CHECK_HAS(err.text, "No such file");
     CHECK_INT(s.steps, -7);
 }
