@@ -230,8 +230,12 @@ enum taca_code taca_ckpt_open_kind(struct taca_ckpt **out, const char *path, enu
     return rc;
 }
 
+/* An encoder without a prefix is one of the two: that of the published size, or else L. */
 bool taca_ckpt_holds(const struct taca_ckpt *c, enum taca_kind kind) {
-    return io_layout_find(&c->names, kind).layout != NULL;
+    const struct io_found f = io_layout_find(&c->names, kind);
+    if (!f.layout) return false;
+    if ((kind != TACA_CLIP_L && kind != TACA_CLIP_G) || f.prefix[0]) return true;
+    return (kind == TACA_CLIP_G) == is_the_other_clip(c, TACA_CLIP_L);
 }
 
 const char *taca_ckpt_looks_like(const struct taca_ckpt *c) {
