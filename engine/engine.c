@@ -53,9 +53,11 @@ static enum taca_code open_text(struct opening *o, const struct taca_engine_opts
     int64_t t5_tokens;
     /* SD3's reference pipeline keeps its 256 T5 rows as zeros when the encoder is absent */
     const int usual = d->guidance_embeds ? 512 : 256;
-    enum taca_code rc = taca_cfg_int(o->dir.taca, "t5_tokens", usual, 0, 512, &t5_tokens, err);
+    enum taca_code rc = taca_cfg_int(o->dir.taca, "t5_tokens", usual, d->kind == DIT_FLUX,
+                                     TEXT_MAX_T5_TOKENS, &t5_tokens, err);
     if (rc) return rc;
     const struct text_opts t = {
+        .family = d->kind == DIT_FLUX ? TEXT_FLUX : TEXT_SD3,
         .joint_width = d->joint_width,
         .pooled_width = d->pooled_width,
         .t5_tokens = (int)t5_tokens,
@@ -150,7 +152,8 @@ static enum taca_code open_parts(struct opening *o, const struct taca_engine_opt
     if (opts->precision == TACA_PRECISION_BF16 && taca_backend_precision(o->e->b) != TACA_BF16)
         return taca_fail_param(err, "precision",
                                "bf16 needs a processor with AVX512-BF16; use f32");
-    rc = taca_scheduler_load(&o->e->scheduler, o->dir.scheduler, seq_spacing(o->dir.class_name), err);
+    rc = taca_scheduler_load(&o->e->scheduler, o->dir.scheduler, seq_spacing(o->dir.class_name),
+                             err);
     if (!rc) rc = open_transformer(o, err);
     if (!rc) rc = open_vae(o, err);
     if (!rc) rc = open_text(o, opts, err);

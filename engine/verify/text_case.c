@@ -56,7 +56,8 @@ static enum taca_code open_models(struct verify_case *c, const struct taca_model
                                   const struct case_args *a, struct taca_err *err) {
     struct taca_engine *e = c->e;
     struct taca_ckpt *ckpt = NULL;
-    enum taca_code rc = taca_scheduler_load(&e->scheduler, dir->scheduler, seq_spacing(dir->class_name), err);
+    enum taca_code rc =
+        taca_scheduler_load(&e->scheduler, dir->scheduler, seq_spacing(dir->class_name), err);
     if (!rc) rc = taca_ckpt_open(&ckpt, dir->dir[TACA_TRANSFORMER], err);
     if (!rc) rc = dit_open(&e->dit, e->b, dir->config[TACA_TRANSFORMER], ckpt, err);
     taca_ckpt_close(ckpt);
@@ -65,8 +66,10 @@ static enum taca_code open_models(struct verify_case *c, const struct taca_model
     if (!rc) rc = vae_open(&e->vae, e->b, dir->config[TACA_VAE], ckpt, err);
     taca_ckpt_close(ckpt);
     if (rc) return rc;
-    const struct text_opts opts = {.joint_width = dit_get_info(e->dit)->joint_width,
-                                   .pooled_width = dit_get_info(e->dit)->pooled_width,
+    const struct dit_info *d = dit_get_info(e->dit);
+    const struct text_opts opts = {.family = d->kind == DIT_FLUX ? TEXT_FLUX : TEXT_SD3,
+                                   .joint_width = d->joint_width,
+                                   .pooled_width = d->pooled_width,
                                    .t5_tokens = a->t5_tokens,
                                    .cache_bytes = TEXT_CACHE_BYTES};
     rc = text_open(&e->text, e->b, dir, &opts, err);
