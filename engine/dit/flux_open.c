@@ -154,13 +154,13 @@ static void load_embedders(struct dit_loader *l, struct dit *d) {
 static void load(struct dit_loader *l, struct dit *d, const struct config *c) {
     const int64_t width = c->width;
     int64_t at = 0;
+    dit_load_end(l, "transformer_blocks", "num_layers", c->depth);
+    dit_load_end(l, "single_transformer_blocks", "num_single_layers", c->singles);
     d->patch = dit_load_linear(l, "x_embedder", width, c->token_channels);
     d->context = dit_load_linear(l, "context_embedder", width, c->joint_width);
     load_embedders(l, d);
     for (int64_t i = 0; i < c->depth && !l->rc; i++) at = load_block(l, &d->blocks[i], i, at);
     for (int64_t i = 0; i < c->singles && !l->rc; i++) at = load_single(l, &d->singles[i], i, at);
-    dit_load_end(l, "transformer_blocks", "num_layers", c->depth);
-    dit_load_end(l, "single_transformer_blocks", "num_single_layers", c->singles);
     dit_load_final(l, d, at);
     d->proj = dit_load_linear(l, "proj_out", c->token_channels, width);
     d->out_order = TACA_PATCH_CHANNEL_MAJOR;

@@ -256,13 +256,13 @@ static void load(struct loader *loader, struct dit *d) {
     struct dit_loader *l = &loader->l;
     const int64_t width = c->width;
     int64_t at = 0;
+    dit_load_end(l, "transformer_blocks", "num_layers", c->depth);
     load_patch(loader, d);
     load_position(loader, d);
     d->context = dit_load_linear(l, "context_embedder", width, c->joint_width);
     dit_load_embedder(l, &d->time, "time_text_embed.timestep_embedder", DIT_TIME_FEATURES);
     dit_load_embedder(l, &d->pooled, "time_text_embed.text_embedder", c->pooled_width);
     for (int64_t i = 0; i < c->depth && !l->rc; i++) at = load_block(loader, &d->blocks[i], i, at);
-    dit_load_end(l, "transformer_blocks", "num_layers", c->depth);
     dit_load_final(l, d, at);
     d->proj = dit_load_linear(l, "proj_out", c->patch * c->patch * c->in_channels, width);
     d->out_order = TACA_PATCH_CHANNEL_LAST;

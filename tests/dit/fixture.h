@@ -9,7 +9,7 @@
 #include "engine/io/checkpoint.h"
 #include "tests/test.h"
 
-enum { MAX_ITEMS = 8, MAX_BLOCKS = 2 + 8 * MAX_ITEMS, PATH_LEN = 512 };
+enum { MAX_ITEMS = 8, MAX_BLOCKS = 2 + 10 * MAX_ITEMS, PATH_LEN = 512 };
 
 struct model {
     struct taca_backend *b;
@@ -29,8 +29,9 @@ struct sample {
     const float *text; /* [n_text, joint_width] */
     int64_t n_text;
     const float *pooled; /* [pooled_width] */
-    const float *temb;   /* NULL, or [width] instead of what t and pooled give */
-    float t, gamma;
+    const float *temb;   /* NULL, or [width] instead of what t, guidance and pooled give */
+    const float *places; /* NULL, or [image rows + n_text, 3] instead of the usual ones */
+    float t, guidance, gamma;
 };
 
 typedef void tap_fn(void *ctx, const char *name, struct taca_mat value);
@@ -120,6 +121,7 @@ static inline struct taca_counts count_run(struct model *m, struct taca_backend 
         items[i] = f->items[i];
         items[i].latent.data = items[i].velocity.data = NULL;
         items[i].context = nowhere(items[i].context);
+        items[i].places = nowhere(items[i].places);
         items[i].mod = nowhere(items[i].mod);
     }
     CHECK_OK(taca_layout_init(&layout, count, f->layout->segs, f->n_items, &m->err), m->err);
@@ -148,9 +150,10 @@ static inline size_t count_modulation(struct model *m, int64_t n, int64_t pooled
     float t[MAX_ITEMS] = {0};
     CHECK_OK(taca_count_open(&count, taca_backend_precision(m->b), &m->err), m->err);
     struct taca_scratch s = {.b = count};
-    dit_modulation(
-        m->dit, count, &s, (struct taca_mat){NULL, TACA_F32, n, info->mod_width, info->mod_width},
-        t, (struct taca_mat){NULL, TACA_F32, pooled_rows, info->pooled_width, info->pooled_width});
+    const struct dit_condition c = {
+        t, 0, {NULL, TACA_F32, pooled_rows, info->pooled_width, info->pooled_width}};
+    dit_modulation(m->dit, count, &s,
+                   (struct taca_mat){NULL, TACA_F32, n, info->mod_width, info->mod_width}, &c);
     CHECK_OK(taca_sync(count, &m->err), m->err);
     taca_backend_close(count);
     return s.peak;
@@ -158,19 +161,34 @@ static inline size_t count_modulation(struct model *m, int64_t n, int64_t pooled
 
 /* ---- forwards -------------------------------------------------------------------------------- */
 
+/* The rotary places of a sample; a model without them needs none. */
+static inline struct taca_mat places_of(struct model *m, const struct sample *s) {
+    const struct dit_info *info = dit_get_info(m->dit);
+    const int64_t rows = s->h / info->patch * (s->w / info->patch) + s->n_text;
+    if (!info->place_width) return (struct taca_mat){0};
+    float *host = malloc((size_t)(rows * info->place_width) * sizeof *host);
+    if (!host) abort();
+    if (s->places)
+        dit_places_at(m->dit, host, s->places, rows);
+    else
+        dit_places(m->dit, host, s->h, s->w, s->n_text);
+    struct taca_mat table = put_mat(m, host, rows, info->place_width);
+    free(host);
+    return table;
+}
+
 /* The modulations of one sample, from its time and pooled text or from a given embedding. */
 static inline struct taca_mat modulation_of(struct model *m, const struct sample *s) {
     const struct dit_info *info = dit_get_info(m->dit);
     struct taca_mat mod = put_mat(m, NULL, 1, info->mod_width);
+    CHECK_OK(taca_scratch_reserve(&m->scratch, count_modulation(m, 1, 1), &m->err), m->err);
     if (s->temb) {
-        struct taca_mat temb = put_mat(m, s->temb, 1, info->width);
-        taca_activate(m->b, temb, temb, TACA_ACT_SILU);
-        taca_linear(m->b, mod, temb, m->dit->mod, TACA_ACT_NONE);
+        dit_modulation_of(m->dit, m->b, &m->scratch, mod, put_mat(m, s->temb, 1, info->width));
         return mod;
     }
-    CHECK_OK(taca_scratch_reserve(&m->scratch, count_modulation(m, 1, 1), &m->err), m->err);
-    dit_modulation(m->dit, m->b, &m->scratch, mod, &s->t,
-                   put_mat(m, s->pooled, 1, info->pooled_width));
+    const struct dit_condition c = {&s->t, s->guidance,
+                                    put_mat(m, s->pooled, 1, info->pooled_width)};
+    dit_modulation(m->dit, m->b, &m->scratch, mod, &c);
     return mod;
 }
 
@@ -183,6 +201,7 @@ static inline struct dit_item item_of(struct model *m, const struct sample *s) {
     return (struct dit_item){.latent = {put(m, s->latent, n), info->in_channels, s->h, s->w},
                              .velocity = {put(m, NULL, n), info->in_channels, s->h, s->w},
                              .context = context,
+                             .places = places_of(m, s),
                              .mod = modulation_of(m, s),
                              .gamma = s->gamma};
 }

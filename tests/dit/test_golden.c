@@ -1,5 +1,6 @@
 /* test_golden.c - forwards against a reference implementation in float: outputs and the inside of
  * every block, plain, with skipped layers and with TACA. Each batch row becomes an item of its own.
+ * FLUX's reference has tokens: they become latents one token high, in the places that it names.
  *
  * TACA_GOLDEN_EXTRA names a folder of the same shape with further sets. */
 #include <glob.h>
@@ -22,19 +23,57 @@ static void compare(const char *what, const float *got, const float *want, size_
 
 struct batch {
     struct taca_ckpt *io;
+    bool tokens;
     int64_t latent[4], text[3], pooled[2], temb[2];
-    float *in_latent, *in_text, *in_pooled, *in_t, *in_temb;
+    float *in_latent, *in_text, *in_pooled, *in_t, *in_temb, *in_guidance, *in_places;
     float *out[MAX_ITEMS];
     struct sample sample[MAX_ITEMS];
     int n;
 };
+
+/* x: tokens [dim0, dim1, dim2] on entry, latents with dim on return. */
+static float *to_latents(float *x, int64_t dim[4]) {
+    const int64_t images = dim[0], rows = dim[1], c = dim[2] / 4, n = rows * dim[2];
+    float *y = malloc((size_t)(images * n) * sizeof *y);
+    if (!y) abort();
+    for (int64_t i = 0; i < images; i++)
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t k = 0; k < 4 * c; k++)
+                y[i * n + (k / 4 * 2 + k / 2 % 2) * 2 * rows + 2 * r + k % 2] =
+                    x[(i * rows + r) * 4 * c + k];
+    free(x);
+    dim[1] = c, dim[2] = 2, dim[3] = 2 * rows;
+    return y;
+}
+
+/* A latent of the file, whether it has that or tokens. */
+static float *golden_latent(struct batch *s, const char *name, int64_t dim[4]) {
+    return s->tokens ? to_latents(golden(s->io, name, 3, dim), dim) : golden(s->io, name, 4, dim);
+}
+
+/* Image places, then text places, which all items share. */
+static float *golden_places(struct batch *s) {
+    int64_t img[2], txt[2];
+    float *a = golden(s->io, "in.img_ids", 2, img), *b = golden(s->io, "in.txt_ids", 2, txt);
+    if (!CHECK(a && b && img[1] == 3 && txt[1] == 3)) abort();
+    float *all = malloc((size_t)((img[0] + txt[0]) * 3) * sizeof *all);
+    if (!all) abort();
+    memcpy(all, a, (size_t)(img[0] * 3) * sizeof *all);
+    memcpy(all + img[0] * 3, b, (size_t)(txt[0] * 3) * sizeof *all);
+    free(a);
+    free(b);
+    return all;
+}
 
 static bool batch_open(struct batch *s, const char *path) {
     struct taca_err err = {0};
     *s = (struct batch){0};
     CHECK_OK(taca_ckpt_open(&s->io, path, &err), err);
     if (!s->io) return false;
-    s->in_latent = golden(s->io, "in.hidden_states", 4, s->latent);
+    s->tokens = taca_ckpt_has(s->io, "in.img_ids");
+    s->in_latent = golden_latent(s, "in.hidden_states", s->latent);
+    s->in_guidance = golden(s->io, "in.guidance", 1, NULL);
+    if (s->tokens) s->in_places = golden_places(s);
     s->in_text = golden(s->io, "in.encoder_hidden_states", 3, s->text);
     s->in_pooled = golden(s->io, "in.pooled_projections", 2, s->pooled);
     s->in_t = golden(s->io, "in.timestep", 1, NULL);
@@ -50,7 +89,9 @@ static bool batch_open(struct batch *s, const char *path) {
                                        .text = s->in_text + i * s->text[1] * s->text[2],
                                        .n_text = s->text[1],
                                        .pooled = s->in_pooled + i * s->pooled[1],
-                                       .t = s->in_t[i],
+                                       .places = s->in_places,
+                                       .t = s->in_t[i] * (s->tokens ? 1000 : 1),
+                                       .guidance = s->in_guidance ? s->in_guidance[i] : 0,
                                        .gamma = 1};
         s->out[i] = malloc((size_t)n_latent * sizeof(float));
         if (!s->out[i]) abort();
@@ -65,11 +106,14 @@ static void batch_close(struct batch *s) {
     free(s->in_pooled);
     free(s->in_t);
     free(s->in_temb);
+    free(s->in_guidance);
+    free(s->in_places);
     taca_ckpt_close(s->io);
 }
 
 static void check_output(struct batch *s, const char *name, double tol) {
-    float *want = golden(s->io, name, 4, NULL);
+    int64_t dim[4];
+    float *want = golden_latent(s, name, dim);
     const int64_t n = s->latent[1] * s->latent[2] * s->latent[3];
     if (!CHECK(want != NULL)) return;
     for (int i = 0; i < s->n; i++) compare(name, s->out[i], want + i * n, (size_t)n, tol);
@@ -89,8 +133,9 @@ static void check_inside(void *ctx, const char *name, struct taca_mat value) {
     int64_t dim[3];
     snprintf(key, sizeof key, "mid.%s", name);
     float *want = golden(in->s->io, key, 3, dim);
-    if (!want) { /* the TACA sets leave out what comes before the first block */
-        if (!CHECK(!strcmp(name, "pos_embed") || !strcmp(name, "context_embedder")))
+    if (!want) { /* FLUX's last projection is `out`; TACA sets begin with the first block */
+        if (!CHECK(!strcmp(name, "pos_embed") || !strcmp(name, "context_embedder") ||
+                   !strcmp(name, "x_embedder") || (in->s->tokens && !strcmp(name, "proj_out"))))
             printf("        unknown name %s\n", name);
         return;
     }
@@ -128,15 +173,38 @@ static void check_embedding(struct model *m, struct batch *s) {
     if (!got) abort();
     if (!CHECK(s->in_temb && s->temb[1] == info->width)) return;
     struct taca_mat temb = put_mat(m, NULL, s->n, info->width);
-    size_t bytes = count_modulation(m, s->n, s->n);
+    size_t bytes = count_modulation(m, 1, 1);
     CHECK_OK(taca_scratch_reserve(&m->scratch, bytes, &m->err), m->err);
-    dit_sd3_embed(m->dit, m->b, &m->scratch, temb, s->in_t,
-                  put_mat(m, s->in_pooled, s->n, info->pooled_width));
+    for (int i = 0; i < s->n; i++) {
+        const struct dit_condition c = {&s->sample[i].t, s->sample[i].guidance,
+                                        put_mat(m, s->sample[i].pooled, 1, info->pooled_width)};
+        dit_embed(m->dit, m->b, &m->scratch, taca_mat_rows(temb, i, 1), &c);
+    }
     fetch(m, got, temb);
     CHECK_OK(taca_sync(m->b, &m->err), m->err);
     compare("time_text_embed", got, s->in_temb, (size_t)(s->n * info->width), 1e-4);
     drop(m);
     free(got);
+}
+
+/* The reference's tables name text rows first, and each pair's value twice. */
+static void check_places(struct model *m, struct batch *s) {
+    const int64_t width = dit_get_info(m->dit)->place_width, pairs = width / 2;
+    const int64_t n_img = s->latent[3] / 2, rows = n_img + s->text[1];
+    float *table = malloc((size_t)(rows * width) * sizeof *table);
+    if (!table) abort();
+    dit_places_at(m->dit, table, s->in_places, rows);
+    for (int half = 0; half < 2; half++) {
+        int64_t dim[2];
+        float *want = golden(s->io, half ? "mid.pos_embed.1" : "mid.pos_embed.0", 2, dim);
+        if (!CHECK(want && dim[0] == rows && dim[1] == width)) abort();
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t k = 0; k < width; k++)
+                compare("pos_embed", &table[r * width + half * pairs + k / 2],
+                        &want[(r + s->text[1]) % rows * width + k], 1, 1e-6);
+        free(want);
+    }
+    free(table);
 }
 
 static void check_plain_set(const char *root, const char *set, bool scalar) {
@@ -151,8 +219,9 @@ static void check_plain_set(const char *root, const char *set, bool scalar) {
     worst_seen = 0;
     if (model_open(&m, config, weights, &opts) && batch_open(&s, io)) {
         struct inside in = {&m, &s, 1e-4};
-        bool mids = taca_ckpt_has(s.io, "mid.proj_out");
+        bool mids = taca_ckpt_has(s.io, "mid.norm_out");
         if (mids) check_embedding(&m, &s);
+        if (mids && s.tokens) check_places(&m, &s);
         struct pass p = {s.sample, s.n, .tap = mids ? check_inside : NULL, .tap_ctx = &in};
         forward(&m, &p, s.out);
         check_output(&s, "out", 1e-4);
@@ -233,13 +302,13 @@ static void base_of(char *name, size_t size, const char *path, const char *suffi
     name[strlen(name) - strlen(suffix)] = '\0';
 }
 
-/* A config of this family: FLUX configs have no caption projection. */
-static bool is_sd3(const char *path) {
+/* A transformer, of either family: an autoencoder has no joint attention. */
+static bool is_transformer(const char *config) {
     struct taca_err err = {0};
-    json_t *config = NULL;
-    bool yes = taca_json_load(&config, path, &err) == TACA_OK &&
-               json_object_get(config, "caption_projection_dim");
-    json_decref(config);
+    json_t *json = NULL;
+    CHECK_OK(taca_json_load(&json, config, &err), err);
+    bool yes = json_object_get(json, "joint_attention_dim") != NULL;
+    json_decref(json);
     return yes;
 }
 
@@ -258,7 +327,7 @@ static int check_plain_sets(const char *root) {
     for (size_t i = 0; i < g.gl_pathc; i++) {
         base_of(set, sizeof set, g.gl_pathv[i], ".config.json");
         snprintf(io, sizeof io, "%s/models/%s.io.safetensors", root, set);
-        if (!is_sd3(g.gl_pathv[i]) || !exists(io)) continue;
+        if (!is_transformer(g.gl_pathv[i]) || !exists(io)) continue;
         for (int scalar = 0; scalar < 2; scalar++) check_plain_set(root, set, scalar);
         n++;
     }
@@ -278,7 +347,7 @@ static int check_taca_sets(const char *root) {
         CHECK_OK(taca_json_load(&set, g.gl_pathv[i], &err), err);
         const char *model = json_string_value(json_object_get(set, "model"));
         snprintf(config, sizeof config, "%s/models/%s.config.json", root, model ? model : "");
-        if (model && is_sd3(config)) {
+        if (model && is_transformer(config)) {
             base_of(name, sizeof name, g.gl_pathv[i], ".json");
             for (int scalar = 0; scalar < 2; scalar++) check_taca_set(root, name, set, scalar);
             n++;
@@ -290,10 +359,10 @@ static int check_taca_sets(const char *root) {
 }
 
 static void test_velocity_and_every_block_are_the_references(void) {
-    CHECK_INT(check_plain_sets(TACA_GOLDEN_DIR), 3);
+    CHECK_INT(check_plain_sets(TACA_GOLDEN_DIR), 6);
 }
 
-static void test_taca_is_the_references(void) { CHECK_INT(check_taca_sets(TACA_GOLDEN_DIR), 2); }
+static void test_taca_is_the_references(void) { CHECK_INT(check_taca_sets(TACA_GOLDEN_DIR), 5); }
 
 static void test_extra_sets(void) {
     const char *root = getenv("TACA_GOLDEN_EXTRA");

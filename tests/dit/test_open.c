@@ -107,7 +107,7 @@ static void refused(const char *weights, const char *key, json_t *value, enum ta
     else if (key)
         json_object_del(config, key);
     if (b && ckpt) {
-        CHECK_INT(dit_sd3_open(&dit, b, config, ckpt, &err), code);
+        CHECK_INT(dit_open(&dit, b, config, ckpt, &err), code);
         CHECK_HAS(err.text, says);
         CHECK_HAS(err.text, says_too);
         CHECK(dit == (const struct dit *)&opts); /* untouched on failure */
@@ -161,7 +161,7 @@ static void test_configs_that_cannot_be_are_refused(void) {
     refused(w, "qk_norm", json_string("layer_norm"), no, "layer_norm", "rms_norm");
     refused(w, "out_channels", json_integer(8), no, "out_channels is 8", "4");
     refused(w, "out_channels", NULL, no, "out_channels is 16", "4"); /* the reference's default */
-    refused(w, "_class_name", json_string("FluxTransformer2DModel"), no, "FluxTransformer2DModel",
+    refused(w, "_class_name", json_string("UNet2DConditionModel"), no, "UNet2DConditionModel",
             "SD3Transformer2DModel");
 }
 
@@ -172,7 +172,7 @@ static void test_null_out_channels_means_in_channels(void) {
     CHECK_OK(taca_ckpt_open(&m.ckpt, WEIGHTS("sd35m_tiny"), &m.err), m.err);
     m.scratch.b = m.b;
     json_object_set_new(m.config, "out_channels", json_null());
-    CHECK_OK(dit_sd3_open(&m.dit, m.b, m.config, m.ckpt, &m.err), m.err);
+    CHECK_OK(dit_open(&m.dit, m.b, m.config, m.ckpt, &m.err), m.err);
     model_close(&m);
 }
 

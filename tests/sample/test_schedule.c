@@ -168,7 +168,8 @@ static void test_configs_are_read(void) {
 
 static void test_unsupported_configs_say_what_is_unsupported(void) {
     static const char *const options[] = {"use_karras_sigmas", "use_exponential_sigmas",
-                                          "use_beta_sigmas", "invert_sigmas", "stochastic_sampling"};
+                                          "use_beta_sigmas", "invert_sigmas",
+                                          "stochastic_sampling"};
     struct taca_scheduler s = {.train_steps = -7};
     struct taca_err err;
     char text[128];
