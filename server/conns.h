@@ -28,7 +28,7 @@ struct conns_opts {
 
 struct conns *conns_open(const struct conns_opts *opts); /* NULL when out of memory */
 void conns_close(struct conns *r);                       /* must be empty; NULL is fine */
-int conns_count(struct conns *r); /* those expected included */
+int conns_count(struct conns *r);                        /* those expected included */
 
 /* Loop thread. */
 void conns_expect(struct conns *r); /* one was handed to the library and will enter */
