@@ -116,17 +116,19 @@ static void test_model_sets_and_pipelines_pass(void) {
     CHECK_INT(verify(MODELS, NULL), TACA_OK);
     printf("    %d outputs, %d skipped\n", counts.outputs, counts.skipped);
     CHECK_INT(counts.failed, 0);
-    CHECK_INT(notes.ok, 21);
+    CHECK_INT(notes.ok, 39);
     CHECK_HAS(notes.text, "ok sd35m_tiny out.skip_layers");
     CHECK_HAS(notes.text, "ok difftest_vae_lc1 out.moments");
     CHECK_HAS(notes.text, "ok pipe_sd3_inpaint out.image");
-    CHECK_HAS(notes.text, "skipped pipe_flux_dev_t2i");
+    CHECK_HAS(notes.text, "ok difftest_flux out");
+    CHECK_HAS(notes.text, "ok pipe_flux_dev_truecfg out.image");
+    CHECK_HAS(notes.text, "skipped pipe_flux_dev_i2i");
 }
 
 static void test_taca_sets_find_their_models_beside(void) {
     CHECK_INT(verify(TACA_GOLDEN_DIR "/taca", NULL), TACA_OK);
     CHECK_INT(counts.failed, 0);
-    CHECK_INT(notes.ok, 11);
+    CHECK_INT(notes.ok, 29);
     CHECK_HAS(notes.text, "ok taca_sd35m_tiny out.skip_layers.gamma_1.2");
     CHECK_HAS(notes.text, "ok pipe_sd3_taca gammas");
 }
@@ -233,16 +235,16 @@ static void test_a_cut_file_is_a_failure(void) {
 static void test_what_this_build_lacks_is_skipped_unless_named(void) {
     struct folder f;
     folder_init(&f);
-    put_text(&f, "flux.config.json", "{\"num_single_layers\": 1}");
-    put_text(&f, "flux.diffusers.safetensors", "");
-    put_link(&f, "flux.io.safetensors", MODELS "/sd3_tiny.io.safetensors");
+    put_text(&f, "other.config.json", "{\"cross_attention_dim\": 1}");
+    put_text(&f, "other.diffusers.safetensors", "");
+    put_link(&f, "other.io.safetensors", MODELS "/sd3_tiny.io.safetensors");
     CHECK_INT(verify(f.dir, NULL), TACA_OK);
     CHECK_INT(counts.failed, 0);
     CHECK_INT(counts.skipped, 1);
-    CHECK_HAS(notes.text, "skipped flux FLUX is not part of this build");
-    CHECK_INT(verify(in_folder(&f, "flux"), NULL), TACA_OK);
+    CHECK_HAS(notes.text, "skipped other the config is of no known model");
+    CHECK_INT(verify(in_folder(&f, "other"), NULL), TACA_OK);
     CHECK_INT(counts.failed, 1);
-    CHECK_HAS(notes.text, "failed flux FLUX is not part of this build");
+    CHECK_HAS(notes.text, "failed other the config is of no known model");
     folder_finish(&f);
 }
 
@@ -266,7 +268,7 @@ static const struct {
     const char *value, *says;
 } hostile[] = {
     {"pipeline", false, "7", "names no \"pipeline\""},
-    {"pipeline", false, "\"FluxPipeline\"", "FluxPipeline is not part of this build"},
+    {"pipeline", false, "\"FluxFillPipeline\"", "FluxFillPipeline is not part of this build"},
     {"seed", false, "\"x\"", "seed: wanted an integer"},
     {"seed", false, "[]", "wanted 1..16"},
     {"seed", false, "[1, 2, 3]", "3 of them for 1 images"},
