@@ -38,9 +38,10 @@ static enum taca_code plan_admission(const struct taca_engine *e, struct taca_ba
     const struct dit_info *d = dit_get_info(e->dit);
     struct taca_scratch s = {.b = count};
     const float t[TACA_MAX_STEPS] = {0};
-    const struct dit_condition c = {t, 0, {NULL, TACA_F32, 1, d->pooled_width, d->pooled_width}};
+    const struct dit_condition c = {
+        .t = t, .pooled = {NULL, TACA_F32, 1, d->pooled_width, d->pooled_width}};
     dit_context(e->dit, count, &s, (struct taca_mat){NULL, TACA_F32, text_rows, d->width, d->width},
-                (struct taca_mat){NULL, TACA_F32, text_rows, d->joint_width, d->joint_width});
+                (struct taca_mat){NULL, TACA_F32, text_rows, d->joint_width, d->joint_width}, NULL);
     dit_modulation(e->dit, count, &s,
                    (struct taca_mat){NULL, TACA_F32, steps, d->mod_width, d->mod_width}, &c);
     if (out->step_bytes < s.peak) out->step_bytes = s.peak;

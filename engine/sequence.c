@@ -57,8 +57,9 @@ static enum taca_code upload_places(struct taca_engine *e, struct taca_seq *s,
 static enum taca_code prepare(struct taca_engine *e, struct taca_seq *s,
                               const struct seq_text *text[], struct taca_err *err) {
     for (int i = 0; i < s->n_branches; i++) {
-        const struct dit_condition c = {s->schedule.timestep, s->guidance_scale, text[i]->pooled};
-        dit_context(e->dit, e->b, &e->scratch, s->context[i], text[i]->context);
+        const struct dit_condition c = {
+            .t = s->schedule.timestep, .guidance = s->guidance_scale, .pooled = text[i]->pooled};
+        dit_context(e->dit, e->b, &e->scratch, s->context[i], text[i]->context, NULL);
         dit_modulation(e->dit, e->b, &e->scratch, s->mod[i], &c);
     }
     return upload_places(e, s, err);

@@ -19,10 +19,10 @@ static struct run run_of(const struct taca_layout *l, enum taca_stream stream, i
 
 /* Whether an adapter that is on in this segment changes w. */
 static bool changed(const struct dit_pass *p, const struct taca_linear *w, int segment) {
-    for (int i = 0; i < p->n_loras; i++) {
+    for (int i = 0; i < p->loras.n; i++) {
         int n = 0;
-        if (p->loras[i].gate[segment] == 0) continue;
-        dit_adapter_changes(p->loras[i].adapter, w, &n);
+        if (p->loras.list[i].gate[segment] == 0) continue;
+        dit_adapter_changes(p->loras.list[i].adapter, w, &n);
         if (n) return true;
     }
     return false;
@@ -30,17 +30,17 @@ static bool changed(const struct dit_pass *p, const struct taca_linear *w, int s
 
 static bool changed_anywhere(const struct dit_pass *p, const struct taca_linear *w) {
     const int n = p->layout ? p->layout->n_segs : 1;
-    for (int i = 0; i < n && p->n_loras; i++)
+    for (int i = 0; i < n && p->loras.n; i++)
         if (changed(p, w, i)) return true;
     return false;
 }
 
 static void add_changes(const struct dit_pass *p, struct taca_mat y, struct taca_mat x,
                         const struct taca_linear *w, enum taca_stream stream) {
-    for (int i = 0; i < p->n_loras; i++) {
+    for (int i = 0; i < p->loras.n; i++) {
         int n;
-        const struct dit_change *c = dit_adapter_changes(p->loras[i].adapter, w, &n);
-        const struct taca_gates gates = {p->loras[i].gate, p->layout, stream};
+        const struct dit_change *c = dit_adapter_changes(p->loras.list[i].adapter, w, &n);
+        const struct taca_gates gates = {p->loras.list[i].gate, p->layout, stream};
         for (int k = 0; k < n; k++)
             taca_low_rank_add(p->b, p->s, taca_mat_cols(y, c[k].first, c[k].out), x, &c[k].w,
                               &gates);

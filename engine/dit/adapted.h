@@ -23,8 +23,8 @@ const struct dit_change *dit_adapter_changes(const struct dit_adapter *a,
 
 /* Whose rows a matrix has. */
 enum dit_rows {
-    DIT_IMG,
-    DIT_TXT,
+    DIT_IMG = TACA_IMG,
+    DIT_TXT = TACA_TXT,
     DIT_BOTH, /* the image stream's, then the text stream's */
     DIT_ONE   /* of one sequence: outside a forward, without a layout */
 };

@@ -2,6 +2,8 @@
  * precision. Scratch is a stack: each step puts `used` back to where its result ends. */
 #include "engine/dit/block.h"
 
+#include "engine/dit/adapted.h"
+
 /* q, k and v beside each other in rows of one stream: the norm of each head, then its place. */
 static struct taca_qkv heads_of(const struct dit_pass *p, const struct dit_attn *w,
                                 struct taca_mat qkv, enum taca_stream stream) {
@@ -25,7 +27,7 @@ static struct taca_qkv project(const struct dit_pass *p, const struct dit_attn *
     const size_t mark = p->s->used;
     struct taca_mat h = dit_low(p, x.rows, d);
     taca_norm_modulate(p->b, h, x, p->mod, w->shift, w->scale, p->layout, stream, DIT_EPS);
-    taca_linear(p->b, qkv, h, w->qkv, TACA_ACT_NONE);
+    dit_linear(p, qkv, h, w->qkv, TACA_ACT_NONE, (enum dit_rows)stream);
     p->s->used = mark;
     return heads_of(p, w, qkv, stream);
 }
@@ -40,7 +42,7 @@ static struct taca_mat dual_attention(const struct dit_pass *p, const struct dit
     struct taca_mat o = dit_low(p, x.rows, x.cols);
     struct taca_qkv img = project(p, w, x, TACA_IMG);
     taca_attention(p->b, o, none, img, no_text, p->layout, &p->attn);
-    taca_linear(p->b, y, o, w->out, TACA_ACT_NONE);
+    dit_linear(p, y, o, w->out, TACA_ACT_NONE, DIT_IMG);
     p->s->used = mark;
     return y;
 }
@@ -50,7 +52,7 @@ static void add_attention(const struct dit_pass *p, const struct dit_attn *w, st
                           struct taca_mat o, enum taca_stream stream) {
     const size_t mark = p->s->used;
     struct taca_mat y = taca_scratch_mat(p->s, TACA_F32, x.rows, x.cols);
-    taca_linear(p->b, y, o, w->out, TACA_ACT_NONE);
+    dit_linear(p, y, o, w->out, TACA_ACT_NONE, (enum dit_rows)stream);
     taca_gate_add(p->b, x, y, p->mod, w->gate, p->layout, stream);
     p->s->used = mark;
 }
@@ -63,8 +65,8 @@ static void add_mlp(const struct dit_pass *p, const struct dit_mlp *w, struct ta
     struct taca_mat h = dit_low(p, x.rows, x.cols);
     struct taca_mat wide = dit_low(p, x.rows, w->up->out);
     taca_norm_modulate(p->b, h, x, p->mod, w->shift, w->scale, p->layout, stream, DIT_EPS);
-    taca_linear(p->b, wide, h, w->up, TACA_ACT_GELU_TANH);
-    taca_linear(p->b, y, wide, w->down, TACA_ACT_NONE);
+    dit_linear(p, wide, h, w->up, TACA_ACT_GELU_TANH, (enum dit_rows)stream);
+    dit_linear(p, y, wide, w->down, TACA_ACT_NONE, (enum dit_rows)stream);
     taca_gate_add(p->b, x, y, p->mod, w->gate, p->layout, stream);
     p->s->used = mark;
 }
@@ -110,15 +112,15 @@ void dit_single_run(const struct dit_single *w, const struct dit_pass *p, struct
                        TACA_IMG, DIT_EPS);
     taca_norm_modulate(p->b, taca_mat_rows(in, n_img, n_txt), c, p->mod, a->shift, a->scale,
                        p->layout, TACA_TXT, DIT_EPS);
-    taca_linear(p->b, qkv, in, a->qkv, TACA_ACT_NONE);
-    taca_linear(p->b, taca_mat_cols(both, d, wide), in, w->up, TACA_ACT_GELU_TANH);
+    dit_linear(p, qkv, in, a->qkv, TACA_ACT_NONE, DIT_BOTH);
+    dit_linear(p, taca_mat_cols(both, d, wide), in, w->up, TACA_ACT_GELU_TANH, DIT_BOTH);
     struct taca_qkv img = heads_of(p, a, taca_mat_rows(qkv, 0, n_img), TACA_IMG);
     struct taca_qkv txt = heads_of(p, a, taca_mat_rows(qkv, n_img, n_txt), TACA_TXT);
     taca_attention(p->b, taca_mat_rows(o, 0, n_img), taca_mat_rows(o, n_img, n_txt), img, txt,
                    p->layout, &p->attn);
     p->s->used = mark;
 
-    taca_linear(p->b, y, both, w->down, TACA_ACT_NONE);
+    dit_linear(p, y, both, w->down, TACA_ACT_NONE, DIT_BOTH);
     taca_gate_add(p->b, x, taca_mat_rows(y, 0, n_img), p->mod, a->gate, p->layout, TACA_IMG);
     taca_gate_add(p->b, c, taca_mat_rows(y, n_img, n_txt), p->mod, a->gate, p->layout, TACA_TXT);
     p->s->used = start;

@@ -6,7 +6,7 @@
 #ifndef TACA_ENGINE_DIT_BLOCK_H
 #define TACA_ENGINE_DIT_BLOCK_H
 
-#include "kernels/backend.h"
+#include "engine/dit/dit.h"
 
 /* Of every norm in the family. */
 #define DIT_EPS 1e-6f
@@ -52,6 +52,7 @@ struct dit_pass {
     struct taca_mat mod;       /* f32 [segments, mod_width] */
     struct taca_mat places[2]; /* by enum taca_stream, f32 [rows, head_dim]; no columns: none */
     struct taca_attn attn;
+    struct dit_loras loras;
 };
 
 /* Scratch for what only feeds a matmul. */

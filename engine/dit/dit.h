@@ -37,20 +37,32 @@ enum taca_code dit_open(struct dit **out, struct taca_backend *b, const json_t *
 void dit_close(struct dit *d);
 const struct dit_info *dit_get_info(const struct dit *d);
 
+/* Low-rank adapters that are on, and how strongly for whom: gate[i] of item i in a forward, gate[0]
+ * outside of one; 0 = off. In one order everywhere, for sums depend on it. See adapter.h. */
+struct dit_lora {
+    const struct dit_adapter *adapter;
+    const float *gate;
+};
+struct dit_loras {
+    const struct dit_lora *list;
+    int n;
+};
+
 /* ---- once per sequence and text condition ---------------------------------------------------- */
 
 struct dit_condition {
     const float *t;         /* [n] on the host: 0..1000, sigma * 1000 */
     float guidance;         /* as people give it (3.5); only with guidance_embeds */
     struct taca_mat pooled; /* f32 [1, pooled_width] or [n, pooled_width] */
+    struct dit_loras loras;
 };
 /* mod[i] = everything that adaLN derives from the condition at t[i], for all blocks and the final
  * layer.   mod f32 [n, mod_width] */
 void dit_modulation(struct dit *d, struct taca_backend *b, struct taca_scratch *s,
                     struct taca_mat mod, const struct dit_condition *c);
-/* context [T, width] = the projected text.   text f32 [T, joint_width] */
+/* context [T, width] = the projected text.   text f32 [T, joint_width]; loras NULL = none */
 void dit_context(struct dit *d, struct taca_backend *b, struct taca_scratch *s,
-                 struct taca_mat context, struct taca_mat text);
+                 struct taca_mat context, struct taca_mat text, const struct dit_loras *loras);
 /* Rotary places of a sequence's rows, in host memory: the image rows of an h x w latent, then
  * text_rows, all in the same place. Nothing without place_width.
  *   table [h/patch * w/patch + text_rows, place_width] */
@@ -74,6 +86,7 @@ struct dit_forward {
     const struct dit_item *items;
     int n_items;
     const struct taca_layout *layout; /* one segment per item, gammas included: dit_segments */
+    struct dit_loras loras;
     const bool *skip; /* [depth] blocks left out (skip-layer guidance), NULL = none */
     /* Tests look inside: called with the reference's module names ("transformer_blocks.0.1", ...).
      * NULL in production. */

@@ -3,20 +3,30 @@
  * Reads like the papers, one op per line. Rows of all items are packed: image rows, then text rows,
  * and struct taca_layout says whose is whose. Nothing here looks at device memory, so the same
  * lines count and plan memory on a backend that has none. */
-#include "engine/dit/model.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "engine/dit/adapted.h"
+#include "engine/dit/model.h"
+
 /* ---- once per sequence and text condition ---------------------------------------------------- */
 
-static void run_embedder(struct taca_backend *b, struct taca_scratch *s, struct taca_mat y,
-                         struct taca_mat x, const struct dit_embedder *e) {
-    const size_t start = s->used;
-    struct taca_mat h = taca_scratch_mat(s, taca_backend_precision(b), x.rows, e->in->out);
-    taca_linear(b, h, x, e->in, TACA_ACT_SILU);
-    taca_linear(b, y, h, e->out, TACA_ACT_NONE);
-    s->used = start;
+/* A pass outside of a forward: rows of one sequence, without a layout. */
+static struct dit_pass alone(struct taca_backend *b, struct taca_scratch *s,
+                             const struct dit_loras *loras) {
+    struct dit_pass p = {.b = b, .s = s};
+    if (loras) p.loras = *loras;
+    return p;
+}
+
+static void run_embedder(const struct dit_pass *p, struct taca_mat y, struct taca_mat x,
+                         const struct dit_embedder *e) {
+    const size_t start = p->s->used;
+    struct taca_mat h = dit_low(p, x.rows, e->in->out);
+    dit_linear(p, h, x, e->in, TACA_ACT_SILU, DIT_ONE);
+    dit_linear(p, y, h, e->out, TACA_ACT_NONE, DIT_ONE);
+    p->s->used = start;
 }
 
 /* all[i] += row, or row i of as many. */
@@ -33,51 +43,59 @@ void dit_embed(struct dit *d, struct taca_backend *b, struct taca_scratch *s, st
                const struct dit_condition *c) {
     const size_t start = s->used;
     const int64_t width = d->info.width;
+    const struct dit_pass p = alone(b, s, &c->loras);
     struct taca_mat wave = taca_scratch_mat(s, TACA_F32, temb.rows, DIT_TIME_FEATURES);
     struct taca_mat text = taca_scratch_mat(s, TACA_F32, c->pooled.rows, width);
     taca_time_features(b, wave, c->t);
-    run_embedder(b, s, temb, wave, &d->time);
+    run_embedder(&p, temb, wave, &d->time);
     if (d->guidance.in) {
         const float g = c->guidance * 1000;
         struct taca_mat guidance = taca_scratch_mat(s, TACA_F32, 1, width);
         taca_time_features(b, taca_mat_rows(wave, 0, 1), &g);
-        run_embedder(b, s, guidance, taca_mat_rows(wave, 0, 1), &d->guidance);
+        run_embedder(&p, guidance, taca_mat_rows(wave, 0, 1), &d->guidance);
         add_to_rows(b, temb, guidance);
     }
-    run_embedder(b, s, text, c->pooled, &d->pooled);
+    run_embedder(&p, text, c->pooled, &d->pooled);
     add_to_rows(b, temb, text);
     s->used = start;
 }
 
-static void project_mod(struct taca_backend *b, const struct dit_mod *m, struct taca_mat mod,
+static void project_mod(const struct dit_pass *p, const struct dit_mod *m, struct taca_mat mod,
                         struct taca_mat h) {
-    taca_linear(b, taca_mat_cols(mod, m->at, m->w->out), h, m->w, TACA_ACT_NONE);
+    dit_linear(p, taca_mat_cols(mod, m->at, m->w->out), h, m->w, TACA_ACT_NONE, DIT_ONE);
+}
+
+static void modulation_of(const struct dit_pass *p, const struct dit *d, struct taca_mat mod,
+                          struct taca_mat temb) {
+    const size_t start = p->s->used;
+    struct taca_mat h = dit_low(p, temb.rows, temb.cols);
+    taca_activate(p->b, h, temb, TACA_ACT_SILU);
+    for (int64_t i = 0; i < d->info.depth; i++) project_mod(p, &d->blocks[i].mod, mod, h);
+    for (int64_t i = 0; i < d->info.singles; i++) project_mod(p, &d->singles[i].mod, mod, h);
+    project_mod(p, &d->final_mod, mod, h);
+    p->s->used = start;
 }
 
 void dit_modulation_of(struct dit *d, struct taca_backend *b, struct taca_scratch *s,
                        struct taca_mat mod, struct taca_mat temb) {
-    const size_t start = s->used;
-    struct taca_mat h = taca_scratch_mat(s, taca_backend_precision(b), temb.rows, temb.cols);
-    taca_activate(b, h, temb, TACA_ACT_SILU);
-    for (int64_t i = 0; i < d->info.depth; i++) project_mod(b, &d->blocks[i].mod, mod, h);
-    for (int64_t i = 0; i < d->info.singles; i++) project_mod(b, &d->singles[i].mod, mod, h);
-    project_mod(b, &d->final_mod, mod, h);
-    s->used = start;
+    const struct dit_pass p = alone(b, s, NULL);
+    modulation_of(&p, d, mod, temb);
 }
 
 void dit_modulation(struct dit *d, struct taca_backend *b, struct taca_scratch *s,
                     struct taca_mat mod, const struct dit_condition *c) {
     const size_t start = s->used;
+    const struct dit_pass p = alone(b, s, &c->loras);
     struct taca_mat temb = taca_scratch_mat(s, TACA_F32, mod.rows, d->info.width);
     dit_embed(d, b, s, temb, c);
-    dit_modulation_of(d, b, s, mod, temb);
+    modulation_of(&p, d, mod, temb);
     s->used = start;
 }
 
 void dit_context(struct dit *d, struct taca_backend *b, struct taca_scratch *s,
-                 struct taca_mat context, struct taca_mat text) {
-    (void)s;
-    taca_linear(b, context, text, d->context, TACA_ACT_NONE);
+                 struct taca_mat context, struct taca_mat text, const struct dit_loras *loras) {
+    const struct dit_pass p = alone(b, s, loras);
+    dit_linear(&p, context, text, d->context, TACA_ACT_NONE, DIT_ONE);
 }
 
 /* ---- every step ------------------------------------------------------------------------------ */
@@ -179,7 +197,7 @@ static void embed_latents(const struct dit *d, const struct dit_pass *p,
                       TACA_PATCH_CHANNEL_MAJOR);
         at += patches(d, z);
     }
-    taca_linear(p->b, x, tokens, d->patch, TACA_ACT_NONE);
+    dit_linear(p, x, tokens, d->patch, TACA_ACT_NONE, DIT_IMG);
     p->s->used = mark;
     if (!d->position.rows) {
         tap(f, "x_embedder", x);
@@ -203,7 +221,7 @@ static void project_velocity(const struct dit *d, const struct dit_pass *p,
     taca_norm_modulate(p->b, h, x, p->mod, d->final_shift, d->final_scale, p->layout, TACA_IMG,
                        DIT_EPS);
     tap(f, "norm_out", h);
-    taca_linear(p->b, y, h, d->proj, TACA_ACT_NONE);
+    dit_linear(p, y, h, d->proj, TACA_ACT_NONE, DIT_IMG);
     tap(f, "proj_out", y);
     int64_t at = 0;
     for (int i = 0; i < f->n_items; i++) {
@@ -217,7 +235,7 @@ static void project_velocity(const struct dit *d, const struct dit_pass *p,
 void dit_run(struct dit *d, struct taca_backend *b, struct taca_scratch *s,
              const struct dit_forward *f) {
     const size_t start = s->used;
-    struct dit_pass p = {.b = b, .s = s, .layout = f->layout, .attn = d->attn};
+    struct dit_pass p = {.b = b, .s = s, .layout = f->layout, .attn = d->attn, .loras = f->loras};
     p.mod = gather_mod(d, &p, f);
     const struct streams h = take_streams(d, &p, f);
     gather_places(d, &p, f, &h);

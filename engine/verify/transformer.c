@@ -53,10 +53,11 @@ static enum taca_code prepare(struct verify_case *c, struct batch *in, const flo
     for (int i = 0; i < in->n; i++) {
         const struct taca_mat row = {pooled_device + i * d->pooled_width, TACA_F32, 1,
                                      d->pooled_width, d->pooled_width};
-        const struct dit_condition cond = {&t[i], guidance ? guidance[i] : 0, row};
+        const struct dit_condition cond = {
+            .t = &t[i], .guidance = guidance ? guidance[i] : 0, .pooled = row};
         dit_context(c->e->dit, c->e->b, &c->e->scratch,
                     taca_mat_rows(in->context, i * in->text_rows, in->text_rows),
-                    taca_mat_rows(all, i * in->text_rows, in->text_rows));
+                    taca_mat_rows(all, i * in->text_rows, in->text_rows), NULL);
         dit_modulation(c->e->dit, c->e->b, &c->e->scratch, taca_mat_rows(in->mod, i, 1), &cond);
     }
     return taca_sync(c->e->b, err);

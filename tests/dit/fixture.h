@@ -151,7 +151,7 @@ static inline size_t count_modulation(struct model *m, int64_t n, int64_t pooled
     CHECK_OK(taca_count_open(&count, taca_backend_precision(m->b), &m->err), m->err);
     struct taca_scratch s = {.b = count};
     const struct dit_condition c = {
-        t, 0, {NULL, TACA_F32, pooled_rows, info->pooled_width, info->pooled_width}};
+        .t = t, .pooled = {NULL, TACA_F32, pooled_rows, info->pooled_width, info->pooled_width}};
     dit_modulation(m->dit, count, &s,
                    (struct taca_mat){NULL, TACA_F32, n, info->mod_width, info->mod_width}, &c);
     CHECK_OK(taca_sync(count, &m->err), m->err);
@@ -186,8 +186,9 @@ static inline struct taca_mat modulation_of(struct model *m, const struct sample
         dit_modulation_of(m->dit, m->b, &m->scratch, mod, put_mat(m, s->temb, 1, info->width));
         return mod;
     }
-    const struct dit_condition c = {&s->t, s->guidance,
-                                    put_mat(m, s->pooled, 1, info->pooled_width)};
+    const struct dit_condition c = {.t = &s->t,
+                                    .guidance = s->guidance,
+                                    .pooled = put_mat(m, s->pooled, 1, info->pooled_width)};
     dit_modulation(m->dit, m->b, &m->scratch, mod, &c);
     return mod;
 }
@@ -197,7 +198,7 @@ static inline struct dit_item item_of(struct model *m, const struct sample *s) {
     const int64_t n = info->in_channels * s->h * s->w;
     struct taca_mat text = put_mat(m, s->text, s->n_text, info->joint_width);
     struct taca_mat context = put_mat(m, NULL, s->n_text, info->width);
-    dit_context(m->dit, m->b, &m->scratch, context, text);
+    dit_context(m->dit, m->b, &m->scratch, context, text, NULL);
     return (struct dit_item){.latent = {put(m, s->latent, n), info->in_channels, s->h, s->w},
                              .velocity = {put(m, NULL, n), info->in_channels, s->h, s->w},
                              .context = context,

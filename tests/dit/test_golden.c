@@ -176,8 +176,10 @@ static void check_embedding(struct model *m, struct batch *s) {
     size_t bytes = count_modulation(m, 1, 1);
     CHECK_OK(taca_scratch_reserve(&m->scratch, bytes, &m->err), m->err);
     for (int i = 0; i < s->n; i++) {
-        const struct dit_condition c = {&s->sample[i].t, s->sample[i].guidance,
-                                        put_mat(m, s->sample[i].pooled, 1, info->pooled_width)};
+        const struct dit_condition c = {.t = &s->sample[i].t,
+                                        .guidance = s->sample[i].guidance,
+                                        .pooled =
+                                            put_mat(m, s->sample[i].pooled, 1, info->pooled_width)};
         dit_embed(m->dit, m->b, &m->scratch, taca_mat_rows(temb, i, 1), &c);
     }
     fetch(m, got, temb);

@@ -260,7 +260,8 @@ static float *run_modulation(struct model *m, const float *t, int64_t n, const f
     size_t bytes = count_modulation(m, n, pooled_rows);
     CHECK_OK(taca_scratch_reserve(&m->scratch, bytes, &m->err), m->err);
     struct taca_mat mod = put_mat(m, NULL, n, width);
-    const struct dit_condition c = {t, 3.5f, put_mat(m, pooled, pooled_rows, POOLED)};
+    const struct dit_condition c = {
+        .t = t, .guidance = 3.5f, .pooled = put_mat(m, pooled, pooled_rows, POOLED)};
     dit_modulation(m->dit, m->b, &m->scratch, mod, &c);
     CHECK_INT(m->scratch.used, 0);
     fetch(m, host, mod);

@@ -53,12 +53,14 @@ static void open_branch(struct run *r, const struct reference *ref, int i, struc
         item->velocity = item->latent;
         item->velocity.data = put(m, NULL, item->latent.c * item->latent.h * item->latent.w);
         item->context = put_mat(m, NULL, dim[1], info->width);
-        dit_context(m->dit, m->b, &m->scratch, item->context, put_mat(m, text, dim[1], dim[2]));
+        dit_context(m->dit, m->b, &m->scratch, item->context, put_mat(m, text, dim[1], dim[2]),
+                    NULL);
         item->places = places_of(m, &(struct sample){.h = H, .w = W, .n_text = dim[1]});
         r->mod[i] = put_mat(m, NULL, n, info->mod_width);
         CHECK_OK(taca_scratch_reserve(&m->scratch, count_modulation(m, n, 1), &m->err), m->err);
-        const struct dit_condition c = {r->schedule.timestep, ref->embedded,
-                                        put_mat(m, pooled, 1, info->pooled_width)};
+        const struct dit_condition c = {.t = r->schedule.timestep,
+                                        .guidance = ref->embedded,
+                                        .pooled = put_mat(m, pooled, 1, info->pooled_width)};
         dit_modulation(m->dit, m->b, &m->scratch, r->mod[i], &c);
         CHECK_OK(taca_sync(m->b, &m->err), m->err);
     }
