@@ -76,6 +76,13 @@ enum taca_code case_encode(struct verify_case *c, struct taca_chw moments, const
                            int64_t h, int64_t w, struct taca_err *err) TACA_MUST_USE;
 enum taca_code verify_vae(struct verify_case *c, struct taca_err *err) TACA_MUST_USE;
 
+/* ---- checkpoint.c ---------------------------------------------------------------------------- */
+
+/* Opens all parts of the checkpoint that a text case names, with what it replaces and leaves out.
+ */
+enum taca_code case_open_checkpoint(struct verify_case *c, int t5_tokens,
+                                    struct taca_err *err) TACA_MUST_USE;
+
 /* ---- the kinds of cases ---------------------------------------------------------------------- */
 
 enum taca_code verify_model_set(struct verify_case *c, struct taca_err *err) TACA_MUST_USE;

@@ -3,78 +3,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "engine/verify/case.h"
 
-enum { TEXT_CACHE_BYTES = 64 << 20, MAX_IDS = 4096 };
-
-/* ---- the checkpoint -------------------------------------------------------------------------- */
-
-static enum taca_code open_dir(struct verify_case *c, struct taca_model_dir *dir,
-                               struct taca_err *err) {
-    const char *weights = json_string_value(json_object_get(c->entry, "weights"));
-    char path[CASE_PATH];
-    if (!weights) return taca_fail(err, TACA_EFORMAT, "the entry names no \"weights\"");
-    for (int i = -1; i < c->opts->n_weights; i++) {
-        const char *from = i < 0 ? c->dir : c->opts->weights[i];
-        int len = snprintf(path, sizeof path, "%s/%s", from, weights);
-        if ((size_t)len < sizeof path && access(path, R_OK) == 0)
-            return taca_model_dir_open(dir, path, err);
-    }
-    return taca_fail(err, TACA_ENOTFOUND, "no checkpoint %.200s in %.200s", weights, c->dir);
-}
-
-/* Components that the call was given as None. Only T5 may be missing. */
-static enum taca_code leave_out(const struct verify_case *c, struct taca_model_dir *dir,
-                                struct taca_err *err) {
-    const json_t *without = json_object_get(c->entry, "without"), *item;
-    size_t i;
-    json_array_foreach(without, i, item) {
-        const char *name = json_string_value(item);
-        if (!name)
-            return taca_fail(err, TACA_EFORMAT, "without[%zu]: wanted a component's name", i);
-        if (strcmp(name, "text_encoder_3") != 0 && strcmp(name, "tokenizer_3") != 0)
-            return taca_fail(err, TACA_EUNSUPPORTED, "without %.64s: only T5 may be missing", name);
-        dir->has[TACA_TEXT_ENCODER_3] = dir->has[TACA_TOKENIZER_3] = false;
-        dir->left_out[TACA_TEXT_ENCODER_3] = dir->left_out[TACA_TOKENIZER_3] = false;
-    }
-    if (dir->left_out[TACA_TEXT_ENCODER_3])
-        return taca_fail(err, TACA_ENOTFOUND, "%.200s: no text_encoder_3", dir->path);
-    return TACA_OK;
-}
-
-static enum taca_code refuse_replacements(const struct verify_case *c, struct taca_err *err) {
-    static const char *const keys[] = {"transformer_file", "override"};
-    for (int i = 0; i < 2; i++)
-        if (json_object_get(c->entry, keys[i]))
-            return taca_fail(err, TACA_EUNSUPPORTED, "\"%s\" is not part of this build", keys[i]);
-    return TACA_OK;
-}
-
-static enum taca_code open_models(struct verify_case *c, const struct taca_model_dir *dir,
-                                  const struct case_args *a, struct taca_err *err) {
-    struct taca_engine *e = c->e;
-    struct taca_ckpt *ckpt = NULL;
-    enum taca_code rc =
-        taca_scheduler_load(&e->scheduler, dir->scheduler, seq_spacing(dir->class_name), err);
-    if (!rc) rc = taca_ckpt_open(&ckpt, dir->dir[TACA_TRANSFORMER], err);
-    if (!rc) rc = dit_open(&e->dit, e->b, dir->config[TACA_TRANSFORMER], ckpt, err);
-    taca_ckpt_close(ckpt);
-    ckpt = NULL;
-    if (!rc) rc = taca_ckpt_open(&ckpt, dir->dir[TACA_VAE], err);
-    if (!rc) rc = vae_open(&e->vae, e->b, dir->config[TACA_VAE], ckpt, err);
-    taca_ckpt_close(ckpt);
-    if (rc) return rc;
-    const struct dit_info *d = dit_get_info(e->dit);
-    const struct text_opts opts = {.family = d->kind == DIT_FLUX ? TEXT_FLUX : TEXT_SD3,
-                                   .joint_width = d->joint_width,
-                                   .pooled_width = d->pooled_width,
-                                   .t5_tokens = a->t5_tokens,
-                                   .cache_bytes = TEXT_CACHE_BYTES};
-    rc = text_open(&e->text, e->b, dir, &opts, err);
-    return rc ? rc : taca_scratch_reserve(&e->scratch, text_scratch_bytes(e->text), err);
-}
+enum { MAX_IDS = 4096 };
 
 /* ---- prompts --------------------------------------------------------------------------------- */
 
@@ -153,12 +85,7 @@ static enum taca_code run(struct verify_case *c, struct case_sampling *s, struct
 
 enum taca_code verify_text_case(struct verify_case *c, struct taca_err *err) {
     struct case_sampling s = {0};
-    struct taca_model_dir dir = {0};
     enum taca_code rc = case_args_read(&s.args, c, err);
-    if (!rc) rc = refuse_replacements(c, err);
-    if (!rc) rc = open_dir(c, &dir, err);
-    if (!rc) rc = leave_out(c, &dir, err);
-    if (!rc) rc = open_models(c, &dir, &s.args, err);
-    taca_model_dir_finish(&dir);
+    if (!rc) rc = case_open_checkpoint(c, s.args.t5_tokens, err);
     return rc ? rc : run(c, &s, err);
 }
