@@ -89,7 +89,10 @@ static const struct api_field fields[] = {
     CHOICE("on_disconnect", r.on_disconnect, disconnects, NULL),
     {.name = "user", .kind = API_TEXT, .max = 256, .at = AT(r.user)},
     {.name = "guidance_scale",
-     .kind = API_REFUSED,
+     .kind = API_NUMBER,
+     .max = 100,
+     .at = AT(r.params.guidance_scale),
+     .embedded = true,
      .why = "this model has no embedded guidance: use cfg_scale"},
     {.name = "output_compression",
      .kind = API_REFUSED,
@@ -104,6 +107,10 @@ static const struct api_field fields[] = {
 const struct api_field *api_fields(size_t *n) {
     *n = sizeof fields / sizeof *fields;
     return fields;
+}
+
+bool api_field_refused(const struct api_field *f, const struct taca_model_info *model) {
+    return f->kind == API_REFUSED || (f->embedded && !model->guidance_embeds);
 }
 
 void api_draft_init(struct api_draft *d, const struct taca_model_info *model,
@@ -217,6 +224,8 @@ _Static_assert(sizeof(enum api_format) == sizeof(int) && sizeof(enum api_respons
 int api_field_set(const struct api_field *f, struct api_draft *d, const json_t *v,
                   const char *param) {
     struct api_name name = {.param = param, .field = f->name};
+    if (api_field_refused(f, d->model) && f->why)
+        return api_refuse(d->err, name, "%s is not supported: %s", param, f->why);
     switch (f->kind) {
     case API_BOOL: return api_want_bool((bool *)(void *)((char *)d + f->at), v, name, d->err);
     case API_INT:
@@ -226,6 +235,5 @@ int api_field_set(const struct api_field *f, struct api_draft *d, const json_t *
     case API_SPECIAL: return f->set(d, v, name);
     case API_REFUSED: break;
     }
-    if (f->why) return api_refuse(d->err, name, "%s is not supported: %s", param, f->why);
     return api_refuse(d->err, name, "%s is not supported by this server yet", param);
 }

@@ -43,10 +43,13 @@ struct api_field {
     const char *type;               /* of a special field, for people */
     const char *shown;              /* its default as JSON, NULL = none */
     int (*set)(struct api_draft *d, const json_t *v, struct api_name name);
+    bool embedded;   /* refused by models without embedded guidance */
     const char *why; /* refused: what to do instead, or NULL */
 };
 
 const struct api_field *api_fields(size_t *n);
+/* Whether a request to this model cannot have the field. */
+bool api_field_refused(const struct api_field *f, const struct taca_model_info *model);
 /* The table's default values; r->params are the model's. */
 void api_draft_init(struct api_draft *d, const struct taca_model_info *model,
                     const struct api_limits *limits, struct api_error *err);

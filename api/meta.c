@@ -30,6 +30,10 @@ void api_png_parameters(struct taca_buf *out, const struct taca_gen_params *p,
     }
     taca_buf_printf(out, "\nSteps: %d, Sampler: Euler, CFG scale: ", p->steps);
     api_put_double(out, p->cfg_scale);
+    if (m->guidance_embeds) {
+        taca_buf_puts(out, ", Distilled CFG Scale: ");
+        api_put_double(out, p->guidance_scale);
+    }
     taca_buf_printf(out, ", Seed: %llu, Size: %dx%d, Model: %s", (unsigned long long)p->seed,
                     p->width_px, p->height_px, m->id);
     if (p->shift > 0) {
@@ -43,6 +47,6 @@ void api_png_parameters(struct taca_buf *out, const struct taca_gen_params *p,
 void api_png_json(struct taca_buf *out, const struct taca_gen_params *p,
                   const struct taca_model_info *m) {
     taca_buf_puts(out, "{");
-    api_put_params(out, p, m->id);
+    api_put_params(out, p, m);
     taca_buf_puts(out, "}");
 }

@@ -151,7 +151,7 @@ void api_capabilities_json(struct taca_buf *out, const struct taca_model_info *m
     taca_buf_puts(out, ",\"parameters\":{");
     const char *comma = "";
     for (size_t i = 0; i < n; i++) {
-        if (f[i].kind == API_REFUSED) continue;
+        if (api_field_refused(&f[i], m)) continue;
         taca_buf_puts(out, comma);
         put_parameter(out, &f[i], &defaults);
         comma = ",";

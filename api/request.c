@@ -191,7 +191,7 @@ static int normalise(struct api_draft *d, size_t body_len) {
     struct taca_buf b;
     taca_buf_init(&b, 4096 + 8 * body_len); /* a byte takes at most six, as \u00XX */
     taca_buf_puts(&b, "{");
-    api_put_params(&b, &d->r.params, d->model->id);
+    api_put_params(&b, &d->r.params, d->model);
     taca_buf_printf(&b, ",\"n\":%d,\"output_format\":\"png\",\"png_level\":%d,\"metadata\":%s}",
                     d->r.n, d->r.png_level, d->r.metadata ? "true" : "false");
     if (!b.failed) d->r.json = taca_arena_strndup(&d->r.arena, b.data, b.len);

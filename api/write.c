@@ -71,9 +71,10 @@ static void put_text_member(struct taca_buf *out, const char *name, const char *
     api_put_string(out, s);
 }
 
-void api_put_params(struct taca_buf *out, const struct taca_gen_params *p, const char *model_id) {
+void api_put_params(struct taca_buf *out, const struct taca_gen_params *p,
+                    const struct taca_model_info *m) {
     taca_buf_puts(out, "\"model\":");
-    api_put_string(out, model_id);
+    api_put_string(out, m->id);
     taca_buf_puts(out, ",\"prompt\":");
     api_put_string(out, p->prompt);
     put_text_member(out, "prompt_2", p->prompt_2);
@@ -84,6 +85,10 @@ void api_put_params(struct taca_buf *out, const struct taca_gen_params *p, const
     taca_buf_printf(out, ",\"width\":%d,\"height\":%d,\"steps\":%d,\"cfg_scale\":", p->width_px,
                     p->height_px, p->steps);
     api_put_double(out, p->cfg_scale);
+    if (m->guidance_embeds) {
+        taca_buf_puts(out, ",\"guidance_scale\":");
+        api_put_double(out, p->guidance_scale);
+    }
     if (p->shift > 0) {
         taca_buf_puts(out, ",\"shift\":");
         api_put_double(out, p->shift);

@@ -19,6 +19,7 @@ void api_put_taca(struct taca_buf *out, const struct taca_window *w);
 void api_put_timestep(struct taca_buf *out, double sigma);
 /* "model":...,"prompt":...,...,"taca":... without braces: what makes one image what it is. A
  * request with these members parses to equal parameters. */
-void api_put_params(struct taca_buf *out, const struct taca_gen_params *p, const char *model_id);
+void api_put_params(struct taca_buf *out, const struct taca_gen_params *p,
+                    const struct taca_model_info *m);
 
 #endif
