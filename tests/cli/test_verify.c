@@ -319,6 +319,61 @@ static void test_hostile_entries_are_refused_with_a_reason(void) {
     json_decref(all);
 }
 
+/* ---- text cases ------------------------------------------------------------------------------ */
+
+#define PIPELINES TACA_GOLDEN_DIR "/pipelines"
+
+/* Entries of text_cases.json: `field` of the case without T5 becomes `value`, and what is said. An
+ * empty `says`: it passes. */
+static const struct {
+    const char *field, *value, *says;
+} text_entries[] = {
+    {"weights", "\"sd35_tiny\"", ""},
+    {"weights", "null", "names no \"weights\""},
+    {"weights", "\"nowhere\"", "no nowhere in"},
+    {"without", "[]", "no text_encoder_3"},
+    {"without", "[7]", "without[0]: wanted a component's name"},
+    {"without", "[\"vae\"]", "without vae: only T5 may be missing"},
+    {"transformer_file", "7", "transformer_file: wanted a path"},
+    {"transformer_file", "\"nothing\"", "no nothing in"},
+    {"transformer_file", "\"same.safetensors\"", "this is a CLIP text encoder"},
+    {"override", "7", "override: wanted one component and its file"},
+    {"override", "{\"text_encoder\": 7}", "override: wanted one component and its file"},
+    {"override", "{\"text_encoder_3\": \"same.safetensors\"}", "override: no text_encoder_3"},
+    {"override", "{\"text_encoder\": \"nothing\"}", "no nothing in"},
+    {"override", "{\"vae\": \"same.safetensors\"}", "vae/model.safetensors"},
+    {"override", "{\"text_encoder_2\": \"other.safetensors\"}", "is in no file of the component"},
+    {"override", "{\"text_encoder\": \"same.safetensors\"}", ""}, /* by itself: no change */
+};
+
+static void test_text_cases_may_replace_parts_or_are_refused(void) {
+    static const char name[] = "sd35_no_t5";
+    const struct verify_opts opts = {.weights = {PIPELINES}, .n_weights = 1, .threads = 1};
+    struct taca_err err = {0};
+    json_t *all = NULL;
+    CHECK_OK(taca_json_load(&all, PIPELINES "/text_cases.json", &err), err);
+    for (size_t i = 0; i < sizeof text_entries / sizeof *text_entries; i++) {
+        json_t *entry = json_deep_copy(json_object_get(all, name));
+        json_object_set_new(entry, text_entries[i].field,
+                            json_loads(text_entries[i].value, JSON_DECODE_ANY, NULL));
+        json_t *file = json_pack("{s:o}", name, entry);
+        char *text = json_dumps(file, 0);
+        struct folder f;
+        folder_init(&f);
+        put_text(&f, "text_cases.json", text);
+        put_link(&f, "sd35_no_t5.io.safetensors", PIPELINES "/sd35_no_t5.io.safetensors");
+        put_link(&f, "same.safetensors", PIPELINES "/sd35_tiny/text_encoder/model.safetensors");
+        put_link(&f, "other.safetensors", MODELS "/vae_tiny_sd3.diffusers.safetensors");
+        CHECK_INT(verify(in_folder(&f, name), &opts), TACA_OK);
+        CHECK_INT(counts.failed, text_entries[i].says[0] != 0);
+        CHECK_HAS(notes.text, text_entries[i].says);
+        folder_finish(&f);
+        free(text);
+        json_decref(file);
+    }
+    json_decref(all);
+}
+
 static void test_hostile_taca_sets_are_refused_with_a_reason(void) {
     static const char *const sets[][2] = {
         {"[]", "object"},
@@ -358,6 +413,7 @@ int main(void) {
     TEST(test_what_this_build_lacks_is_skipped_unless_named);
     TEST(test_missing_cases_are_named);
     TEST(test_hostile_entries_are_refused_with_a_reason);
+    TEST(test_text_cases_may_replace_parts_or_are_refused);
     TEST(test_hostile_taca_sets_are_refused_with_a_reason);
     return TEST_END();
 }
