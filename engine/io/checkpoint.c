@@ -205,8 +205,6 @@ static enum taca_code take_part(struct taca_ckpt *c, enum taca_kind kind, struct
     /* a directory says what it is; its names may be new ones */
     const bool trusted = is_dir && !io_names_look_like(&c->names);
     if (foreign || (!c->part.layout && !trusted)) return not_there(c, kind, err);
-    /* single files of CLIP-L may have a projection that their pipelines do not apply */
-    if (kind == TACA_CLIP_L && !is_dir) c->skip = "text_projection.weight";
     enum taca_code rc = ckpt_make_views(c, err);
     if (!rc && is_the_other_clip(c, kind))
         rc = taca_fail(err, TACA_EFORMAT,
@@ -240,6 +238,16 @@ bool taca_ckpt_holds(const struct taca_ckpt *c, enum taca_kind kind) {
 
 const char *taca_ckpt_looks_like(const struct taca_ckpt *c) {
     return io_names_look_like(&c->names);
+}
+
+void taca_ckpt_hide(struct taca_ckpt *c, const char *name) {
+    struct ckpt_view *v = find(c, name);
+    if (!v) return;
+    taca_ckpt_drop(c); /* views are about to move */
+    c->elements -= taca_tensor_count(&v->t);
+    c->bytes -= ckpt_stored_bytes(v);
+    c->n--;
+    memmove(v, v + 1, (size_t)(c->views + c->n - v) * sizeof *v);
 }
 
 void taca_ckpt_close(struct taca_ckpt *c) {

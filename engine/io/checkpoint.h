@@ -44,6 +44,8 @@ enum taca_code taca_ckpt_open_random(struct taca_ckpt **out, uint64_t seed,
 bool taca_ckpt_holds(const struct taca_ckpt *c, enum taca_kind kind);
 /* What the file is, as the end of "this is ...", NULL when unknown. */
 const char *taca_ckpt_looks_like(const struct taca_ckpt *c);
+/* From now on there is no tensor of that name. */
+void taca_ckpt_hide(struct taca_ckpt *c, const char *name);
 void taca_ckpt_close(struct taca_ckpt *c);
 bool taca_ckpt_has(const struct taca_ckpt *c, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));

@@ -37,7 +37,6 @@ struct taca_ckpt {
     size_t n_raw;
     struct io_names names; /* the same */
     struct io_found part;  /* layout NULL: names as stored */
-    const char *skip;      /* a wanted name that is not to be there */
     struct ckpt_view *views;
     size_t n, cap; /* sorted by name */
     struct ckpt_view *owned;
@@ -62,6 +61,14 @@ void ckpt_random_drop(struct ckpt_random *r);
 static inline bool ckpt_is_direct(const struct ckpt_view *v) {
     const struct taca_stored *t = &v->raw->t;
     return taca_storage_is_plain(t->type) && !v->how && t->scale == 1 && !t->scales;
+}
+
+/* Bytes of the file that the view is made of. */
+static inline int64_t ckpt_stored_bytes(const struct ckpt_view *v) {
+    const struct taca_stored *t = &v->raw->t;
+    const struct taca_storage_traits *s = taca_storage_traits(t->type);
+    if (t->type == TACA_STORED_OTHER) return (int64_t)t->bytes;
+    return taca_tensor_count(&v->t) / s->block * s->bytes;
 }
 
 #endif

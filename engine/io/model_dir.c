@@ -268,11 +268,22 @@ enum taca_code taca_model_dir_open(struct taca_model_dir *out, const char *path,
     return taca_model_open(out, &paths, err);
 }
 
+/* Files of CLIP-L may hold a projection that their pipelines do not apply (the reference puts the
+ * identity there): a config that asks for it by its class is believed. */
+static bool is_unprojected(const struct taca_model_dir *d, enum taca_component c) {
+    const json_t *list = json_object_get(d->config[c], "architectures");
+    const char *name = json_string_value(json_array_get(list, 0));
+    return d->kind[c] == TACA_CLIP_L && !io_is_dir(d->dir[c]) &&
+           !(name && strcmp(name, "CLIPTextModelWithProjection") == 0);
+}
+
 enum taca_code taca_model_weights(const struct taca_model_dir *d, enum taca_component c,
                                   struct taca_ckpt **out, struct taca_err *err) {
     if (!d->has[c])
         return taca_fail(err, TACA_ENOTFOUND, "%s: no %s", d->path, taca_component_name(c));
-    return taca_ckpt_open_kind(out, d->dir[c], d->kind[c], err);
+    enum taca_code rc = taca_ckpt_open_kind(out, d->dir[c], d->kind[c], err);
+    if (!rc && is_unprojected(d, c)) taca_ckpt_hide(*out, "text_projection.weight");
+    return rc;
 }
 
 void taca_model_dir_finish(struct taca_model_dir *d) {

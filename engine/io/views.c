@@ -180,8 +180,7 @@ static enum taca_code drop_doubles(struct taca_ckpt *c, struct taca_err *err) {
         if (again && !c->views[i].alias)
             return taca_fail(err, TACA_EFORMAT, "%s: tensor %s is there under two names", c->path,
                              io_shown(shown, c->views[i].t.name));
-        if (!again && !(c->skip && strcmp(c->skip, c->views[i].t.name) == 0))
-            c->views[n++] = c->views[i];
+        if (!again) c->views[n++] = c->views[i];
     }
     c->n = n;
     return TACA_OK;
@@ -195,10 +194,8 @@ static void settle(struct taca_ckpt *c, struct ckpt_view *v) {
         v->t.data = (const unsigned char *)raw->data +
                     (size_t)v->first * taca_dtype_bytes((enum taca_dtype)raw->type);
     if (v->alias) return;
-    const struct taca_storage_traits *s = taca_storage_traits(raw->type);
-    const int64_t n = taca_tensor_count(&v->t);
-    c->elements += n;
-    c->bytes += raw->type == TACA_STORED_OTHER ? (int64_t)raw->bytes : n / s->block * s->bytes;
+    c->elements += taca_tensor_count(&v->t);
+    c->bytes += ckpt_stored_bytes(v);
 }
 
 enum taca_code ckpt_make_views(struct taca_ckpt *c, struct taca_err *err) {
