@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "engine/dit/adapter.h"
 #include "engine/dit/dit.h"
 #include "engine/engine.h"
 #include "engine/sample/noise.h"
@@ -16,6 +17,14 @@
 #include "engine/vae/preview.h"
 #include "engine/vae/vae.h"
 #include "kernels/backend.h"
+
+/* An open adapter. */
+struct engine_lora {
+    struct taca_lora_info info;
+    struct dit_adapter *adapter;
+    int users; /* sequences */
+    struct engine_lora *next;
+};
 
 struct taca_engine {
     struct taca_backend *b;
@@ -29,6 +38,7 @@ struct taca_engine {
     size_t step_bytes;   /* step scratch of all open sequences together */
     size_t decode_bytes; /* largest decode among them */
     int open_seqs;
+    struct engine_lora *loras; /* in the order of opening */
 };
 
 /* The spacing of noise levels that a pipeline class walks ("FluxPipeline", "FluxImg2Img..."). */
@@ -41,6 +51,19 @@ struct seq_text {
     struct taca_mat context, pooled;
 };
 
+/* The adapters of one sequence, in the engine's order. */
+struct seq_lora {
+    struct engine_lora *lora;
+    float scale;
+    bool windowed; /* only inside the TACA window */
+};
+struct seq_loras {
+    struct seq_lora list[TACA_MAX_LORAS];
+    int n;
+    bool windowed;     /* one of them is */
+    bool two_contexts; /* and changes how text enters */
+};
+
 enum { SEQ_COND, SEQ_UNCOND, SEQ_BRANCHES };
 
 struct taca_seq {
@@ -48,11 +71,13 @@ struct taca_seq {
     int step;
     struct taca_schedule schedule;
     struct taca_window window;
+    struct seq_loras loras;
     float cfg_scale, guidance_scale;
     int n_branches; /* 1, or 2 with classifier-free guidance */
     struct taca_chw latent;
     struct taca_chw velocity[SEQ_BRANCHES]; /* after a step, [SEQ_COND] is the guided velocity */
     struct taca_mat context[SEQ_BRANCHES];  /* projected text [T, width] */
+    struct taca_mat outside[SEQ_BRANCHES];  /* the same outside the window, where that differs */
     struct taca_mat places;                 /* rotary, [image rows + T, place_width] */
     struct taca_mat mod[SEQ_BRANCHES];      /* [steps, mod_width] */
     void *memory;                           /* one device block holding all of the above */
@@ -76,19 +101,52 @@ enum taca_code seq_latent_read(struct taca_engine *e, const struct taca_seq *s, 
 enum taca_code seq_latent_write(struct taca_engine *e, struct taca_seq *s, const float *latent,
                                 int step, struct taca_err *err) TACA_MUST_USE;
 
-/* What a step of n_branches x (image of h x w latents + text_rows) and its decoding cost, by
- * running the model on a counting backend. */
+/* ---- memplan.c ------------------------------------------------------------------------------- */
+
+/* What a step of n_branches x (image of h x w latents + text_rows) and its decoding cost, with all
+ * adapters on, by running the model on a counting backend. */
+struct memplan_want {
+    int64_t h, w, text_rows;
+    int n_branches, steps;
+    const struct seq_loras *loras; /* NULL = none */
+};
 struct memplan {
     double step_flops, decode_flops;
     size_t step_bytes, decode_bytes; /* scratch */
     size_t seq_bytes;                /* device memory of the sequence itself */
 };
-enum taca_code memplan_run(const struct taca_engine *e, int64_t h, int64_t w, int64_t text_rows,
-                           int n_branches, int steps, struct memplan *out,
-                           struct taca_err *err) TACA_MUST_USE;
+enum taca_code memplan_run(const struct taca_engine *e, const struct memplan_want *want,
+                           struct memplan *out, struct taca_err *err) TACA_MUST_USE;
 /* Makes the engine's scratch large enough for everything that is open plus `extra` of a new
  * sequence. */
 enum taca_code engine_reserve(struct taca_engine *e, const struct memplan *extra,
                               struct taca_err *err) TACA_MUST_USE;
+
+/* ---- loras.c --------------------------------------------------------------------------------- */
+
+void engine_loras_close(struct taca_engine *e);
+/* Those that *p names; they stay open until dropped. */
+enum taca_code seq_loras_take(const struct taca_engine *e, const struct taca_gen_params *p,
+                              struct seq_loras *out, struct taca_err *err) TACA_MUST_USE;
+void seq_loras_drop(struct seq_loras *s); /* zeroed is fine */
+bool seq_in_window(const struct taca_seq *s, int step);
+/* Those that are on inside or outside the window, one gate each: for what runs outside of a
+ * forward. The result points into *set. */
+struct lora_set {
+    struct dit_lora list[TACA_MAX_LORAS];
+    float gate[TACA_MAX_LORAS];
+    struct dit_loras all;
+};
+const struct dit_loras *seq_loras_on(const struct seq_loras *s, bool inside, struct lora_set *set);
+/* Those that are on in the next step of n sequences, a gate for each branch. */
+struct batch_loras {
+    struct dit_loras all;
+    struct dit_lora *list;
+    float *gate;
+};
+enum taca_code batch_loras_init(struct batch_loras *out, const struct taca_engine *e,
+                                struct taca_seq *const *seqs, int n,
+                                struct taca_err *err) TACA_MUST_USE;
+void batch_loras_finish(struct batch_loras *b);
 
 #endif

@@ -183,6 +183,7 @@ void taca_engine_close(struct taca_engine *e) {
     taca_scratch_finish(&e->scratch);
     text_close(e->text);
     vae_close(e->vae);
+    engine_loras_close(e);
     dit_close(e->dit);
     taca_backend_close(e->b); /* and all weights */
     free(e);
@@ -197,8 +198,12 @@ enum taca_code taca_engine_cost(const struct taca_engine *e, const struct taca_g
     const struct dit_info *d = dit_get_info(e->dit);
     const int factor = vae_get_info(e->vae)->factor, branches = p->cfg_scale > 1 ? 2 : 1;
     const int64_t h = p->height_px / factor, w = p->width_px / factor, text = text_tokens(e->text);
+    struct seq_loras loras;
     struct memplan plan;
-    rc = memplan_run(e, h, w, text, branches, p->steps, &plan, err);
+    rc = seq_loras_take(e, p, &loras, err);
+    if (rc) return rc;
+    rc = memplan_run(e, &(struct memplan_want){h, w, text, branches, p->steps, &loras}, &plan, err);
+    seq_loras_drop(&loras);
     if (rc) return rc;
     *out = (struct taca_cost){
         .tokens = (int)((h / d->patch * (w / d->patch) + text) * branches),

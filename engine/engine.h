@@ -40,6 +40,26 @@ const struct taca_model_info *taca_engine_info(const struct taca_engine *e);
 enum taca_code taca_engine_cost(const struct taca_engine *e, const struct taca_gen_params *p,
                                 struct taca_cost *out, struct taca_err *err) TACA_MUST_USE;
 
+/* ---- adapters -------------------------------------------------------------------------------- */
+
+struct taca_lora_info {
+    char id[64];
+    char naming[24]; /* of the file: "kohya" */
+    int modules;     /* that it changes */
+    int64_t parameters, bytes;
+};
+/* Opens an adapter file (LoRA, any naming) under an id that requests name. warn (may be NULL) gets
+ * a line for each key that is left out; a file of which nothing fits is an error. */
+enum taca_code taca_lora_open(struct taca_engine *e, const char *id, const char *path,
+                              void (*warn)(void *ctx, const char *text), void *ctx,
+                              struct taca_err *err) TACA_MUST_USE;
+/* TACA_EBUSY while a sequence uses it. An engine's close closes all. */
+enum taca_code taca_lora_close(struct taca_engine *e, const char *id,
+                               struct taca_err *err) TACA_MUST_USE;
+const struct taca_lora_info *taca_lora_at(const struct taca_engine *e, int i); /* NULL: no more */
+
+/* ---- sequences ------------------------------------------------------------------------------- */
+
 /* Checks the parameters, encodes the prompts, draws the noise and computes the modulation of every
  * step. *warnings (may be NULL) gets a set of enum taca_warning. */
 enum taca_code taca_seq_open(struct taca_engine *e, const struct taca_gen_params *p,

@@ -2,28 +2,37 @@
  * counts, so the plan cannot drift from the code. */
 #include "engine/core.h"
 
-static enum taca_code plan_step(const struct taca_engine *e, struct taca_backend *count, int64_t h,
-                                int64_t w, int64_t text_rows, int n_branches, struct memplan *out,
+static enum taca_code plan_step(const struct taca_engine *e, struct taca_backend *count,
+                                const struct memplan_want *want, struct memplan *out,
                                 struct taca_err *err) {
     const struct dit_info *d = dit_get_info(e->dit);
+    const int64_t h = want->h, w = want->w, text = want->text_rows;
+    const int64_t rows = h / d->patch * (w / d->patch) + text;
+    const float on[SEQ_BRANCHES] = {1, 1};
+    struct dit_lora loras[TACA_MAX_LORAS];
     struct dit_item items[SEQ_BRANCHES];
     struct taca_seg segs[SEQ_BRANCHES];
     struct taca_scratch s = {.b = count};
     struct taca_layout layout;
-    const int64_t rows = h / d->patch * (w / d->patch) + text_rows;
-    for (int i = 0; i < n_branches; i++)
+    const int n_loras = want->loras ? want->loras->n : 0;
+    for (int i = 0; i < n_loras; i++)
+        loras[i] = (struct dit_lora){want->loras->list[i].lora->adapter, on};
+    for (int i = 0; i < want->n_branches; i++)
         items[i] =
             (struct dit_item){.latent = {NULL, d->in_channels, h, w},
                               .velocity = {NULL, d->in_channels, h, w},
-                              .context = {NULL, TACA_F32, text_rows, d->width, d->width},
+                              .context = {NULL, TACA_F32, text, d->width, d->width},
                               .places = {NULL, TACA_F32, rows, d->place_width, d->place_width},
                               .mod = {NULL, TACA_F32, 1, d->mod_width, d->mod_width},
                               .gamma = 1};
-    dit_segments(e->dit, items, n_branches, segs);
-    enum taca_code rc = taca_layout_init(&layout, count, segs, n_branches, err);
+    dit_segments(e->dit, items, want->n_branches, segs);
+    enum taca_code rc = taca_layout_init(&layout, count, segs, want->n_branches, err);
     if (rc) return rc;
     dit_run(e->dit, count, &s,
-            &(struct dit_forward){.items = items, .n_items = n_branches, .layout = &layout});
+            &(struct dit_forward){.items = items,
+                                  .n_items = want->n_branches,
+                                  .layout = &layout,
+                                  .loras = {loras, n_loras}});
     rc = taca_sync(count, err);
     taca_layout_finish(&layout);
     out->step_flops = taca_count_read(count).flops;
@@ -33,17 +42,21 @@ static enum taca_code plan_step(const struct taca_engine *e, struct taca_backend
 
 /* dit_modulation and dit_context run at admission, in the same scratch. */
 static enum taca_code plan_admission(const struct taca_engine *e, struct taca_backend *count,
-                                     int64_t text_rows, int steps, struct memplan *out,
+                                     const struct memplan_want *want, struct memplan *out,
                                      struct taca_err *err) {
     const struct dit_info *d = dit_get_info(e->dit);
+    const int64_t text = want->text_rows, joint = d->joint_width;
+    const struct seq_loras none = {0};
     struct taca_scratch s = {.b = count};
+    struct lora_set set;
+    const struct dit_loras *loras = seq_loras_on(want->loras ? want->loras : &none, true, &set);
     const float t[TACA_MAX_STEPS] = {0};
     const struct dit_condition c = {
-        .t = t, .pooled = {NULL, TACA_F32, 1, d->pooled_width, d->pooled_width}};
-    dit_context(e->dit, count, &s, (struct taca_mat){NULL, TACA_F32, text_rows, d->width, d->width},
-                (struct taca_mat){NULL, TACA_F32, text_rows, d->joint_width, d->joint_width}, NULL);
+        .t = t, .pooled = {NULL, TACA_F32, 1, d->pooled_width, d->pooled_width}, .loras = *loras};
+    dit_context(e->dit, count, &s, (struct taca_mat){NULL, TACA_F32, text, d->width, d->width},
+                (struct taca_mat){NULL, TACA_F32, text, joint, joint}, loras);
     dit_modulation(e->dit, count, &s,
-                   (struct taca_mat){NULL, TACA_F32, steps, d->mod_width, d->mod_width}, &c);
+                   (struct taca_mat){NULL, TACA_F32, want->steps, d->mod_width, d->mod_width}, &c);
     if (out->step_bytes < s.peak) out->step_bytes = s.peak;
     return taca_sync(count, err);
 }
@@ -61,19 +74,20 @@ static enum taca_code plan_decode(const struct taca_engine *e, struct taca_backe
     return taca_sync(count, err);
 }
 
-enum taca_code memplan_run(const struct taca_engine *e, int64_t h, int64_t w, int64_t text_rows,
-                           int n_branches, int steps, struct memplan *out, struct taca_err *err) {
+enum taca_code memplan_run(const struct taca_engine *e, const struct memplan_want *want,
+                           struct memplan *out, struct taca_err *err) {
+    const struct dit_info *d = dit_get_info(e->dit);
     struct taca_backend *count;
     struct memplan plan = {0};
     enum taca_code rc = taca_count_open(&count, taca_backend_precision(e->b), err);
     if (rc) return rc;
-    rc = plan_step(e, count, h, w, text_rows, n_branches, &plan, err);
-    if (!rc) rc = plan_admission(e, count, text_rows, steps, &plan, err);
-    if (!rc && e->vae) rc = plan_decode(e, count, h, w, &plan, err);
-    const struct dit_info *d = dit_get_info(e->dit);
-    struct taca_seq s = {.n_branches = n_branches};
-    plan.seq_bytes =
-        seq_lay_out(&s, d, (struct taca_chw){NULL, d->in_channels, h, w}, text_rows, steps);
+    rc = plan_step(e, count, want, &plan, err);
+    if (!rc) rc = plan_admission(e, count, want, &plan, err);
+    if (!rc && e->vae) rc = plan_decode(e, count, want->h, want->w, &plan, err);
+    struct taca_seq s = {.n_branches = want->n_branches};
+    if (want->loras) s.loras = *want->loras;
+    plan.seq_bytes = seq_lay_out(&s, d, (struct taca_chw){NULL, d->in_channels, want->h, want->w},
+                                 want->text_rows, want->steps);
     taca_backend_close(count);
     if (!rc) *out = plan;
     return rc;

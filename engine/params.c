@@ -64,6 +64,27 @@ static enum taca_code check_window(const struct taca_window *w, struct taca_err 
     return rc;
 }
 
+static enum taca_code check_loras(const struct taca_gen_params *p, struct taca_err *err) {
+    if (p->n_loras < 0 || p->n_loras > TACA_MAX_LORAS)
+        return taca_fail_param(err, "loras", "loras must be at most %d, got %d", TACA_MAX_LORAS,
+                               p->n_loras);
+    for (int i = 0; i < p->n_loras; i++) {
+        const struct taca_lora_use *u = &p->loras[i];
+        if (!u->id || !*u->id) return taca_fail_param(err, "loras", "loras[%d] has no id", i);
+        if ((unsigned)u->when > TACA_LORA_IN_WINDOW)
+            return taca_fail_param(err, "loras", "loras[%d]: rule %d is unknown", i, (int)u->when);
+        if (u->when == TACA_LORA_IN_WINDOW && p->taca.rule == TACA_WINDOW_OFF)
+            return taca_fail_param(err, "loras", "loras[%d] follows the TACA window, which is off",
+                                   i);
+        enum taca_code rc = check_number("loras.scale", u->scale, -20, 20, err);
+        if (rc) return rc;
+        for (int k = 0; k < i; k++)
+            if (strcmp(p->loras[k].id, u->id) == 0)
+                return taca_fail_param(err, "loras", "adapter %.64s is named twice", u->id);
+    }
+    return TACA_OK;
+}
+
 enum taca_code taca_gen_params_check(const struct taca_gen_params *p,
                                      const struct taca_model_info *m, struct taca_err *err) {
     if (!p->prompt) return taca_fail_param(err, "prompt", "prompt is required");
@@ -80,16 +101,17 @@ enum taca_code taca_gen_params_check(const struct taca_gen_params *p,
     if (!rc && p->seed >= UINT64_C(1) << 53)
         rc = taca_fail_param(err, "seed", "seed must be in 0..2^53-1");
     if (!rc) rc = check_window(&p->taca, err);
+    if (!rc) rc = check_loras(p, err);
     return rc;
 }
 
 /* The string members in a fixed order, for copy and pack. */
-enum { N_STRINGS = 6 };
+enum { N_PROMPTS = 6, N_STRINGS = N_PROMPTS + TACA_MAX_LORAS };
 static const char **string_at(struct taca_gen_params *p, int i) {
-    const char **all[N_STRINGS] = {
+    const char **all[N_PROMPTS] = {
         &p->prompt,          &p->prompt_2,          &p->prompt_3,
         &p->negative_prompt, &p->negative_prompt_2, &p->negative_prompt_3};
-    return all[i];
+    return i < N_PROMPTS ? all[i] : &p->loras[i - N_PROMPTS].id;
 }
 
 enum taca_code taca_gen_params_copy(struct taca_gen_params *dst, const struct taca_gen_params *src,
@@ -107,7 +129,7 @@ enum taca_code taca_gen_params_copy(struct taca_gen_params *dst, const struct ta
 
 /* A packed request: this head, then for each string a uint32 length (UINT32_MAX = NULL) and bytes.
  */
-enum { PACK_MAGIC = 0x54475032 }; /* "TGP2": change with the struct */
+enum { PACK_MAGIC = 0x54475033 }; /* "TGP3": change with the struct */
 
 /* The numbers of *p on zeroed memory: neither pointers nor what happens to lie between two members
  * belongs on the wire. */
@@ -128,6 +150,11 @@ static void flatten(struct taca_gen_params *flat, const struct taca_gen_params *
     flat->taca.end_step = p->taca.end_step;
     flat->taca.sigma_min = p->taca.sigma_min;
     flat->taca.sigma_max = p->taca.sigma_max;
+    flat->n_loras = p->n_loras;
+    for (int i = 0; i < TACA_MAX_LORAS; i++) {
+        flat->loras[i].scale = p->loras[i].scale;
+        flat->loras[i].when = p->loras[i].when;
+    }
 }
 
 void taca_gen_params_pack(struct taca_buf *out, const struct taca_gen_params *p) {

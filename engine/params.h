@@ -36,6 +36,18 @@ struct taca_window {
 /* gamma 1.2 in the first tenth of the steps. */
 struct taca_window taca_window_default(void);
 
+/* A low-rank adapter that the engine has open (taca_lora_open), and when it acts. */
+enum taca_lora_when {
+    TACA_LORA_ALWAYS,
+    TACA_LORA_IN_WINDOW /* in the steps of the TACA window, as the released code runs its own */
+};
+enum { TACA_MAX_LORAS = 8 };
+struct taca_lora_use {
+    const char *id;
+    double scale; /* 1 = as trained, -20..20 */
+    enum taca_lora_when when;
+};
+
 /* One image. Zero is not a valid value: start from taca_gen_params_init. */
 struct taca_gen_params {
     const char *prompt;          /* every encoder, unless prompt_2 is given */
@@ -51,6 +63,8 @@ struct taca_gen_params {
     int clip_skip;         /* 0 = last but one layer; positive prompt only */
     uint64_t seed;         /* torch CPU generator seed, below 2^53 */
     struct taca_window taca;
+    int n_loras;
+    struct taca_lora_use loras[TACA_MAX_LORAS];
 };
 
 /* What a loaded checkpoint is; fixed after open, readable from any thread. */

@@ -35,6 +35,7 @@ size_t seq_lay_out(struct taca_seq *s, const struct dit_info *d, struct taca_chw
     for (int i = 0; i < s->n_branches; i++) {
         s->velocity[i].data = take_floats(&c, n);
         s->context[i] = take_mat(&c, text_rows, d->width);
+        s->outside[i] = s->loras.two_contexts ? take_mat(&c, text_rows, d->width) : s->context[i];
         s->mod[i] = take_mat(&c, steps, d->mod_width);
     }
     return c.used;
@@ -53,15 +54,33 @@ static enum taca_code upload_places(struct taca_engine *e, struct taca_seq *s,
     return rc;
 }
 
+/* The projected text and all modulations of one branch. An adapter that is on in some steps only
+ * splits them into runs. */
+static void prepare_branch(struct taca_engine *e, struct taca_seq *s, int branch,
+                           const struct seq_text *text) {
+    struct lora_set set;
+    dit_context(e->dit, e->b, &e->scratch, s->context[branch], text->context,
+                seq_loras_on(&s->loras, true, &set));
+    if (s->loras.two_contexts)
+        dit_context(e->dit, e->b, &e->scratch, s->outside[branch], text->context,
+                    seq_loras_on(&s->loras, false, &set));
+    for (int i = 0, end; i < s->schedule.steps; i = end) {
+        const bool inside = seq_in_window(s, i);
+        for (end = i + 1;
+             end < s->schedule.steps && (!s->loras.windowed || seq_in_window(s, end) == inside);)
+            end++;
+        const struct dit_condition c = {.t = s->schedule.timestep + i,
+                                        .guidance = s->guidance_scale,
+                                        .pooled = text->pooled,
+                                        .loras = *seq_loras_on(&s->loras, inside, &set)};
+        dit_modulation(e->dit, e->b, &e->scratch, taca_mat_rows(s->mod[branch], i, end - i), &c);
+    }
+}
+
 /* Everything that does not change from step to step: places, projected text, all modulations. */
 static enum taca_code prepare(struct taca_engine *e, struct taca_seq *s,
                               const struct seq_text *text[], struct taca_err *err) {
-    for (int i = 0; i < s->n_branches; i++) {
-        const struct dit_condition c = {
-            .t = s->schedule.timestep, .guidance = s->guidance_scale, .pooled = text[i]->pooled};
-        dit_context(e->dit, e->b, &e->scratch, s->context[i], text[i]->context, NULL);
-        dit_modulation(e->dit, e->b, &e->scratch, s->mod[i], &c);
-    }
+    for (int i = 0; i < s->n_branches; i++) prepare_branch(e, s, i, text[i]);
     return upload_places(e, s, err);
 }
 
@@ -105,9 +124,10 @@ enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params
     s->n_branches = uncond ? 2 : 1;
     const int64_t tokens = shape.h / d->patch * (shape.w / d->patch);
     rc = taca_schedule_init(&s->schedule, &e->scheduler, p->steps, tokens, p->shift, err);
-    if (!rc)
-        rc = memplan_run(e, shape.h, shape.w, cond->context.rows, s->n_branches, p->steps, &plan,
-                         err);
+    if (!rc) rc = seq_loras_take(e, p, &s->loras, err);
+    const struct memplan_want want = {shape.h,       shape.w,  cond->context.rows,
+                                      s->n_branches, p->steps, &s->loras};
+    if (!rc) rc = memplan_run(e, &want, &plan, err);
     if (!rc) rc = engine_reserve(e, &plan, err);
     if (rc) goto out;
     s->memory = taca_alloc(e->b, plan.seq_bytes, err);
@@ -123,6 +143,7 @@ enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params
     *out = s;
     return TACA_OK;
 out:
+    seq_loras_drop(&s->loras);
     taca_free(e->b, s->memory);
     free(s);
     return rc;
@@ -165,6 +186,7 @@ void taca_seq_close(struct taca_engine *e, struct taca_seq *s) {
     if (!s) return;
     e->step_bytes -= s->step_bytes;
     if (--e->open_seqs == 0) e->decode_bytes = 0;
+    seq_loras_drop(&s->loras);
     taca_free(e->b, s->memory);
     free(s);
 }
@@ -188,7 +210,7 @@ static struct dit_item item_of(const struct taca_seq *s, int branch) {
     return (struct dit_item){
         .latent = s->latent,
         .velocity = s->velocity[branch],
-        .context = s->context[branch],
+        .context = seq_in_window(s, s->step) ? s->context[branch] : s->outside[branch],
         .places = s->places,
         .mod = taca_mat_rows(s->mod[branch], s->step, 1),
         .gamma = (float)taca_gamma(&s->window, s->step, s->schedule.steps, (double)sigma),
@@ -200,14 +222,18 @@ static enum taca_code run_batch(struct taca_engine *e, struct taca_seq *const *s
                                 struct dit_item *items, struct taca_seg *segs,
                                 struct taca_err *err) {
     struct taca_layout layout;
+    struct batch_loras loras;
     int n_items = 0;
     for (int i = 0; i < n; i++)
         for (int k = 0; k < seqs[i]->n_branches; k++) items[n_items++] = item_of(seqs[i], k);
     dit_segments(e->dit, items, n_items, segs);
-    enum taca_code rc = taca_layout_init(&layout, e->b, segs, n_items, err);
+    enum taca_code rc = batch_loras_init(&loras, e, seqs, n, err);
     if (rc) return rc;
+    rc = taca_layout_init(&layout, e->b, segs, n_items, err);
+    if (rc) goto out;
     dit_run(e->dit, e->b, &e->scratch,
-            &(struct dit_forward){.items = items, .n_items = n_items, .layout = &layout});
+            &(struct dit_forward){
+                .items = items, .n_items = n_items, .layout = &layout, .loras = loras.all});
     for (int i = 0; i < n; i++) {
         struct taca_seq *s = seqs[i];
         const float *sigma = s->schedule.sigma;
@@ -217,6 +243,8 @@ static enum taca_code run_batch(struct taca_engine *e, struct taca_seq *const *s
     }
     rc = taca_sync(e->b, err);
     taca_layout_finish(&layout);
+out:
+    batch_loras_finish(&loras);
     return rc;
 }
 

@@ -2,7 +2,7 @@
  * the paper (a threshold on the shifted noise level, inclusive). */
 #include "engine/sample/taca.h"
 
-static bool inside(const struct taca_window *w, int i, int n, double sigma) {
+bool taca_window_has(const struct taca_window *w, int i, int n, double sigma) {
     switch (w->rule) {
     case TACA_WINDOW_OFF: return false;
     case TACA_WINDOW_STEPS: return i >= w->first_step && i < w->end_step;
@@ -15,5 +15,5 @@ static bool inside(const struct taca_window *w, int i, int n, double sigma) {
 }
 
 double taca_gamma(const struct taca_window *w, int i, int n, double sigma) {
-    return inside(w, i, n, sigma) ? w->gamma : 1.0;
+    return taca_window_has(w, i, n, sigma) ? w->gamma : 1.0;
 }

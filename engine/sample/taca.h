@@ -4,6 +4,8 @@
 
 #include "engine/params.h"
 
+/* Whether step i of n at noise level sigma is inside the window. */
+bool taca_window_has(const struct taca_window *w, int i, int n, double sigma);
 /* gamma of step i of n at noise level sigma: w->gamma inside the window, else exactly 1. */
 double taca_gamma(const struct taca_window *w, int i, int n, double sigma);
 

@@ -16,6 +16,7 @@ struct batch {
     struct taca_chw latent, velocity;     /* of the first item; the others follow */
     struct taca_mat context, mod, places; /* [n * T, width], [n, mod_width], of one item */
     int64_t text_rows;
+    struct seq_loras loras;
 };
 
 static struct taca_chw chw_at(struct taca_chw m, int i) {
@@ -27,8 +28,9 @@ static struct taca_chw chw_at(struct taca_chw m, int i) {
 static enum taca_code reserve(struct verify_case *c, const struct batch *in, struct taca_err *err) {
     struct memplan plan;
     size_t bytes;
-    enum taca_code rc =
-        memplan_run(c->e, in->latent.h, in->latent.w, in->text_rows, 1, in->n, &plan, err);
+    const struct memplan_want want = {in->latent.h, in->latent.w, in->text_rows, 1,
+                                      in->n,        &in->loras};
+    enum taca_code rc = memplan_run(c->e, &want, &plan, err);
     if (rc) return rc;
     if (!taca_mul(&bytes, plan.step_bytes, (size_t)in->n))
         return taca_fail(err, TACA_ENOMEM, "scratch of %d items", in->n);
