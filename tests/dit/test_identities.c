@@ -18,6 +18,7 @@ static struct inputs {
     float latent[N][MAX_OUT], text[N][MAX_TEXT], pooled[N][POOLED];
     struct sample sample[N];
     float out[N][MAX_OUT], other[N][MAX_OUT];
+    int64_t channels; /* of the model under test, at most 4 */
 } in;
 
 static void make_inputs(void) {
@@ -25,6 +26,7 @@ static void make_inputs(void) {
     static const int64_t n_text[] = {11, 3, 1, 17, 32};
     static const float gamma[] = {1.2f, 1.2f, 1, 2, 0.8f}, t[] = {1000, 1000, 857.69f, 8.9f, 500};
     struct taca_rng r;
+    in.channels = 4;
     taca_rng_seed(&r, 2024);
     for (int i = 0; i < N; i++) {
         taca_rng_randn(&r, in.latent[i], MAX_OUT);
@@ -37,12 +39,13 @@ static void make_inputs(void) {
                                        .n_text = n_text[i],
                                        .pooled = in.pooled[i],
                                        .t = t[i],
+                                       .guidance = 1 + (float)i,
                                        .gamma = gamma[i]};
     }
 }
 
 static size_t out_bytes(int i) {
-    return (size_t)(4 * in.sample[i].h * in.sample[i].w) * sizeof(float);
+    return (size_t)(in.channels * in.sample[i].h * in.sample[i].w) * sizeof(float);
 }
 
 /* Sample i alone, with this gamma. */
@@ -58,19 +61,28 @@ static void all(struct model *m, float (*out)[MAX_OUT]) {
     CHECK(forward(m, &(struct pass){.samples = in.sample, .n = N}, p));
 }
 
-/* Calls fn on both models, on scalar and vector code. */
+/* Calls fn on every kind of model, on scalar and vector code. */
 static void on_models(void (*fn)(struct model *m), bool deterministic) {
-    static const char *const path[][2] = {{CONFIG("sd3_tiny"), WEIGHTS("sd3_tiny")},
-                                          {CONFIG("sd35m_tiny"), WEIGHTS("sd35m_tiny")}};
-    for (int k = 0; k < 4; k++) {
+    static const char *const path[][2] = {
+        {CONFIG("sd3_tiny"), WEIGHTS("sd3_tiny")},
+        {CONFIG("sd35m_tiny"), WEIGHTS("sd35m_tiny")},
+        {CONFIG("flux_tiny_dev"), WEIGHTS("flux_tiny_dev")},
+        {CONFIG("flux_tiny_schnell"), WEIGHTS("flux_tiny_schnell")},
+    };
+    enum { MODELS = sizeof path / sizeof *path };
+    for (int k = 0; k < 2 * MODELS; k++) {
         struct taca_backend_opts opts = {.threads = 2,
                                          .precision = TACA_F32,
                                          .deterministic = deterministic,
-                                         .scalar = k / 2 == 1};
+                                         .scalar = k / MODELS == 1};
         struct model m;
-        if (model_open(&m, path[k % 2][0], path[k % 2][1], &opts)) fn(&m);
+        if (model_open(&m, path[k % MODELS][0], path[k % MODELS][1], &opts)) {
+            in.channels = dit_get_info(m.dit)->in_channels;
+            fn(&m);
+        }
         model_close(&m);
     }
+    in.channels = 4;
 }
 
 /* ---- batches --------------------------------------------------------------------------------- */
@@ -224,6 +236,9 @@ static void naive_scaling(const char *config, const char *weights, const char *k
 static void test_scaled_text_keys_are_not_taca(void) {
     naive_scaling(CONFIG("sd3_tiny"), WEIGHTS("sd3_tiny"), "attn.add_k_proj.", 1e-3);
     naive_scaling(CONFIG("sd35m_tiny"), WEIGHTS("sd35m_tiny"), "attn.norm_added_k.", 1e-3);
+    in.channels = 2;
+    naive_scaling(CONFIG("flux_tiny_dev"), WEIGHTS("flux_tiny_dev"), "attn.norm_added_k.", 1e-3);
+    in.channels = 4;
 }
 
 /* With the joint attention's way into the image cut off, only the second attention mixes image
@@ -261,7 +276,9 @@ static float *run_modulation(struct model *m, const float *t, int64_t n, const f
     CHECK_OK(taca_scratch_reserve(&m->scratch, bytes, &m->err), m->err);
     struct taca_mat mod = put_mat(m, NULL, n, width);
     const struct dit_condition c = {
-        .t = t, .guidance = 3.5f, .pooled = put_mat(m, pooled, pooled_rows, POOLED)};
+        .t = t,
+        .guidance = 3.5f,
+        .pooled = put_mat(m, pooled, pooled_rows, dit_get_info(m->dit)->pooled_width)};
     dit_modulation(m->dit, m->b, &m->scratch, mod, &c);
     CHECK_INT(m->scratch.used, 0);
     fetch(m, host, mod);
@@ -280,7 +297,8 @@ static void rows_are_independent(struct model *m) {
         float *one = run_modulation(m, &t[i], 1, in.pooled[0], 1);
         CHECK(memcmp(shared + i * width, one, bytes) == 0);
         free(one);
-        one = run_modulation(m, &t[i], 1, in.pooled[i], 1);
+        one = run_modulation(m, &t[i], 1, &in.pooled[0][0] + i * dit_get_info(m->dit)->pooled_width,
+                             1);
         CHECK(memcmp(own + i * width, one, bytes) == 0);
         free(one);
     }
@@ -294,13 +312,13 @@ static void test_rows_of_modulations_are_independent(void) {
 
 /* ---- precision ------------------------------------------------------------------------------- */
 
-/* 8 bits of mantissa through four layers: a few percent of the output's spread, not garbage. */
-static void test_bf16_stays_near(void) {
+/* 8 bits of mantissa through a few layers: a few percent of the output's spread, not garbage. */
+static void bf16_stays_near(const char *config, const char *weights) {
     struct model exact, coarse;
     struct taca_backend_opts opts = {.threads = 2, .precision = TACA_F32};
-    if (!model_open(&exact, CONFIG("sd35m_tiny"), WEIGHTS("sd35m_tiny"), &opts)) return;
+    if (!model_open(&exact, config, weights, &opts)) return;
     opts.precision = TACA_BF16;
-    if (!model_open(&coarse, CONFIG("sd35m_tiny"), WEIGHTS("sd35m_tiny"), &opts)) return;
+    if (!model_open(&coarse, config, weights, &opts)) return;
     if (taca_backend_precision(coarse.b) != TACA_BF16) {
         SKIP("this processor multiplies no bf16");
     } else {
@@ -320,18 +338,28 @@ static void test_bf16_stays_near(void) {
     model_close(&exact);
     model_close(&coarse);
 }
+static void test_bf16_stays_near(void) {
+    bf16_stays_near(CONFIG("sd35m_tiny"), WEIGHTS("sd35m_tiny"));
+    in.channels = 2;
+    bf16_stays_near(CONFIG("flux_tiny_dev"), WEIGHTS("flux_tiny_dev"));
+    in.channels = 4;
+}
 
 /* ---- what a forward costs and refuses ----------------------------------------------------------
  */
 
 /* By hand, multiply-add = 2, for [n image, t text] rows of width d, f = 4d. */
 static double flops_of(const struct dit_info *info, int64_t dual, double n, double t) {
-    const double d = (double)info->width, c = 4 * 2 * 2, depth = (double)info->depth;
+    const double d = (double)info->width, c = 4.0 * (double)info->in_channels,
+                 depth = (double)info->depth;
     const double last =
         6 * (n + t) * d * d /* q, k, v */ + 2 * n * d * d + 16 * n * d * d + 4 * n * (n + t) * d;
     const double full =
         6 * (n + t) * d * d + (n + t) * (2 + 16) * d * d + 4 * (n + t) * (n + t) * d;
     const double second = (6 + 2) * n * d * d + 4 * n * n * d; /* image rows alone */
+    const double single = (6 + 8 + 10) * (n + t) * d * d + 4 * (n + t) * (n + t) * d;
+    if (info->kind == DIT_FLUX)
+        return 2 * n * c * d + depth * full + (double)info->singles * single + 2 * n * d * c;
     return 2 * n * c * d + (depth - 1) * full + last + (double)dual * second + 2 * n * d * c;
 }
 
@@ -340,8 +368,9 @@ static void test_a_dry_run_counts_every_operation(void) {
         const char *config, *weights;
         int64_t dual;
     } model[] = {{CONFIG("sd3_tiny"), WEIGHTS("sd3_tiny"), 0},
-                 {CONFIG("sd35m_tiny"), WEIGHTS("sd35m_tiny"), 2}};
-    for (int k = 0; k < 2; k++) {
+                 {CONFIG("sd35m_tiny"), WEIGHTS("sd35m_tiny"), 2},
+                 {CONFIG("flux_tiny_dev"), WEIGHTS("flux_tiny_dev"), 0}};
+    for (size_t k = 0; k < sizeof model / sizeof *model; k++) {
         struct taca_backend_opts opts = {.threads = 1, .precision = TACA_F32};
         struct model m;
         struct dit_item items[N];
@@ -353,9 +382,11 @@ static void test_a_dry_run_counts_every_operation(void) {
         for (int i = 0; i < N; i++) {
             const struct sample *s = &in.sample[i];
             items[i] =
-                (struct dit_item){.latent = {NULL, 4, s->h, s->w},
-                                  .velocity = {NULL, 4, s->h, s->w},
+                (struct dit_item){.latent = {NULL, info->in_channels, s->h, s->w},
+                                  .velocity = {NULL, info->in_channels, s->h, s->w},
                                   .context = {NULL, TACA_F32, s->n_text, info->width, info->width},
+                                  .places = {NULL, TACA_F32, s->h * s->w / 4 + s->n_text,
+                                             info->place_width, info->place_width},
                                   .mod = {NULL, TACA_F32, 1, info->mod_width, info->mod_width},
                                   .gamma = 1};
             want += flops_of(info, model[k].dual, (double)(s->h * s->w / 4), (double)s->n_text);
@@ -400,6 +431,28 @@ static void test_a_latent_larger_than_the_position_table_is_an_error(void) {
     model_close(&m);
 }
 
+/* Where FLUX's rows are: the usual grid is what explicit coordinates give, and text is at the
+ * origin, where nothing turns. */
+static void test_usual_places_are_a_grid(void) {
+    enum { ROWS = 3, COLS = 5, TEXT = 2, ALL = ROWS * COLS + TEXT, WIDTH = 16 };
+    struct taca_backend_opts opts = {.threads = 1, .precision = TACA_F32};
+    struct model m;
+    float at[ALL][3] = {{0}}, usual[ALL][WIDTH], explicit[ALL][WIDTH];
+    if (model_open(&m, CONFIG("flux_tiny_dev"), WEIGHTS("flux_tiny_dev"), &opts)) {
+        CHECK_INT(dit_get_info(m.dit)->place_width, WIDTH);
+        for (int i = 0; i < ROWS * COLS; i++)
+            at[i][1] = (float)(i / COLS), at[i][2] = (float)(i % COLS);
+        dit_places(m.dit, usual[0], 2 * ROWS, 2 * COLS, TEXT);
+        dit_places_at(m.dit, explicit[0], at[0], ALL);
+        CHECK(memcmp(usual, explicit, sizeof usual) == 0);
+        for (int k = 0; k < WIDTH; k++) CHECK(usual[ALL - 1][k] == (k < WIDTH / 2));
+        /* axes of 4, 4 and 8 columns: pair 3 is the slow one of the rows, 7 of the columns */
+        CHECK_NEAR(usual[COLS][3], cos(1e-2), 1e-7);
+        CHECK_NEAR(usual[1][WIDTH / 2 + 7], sin(1e-3), 1e-9);
+    }
+    model_close(&m);
+}
+
 int main(void) {
     make_inputs();
     TEST(test_a_ragged_batch_equals_its_items_alone_to_the_bit);
@@ -415,5 +468,6 @@ int main(void) {
     TEST(test_bf16_stays_near);
     TEST(test_a_dry_run_counts_every_operation);
     TEST(test_a_latent_larger_than_the_position_table_is_an_error);
+    TEST(test_usual_places_are_a_grid);
     return TEST_END();
 }

@@ -32,15 +32,45 @@ static void test_structure_is_reported(void) {
     model_close(&m);
 }
 
+static void test_structure_of_flux_is_reported(void) {
+    struct model m;
+    if (model_open(&m, CONFIG("flux_tiny_dev"), WEIGHTS("flux_tiny_dev"), &opts)) {
+        const struct dit_info *i = dit_get_info(m.dit);
+        CHECK_STR(i->family, "flux-dev");
+        CHECK(i->kind == DIT_FLUX && i->guidance_embeds);
+        CHECK_INT(i->in_channels, 2); /* 8 of a token are 2 x 2 of a latent */
+        CHECK_INT(i->patch, 2);
+        CHECK_INT(i->width, 32);
+        CHECK_INT(i->depth, 2);
+        CHECK_INT(i->singles, 3);
+        CHECK_INT(i->heads, 2);
+        CHECK_INT(i->joint_width, 32);
+        CHECK_INT(i->pooled_width, 32);
+        CHECK_INT(i->place_width, 16);
+        CHECK_INT(i->mod_width, (2 * 12 + 3 * 3 + 2) * 32);
+    }
+    model_close(&m);
+    if (model_open(&m, CONFIG("flux_tiny_schnell"), WEIGHTS("flux_tiny_schnell"), &opts)) {
+        CHECK_STR(dit_get_info(m.dit)->family, "flux-schnell");
+        CHECK(!dit_get_info(m.dit)->guidance_embeds);
+        CHECK_INT(dit_get_info(m.dit)->in_channels, 1);
+    }
+    model_close(&m);
+}
+
 static void not_used(void *ctx, const char *name) {
     (void)ctx;
     test_check(false, __FILE__, __LINE__, "every tensor of the checkpoint is used");
     printf("        %s is not\n", name);
 }
 static void test_every_tensor_of_a_checkpoint_is_used(void) {
-    static const char *const set[][2] = {{CONFIG("sd3_tiny"), WEIGHTS("sd3_tiny")},
-                                         {CONFIG("sd35m_tiny"), WEIGHTS("sd35m_tiny")},
-                                         {CONFIG("difftest_sd3"), WEIGHTS("difftest_sd3")}};
+    static const char *const set[][2] = {
+        {CONFIG("sd3_tiny"), WEIGHTS("sd3_tiny")},
+        {CONFIG("sd35m_tiny"), WEIGHTS("sd35m_tiny")},
+        {CONFIG("difftest_sd3"), WEIGHTS("difftest_sd3")},
+        {CONFIG("difftest_flux"), WEIGHTS("difftest_flux")},
+        {CONFIG("flux_tiny_dev"), WEIGHTS("flux_tiny_dev")},
+        {CONFIG("flux_tiny_schnell"), WEIGHTS("flux_tiny_schnell")}};
     for (size_t k = 0; k < sizeof set / sizeof *set; k++) {
         struct model m;
         if (model_open(&m, set[k][0], set[k][1], &opts)) taca_ckpt_unused(m.ckpt, not_used, NULL);
@@ -91,30 +121,42 @@ static void test_a_missing_table_is_made(void) {
 
 /* ---- refusals -------------------------------------------------------------------------------- */
 
-/* Opens sd35m_tiny's (or `weights`) with one field of its config replaced, NULL = removed. */
-static void refused(const char *weights, const char *key, json_t *value, enum taca_code code,
-                    const char *says, const char *says_too) {
+/* Opens `weights` with one field of the config replaced, NULL = removed. */
+static void refused_of(const char *of[2], const char *key, json_t *value, enum taca_code code,
+                       const char *says[2]) {
     struct taca_backend *b = NULL;
     struct taca_ckpt *ckpt = NULL;
     struct dit *dit = (struct dit *)&opts; /* anything that is not NULL */
     struct taca_err err = {0};
     json_t *config = NULL;
     CHECK_OK(taca_cpu_open(&b, &opts, &err), err);
-    CHECK_OK(taca_json_load(&config, CONFIG("sd35m_tiny"), &err), err);
-    CHECK_OK(taca_ckpt_open(&ckpt, weights, &err), err);
+    CHECK_OK(taca_json_load(&config, of[0], &err), err);
+    CHECK_OK(taca_ckpt_open(&ckpt, of[1], &err), err);
     if (key && value)
         json_object_set_new(config, key, value);
     else if (key)
         json_object_del(config, key);
     if (b && ckpt) {
         CHECK_INT(dit_open(&dit, b, config, ckpt, &err), code);
-        CHECK_HAS(err.text, says);
-        CHECK_HAS(err.text, says_too);
+        CHECK_HAS(err.text, says[0]);
+        CHECK_HAS(err.text, says[1]);
         CHECK(dit == (const struct dit *)&opts); /* untouched on failure */
     }
     json_decref(config);
     taca_ckpt_close(ckpt);
     taca_backend_close(b);
+}
+
+/* sd35m_tiny's config, and flux_tiny_dev's with its weights. */
+static void refused(const char *weights, const char *key, json_t *value, enum taca_code code,
+                    const char *says, const char *says_too) {
+    refused_of((const char *[]){CONFIG("sd35m_tiny"), weights}, key, value, code,
+               (const char *[]){says, says_too});
+}
+static void flux_refused(const char *key, json_t *value, enum taca_code code, const char *says,
+                         const char *says_too) {
+    refused_of((const char *[]){CONFIG("flux_tiny_dev"), WEIGHTS("flux_tiny_dev")}, key, value,
+               code, (const char *[]){says, says_too});
 }
 
 static json_t *ints(int n, const int *v) {
@@ -138,6 +180,41 @@ static void test_a_config_at_odds_with_the_tensors_names_the_tensor(void) {
             "transformer_blocks.2.attn2.to_q.weight", "");
     refused(WEIGHTS("sd3_tiny"), NULL, NULL, TACA_ENOTFOUND,
             "transformer_blocks.0.attn.norm_q.weight", "");
+}
+
+static void test_a_flux_config_at_odds_with_the_tensors_names_the_tensor(void) {
+    const enum taca_code bad = TACA_EFORMAT;
+    flux_refused("num_layers", json_integer(1), bad, "transformer_blocks.1.attn.to_q",
+                 "num_layers is 1");
+    flux_refused("num_single_layers", json_integer(2), bad, "single_transformer_blocks.2.attn.to_q",
+                 "num_single_layers is 2");
+    flux_refused("num_layers", json_integer(3), TACA_ENOTFOUND,
+                 "transformer_blocks.2.attn.to_q.weight", "");
+    flux_refused("num_single_layers", json_integer(4), TACA_ENOTFOUND,
+                 "single_transformer_blocks.3.attn.to_q.weight", "");
+    flux_refused("joint_attention_dim", json_integer(33), bad, "context_embedder.weight", "33");
+    flux_refused("pooled_projection_dim", json_integer(24), bad, "text_embedder.linear_1", "24");
+    flux_refused("in_channels", json_integer(12), bad, "x_embedder.weight", "12");
+    flux_refused("guidance_embeds", json_false(), bad,
+                 "time_text_embed.guidance_embedder.linear_1.weight", "guidance_embeds is false");
+    refused_of((const char *[]){CONFIG("flux_tiny_schnell"), WEIGHTS("flux_tiny_schnell")},
+               "guidance_embeds", json_true(), TACA_ENOTFOUND,
+               (const char *[]){"guidance_embedder.linear_1.weight", ""});
+}
+
+static void test_flux_configs_that_cannot_be_are_refused(void) {
+    const enum taca_code bad = TACA_EFORMAT, no = TACA_EUNSUPPORTED;
+    flux_refused("axes_dims_rope", ints(3, (int[]){4, 4, 6}), bad, "sums to 14",
+                 "attention_head_dim = 16");
+    flux_refused("axes_dims_rope", ints(3, (int[]){3, 5, 8}), bad, "axes_dims_rope has 3", "even");
+    flux_refused("axes_dims_rope", ints(3, (int[]){-4, 12, 8}), bad, "has -4", "0..16");
+    flux_refused("axes_dims_rope", ints(2, (int[]){8, 8}), bad, "2 numbers", "wanted 3");
+    flux_refused("axes_dims_rope", NULL, bad, "has 56", "0..16"); /* the default */
+    flux_refused("patch_size", json_integer(2), bad, "patch_size", "1..1");
+    flux_refused("in_channels", json_integer(6), bad, "in_channels is 6", "multiple of 4");
+    flux_refused("out_channels", json_integer(64), no, "in_channels is 8", "Fill");
+    flux_refused("num_attention_heads", json_integer(0), bad, "num_attention_heads", "1..");
+    flux_refused("guidance_embeds", json_integer(1), bad, "guidance_embeds", "");
 }
 
 static void test_a_layer_too_many_or_too_few_is_named(void) {
@@ -180,10 +257,13 @@ static void test_close_takes_null(void) { dit_close(NULL); }
 
 int main(void) {
     TEST(test_structure_is_reported);
+    TEST(test_structure_of_flux_is_reported);
     TEST(test_every_tensor_of_a_checkpoint_is_used);
     TEST(test_the_formula_gives_the_tables_of_random_models);
     TEST(test_a_missing_table_is_made);
     TEST(test_a_config_at_odds_with_the_tensors_names_the_tensor);
+    TEST(test_a_flux_config_at_odds_with_the_tensors_names_the_tensor);
+    TEST(test_flux_configs_that_cannot_be_are_refused);
     TEST(test_a_layer_too_many_or_too_few_is_named);
     TEST(test_configs_that_cannot_be_are_refused);
     TEST(test_null_out_channels_means_in_channels);

@@ -44,6 +44,7 @@ static void check_same(const struct taca_gen_params *a, const struct taca_gen_pa
           same_text(a->negative_prompt_3, b->negative_prompt_3));
     CHECK(a->width_px == b->width_px && a->height_px == b->height_px && a->steps == b->steps);
     CHECK(a->cfg_scale == b->cfg_scale && a->shift == b->shift && a->clip_skip == b->clip_skip);
+    CHECK(a->guidance_scale == b->guidance_scale);
     CHECK(a->seed == b->seed);
     CHECK(a->taca.rule == b->taca.rule && a->taca.gamma == b->taca.gamma &&
           a->taca.fraction == b->taca.fraction && a->taca.first_step == b->taca.first_step &&
@@ -76,6 +77,27 @@ static void refused(const struct taca_gen_params *p, const char *param, const ch
         p_.member = (value);                                                                       \
         refused(&p_, param, says);                                                                 \
     } while (0)
+
+static void test_guidance_scale_is_for_models_that_embed_it(void) {
+    struct taca_model_info flux = demo;
+    struct taca_gen_params p;
+    struct taca_err err = {0};
+    taca_gen_params_init(&p, &demo);
+    CHECK(p.guidance_scale == 0);
+    REFUSED(guidance_scale, 3.5, "guidance_scale", "use cfg_scale");
+    REFUSED(guidance_scale, (double)NAN, "guidance_scale", "use cfg_scale");
+
+    flux.guidance_embeds = true;
+    flux.default_guidance_scale = 3.5;
+    flux.default_cfg_scale = 1;
+    taca_gen_params_init(&p, &flux);
+    CHECK(p.guidance_scale == 3.5 && p.cfg_scale == 1);
+    CHECK_OK(taca_gen_params_check(&p, &flux, &err), err);
+    p.guidance_scale = 100.1;
+    CHECK_INT(taca_gen_params_check(&p, &flux, &err), TACA_EINVAL);
+    CHECK_STR(err.param, "guidance_scale");
+    CHECK_HAS(err.text, "0..100");
+}
 
 static void test_every_range_is_checked_and_named(void) {
     REFUSED(prompt, NULL, "prompt", "required");
@@ -214,6 +236,7 @@ static void test_any_byte_changed_is_read_without_harm(void) {
 
 int main(void) {
     TEST(test_defaults_are_the_models_with_taca_off);
+    TEST(test_guidance_scale_is_for_models_that_embed_it);
     TEST(test_every_range_is_checked_and_named);
     TEST(test_ends_of_ranges_are_inside);
     TEST(test_a_copy_owns_its_strings);

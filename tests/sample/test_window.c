@@ -114,9 +114,40 @@ static void test_off_is_exactly_one(void) {
     for (int i = 0; i < 8; i++) CHECK(taca_gamma(&w, i, 8, 1.0) == 1.0);
 }
 
+/* Pictures of FLUX: the shift grows with their tokens, and with it what lies above a threshold. */
+static void test_noise_level_rule_on_flux(void) {
+    static const struct taca_scheduler flux = {.spacing = TACA_SPACING_EVEN,
+                                               .dynamic = TACA_DYNAMIC_EXPONENTIAL,
+                                               .base_shift = 0.5,
+                                               .max_shift = 1.15,
+                                               .base_tokens = 256,
+                                               .max_tokens = 4096,
+                                               .train_steps = 1000};
+    static const struct {
+        int64_t tokens;
+        int steps, above_970, above_950, above_930;
+    } want[] = {{4096, 30, 3, 5, 6},  {4096, 28, 3, 4, 6},     {4096, 20, 2, 3, 4},
+                {4096, 50, 5, 8, 10}, {1024, 30, 2, 3, 4},     {2304, 30, 3, 4, 5},
+                {9216, 30, 6, 9, 11}, {16384, 30, 14, 18, 20}, {4096, 4, 1, 1, 1},
+                {4096, 8, 1, 2, 2}};
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        struct taca_window w = {.rule = TACA_WINDOW_SIGMA, .gamma = 1.2, .sigma_max = 1};
+        struct taca_schedule s;
+        struct taca_err err = {0};
+        CHECK_OK(taca_schedule_init(&s, &flux, want[i].steps, want[i].tokens, 0, &err), err);
+        w.sigma_min = 0.97;
+        CHECK_INT(active(&w, &s), want[i].above_970);
+        w.sigma_min = 0.95;
+        CHECK_INT(active(&w, &s), want[i].above_950);
+        w.sigma_min = 0.93;
+        CHECK_INT(active(&w, &s), want[i].above_930);
+    }
+}
+
 int main(void) {
     TEST(test_first_timesteps_of_sd35);
     TEST(test_noise_level_rule_on_sd35);
+    TEST(test_noise_level_rule_on_flux);
     TEST(test_fraction_rule_is_the_published_index_rule);
     TEST(test_fractions_that_double_cannot_hold);
     TEST(test_step_rule_is_half_open);
