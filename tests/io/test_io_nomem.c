@@ -3,9 +3,10 @@
  * that nothing failed. The linker sends malloc and its kin in our objects to the functions below
  * (--wrap); jansson gets there through the allocator that engine/io installs. */
 #include "engine/io/checkpoint.h"
+#include "engine/io/gguf.h"
 #include "engine/io/model_dir.h"
 #include "engine/io/safetensors.h"
-#include "tests/io/tmp.h"
+#include "tests/io/gguf_make.h"
 #include "tests/test.h"
 
 void *__real_malloc(size_t size);
@@ -75,6 +76,34 @@ static enum taca_code open_model_dir(const char *path, struct taca_err *err) {
     return rc;
 }
 
+static enum taca_code open_gguf(const char *path, struct taca_err *err) {
+    struct taca_gguf *g = NULL;
+    enum taca_code rc = taca_gguf_open(&g, path, err);
+    CHECK((rc == TACA_OK) == (g != NULL));
+    taca_gguf_close(g);
+    return rc;
+}
+
+/* Opens the transformer in it and asks for a quantised or rearranged tensor. */
+static enum taca_code open_part(const char *path, struct taca_err *err) {
+    struct taca_ckpt *c = NULL;
+    struct taca_tensor t;
+    enum taca_code rc = taca_ckpt_open_kind(&c, path, TACA_DIT, err);
+    CHECK((rc == TACA_OK) == (c != NULL));
+    if (!rc) rc = taca_ckpt_get(c, &t, "norm_out.linear.weight", 2, (int64_t[]){-1, -1}, err);
+    taca_ckpt_close(c);
+    return rc;
+}
+
+static enum taca_code open_single(const char *path, struct taca_err *err) {
+    const struct taca_model_paths paths = {.model = path, .partial = true};
+    struct taca_model_dir d = {0};
+    enum taca_code rc = taca_model_open(&d, &paths, err);
+    CHECK((rc == TACA_OK) == (d.path != NULL));
+    if (rc == TACA_OK) taca_model_dir_finish(&d);
+    return rc;
+}
+
 static enum taca_code write_one(const char *path, struct taca_err *err) {
     static const float x[2] = {1, 2};
     const struct taca_tensor t = {"a", x, TACA_F32, 1, {2}};
@@ -129,6 +158,27 @@ static void test_model_dir_open_survives_every_failed_allocation(void) {
     sweep("model_dir", open_model_dir, TACA_SOURCE_DIR "/models/demo");
 }
 
+static void test_gguf_open_survives_every_failed_allocation(void) {
+    gg_begin(3, 2, 1);
+    gg_key_text("general.architecture", "flux");
+    gg_tensor("double_blocks.0.img_attn.qkv.weight", 32, 3, 8, 0);
+    gg_tensor("final_layer.adaLN_modulation.1.weight", 32, 2, 8, 128);
+    gg_pad(32);
+    gg_data(102);
+    gg_pad(32);
+    gg_data(68);
+    const char *path = gg_end("q.gguf");
+    sweep("gguf", open_gguf, path);
+    sweep("gguf, one part", open_part, path);
+    sweep("gguf, a model", open_single, path);
+    taca_buf_finish(&gg);
+}
+
+static void test_original_names_survive_every_failed_allocation(void) {
+    sweep("original sd3", open_part, TACA_GOLDEN_DIR "/models/sd3_tiny.orig.safetensors");
+    sweep("single file", open_single, TACA_GOLDEN_DIR "/models/sd35m_tiny.orig.safetensors");
+}
+
 static void test_write_survives_every_failed_allocation(void) {
     const char *path = tmp_path("w.safetensors");
     sweep("write", write_one, path);
@@ -139,6 +189,8 @@ int main(void) {
     TEST(test_safetensors_open_survives_every_failed_allocation);
     TEST(test_ckpt_open_survives_every_failed_allocation);
     TEST(test_model_dir_open_survives_every_failed_allocation);
+    TEST(test_gguf_open_survives_every_failed_allocation);
+    TEST(test_original_names_survive_every_failed_allocation);
     TEST(test_write_survives_every_failed_allocation);
     tmp_end();
     return TEST_END();
