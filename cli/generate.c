@@ -29,7 +29,7 @@ struct options {
     struct taca_engine_opts engine;
     const char *output, *size, *negative;
     int width, height, steps, n, precision, clip_skip, png_level;
-    double cfg, shift, seed;
+    double cfg, guidance, shift, seed;
     bool taca, quiet, metadata, json;
     double taca_scale, taca_fraction, taca_threshold;
     int taca_steps;
@@ -50,6 +50,8 @@ static enum flags_result parse(struct options *o, struct flag_set *set, int argc
          .help = "noise seed; image k uses seed + k; random when not given"},
         {"count", 'n', FLAG_INT, &o->n, 1, MAX_IMAGES, .arg = "N", .help = "how many pictures"},
         {"cfg", 0, FLAG_NUMBER, &o->cfg, 0, 30, .arg = "X", .help = "classifier-free guidance"},
+        {"guidance", 0, FLAG_NUMBER, &o->guidance, 0, 100, .arg = "X",
+         .help = "guidance as an input of the model, for FLUX dev"},
         {"negative", 0, FLAG_STRING, &o->negative, .arg = "TEXT", .help = "what to keep away from"},
         {"shift", 0, FLAG_NUMBER, &o->shift, 0.01, 100, .arg = "X", .help = "noise schedule shift"},
         {"clip-skip", 0, FLAG_INT, &o->clip_skip, 0, 12, .arg = "N", .help = "CLIP layers to skip"},
@@ -128,6 +130,7 @@ static enum taca_code params_from(const struct options *o, const char *prompt,
     p->clip_skip = o->clip_skip;
     if (o->steps > 0) p->steps = o->steps;
     if (!isnan(o->cfg)) p->cfg_scale = o->cfg;
+    if (!isnan(o->guidance)) p->guidance_scale = o->guidance;
     if (!isnan(o->shift)) p->shift = o->shift;
     if (isnan(o->seed)) {
         if (getrandom(&p->seed, sizeof p->seed, 0) != (ssize_t)sizeof p->seed)
@@ -271,6 +274,7 @@ static const char *default_output(const struct options *o, const struct taca_gen
 int cli_generate(int argc, char **argv) {
     struct options o = {.n = 1,
                         .cfg = NAN,
+                        .guidance = NAN,
                         .shift = NAN,
                         .seed = NAN,
                         .taca_scale = NAN,

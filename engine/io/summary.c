@@ -94,7 +94,7 @@ static enum taca_code read_flux(struct taca_summary *s, const json_t *config,
     s->dit.channels /= 4; /* tokens are 2 x 2 latents */
     s->dit.patch = 2;
     s->dit.qk_norm = true;
-    snprintf(s->family, sizeof s->family, "flux");
+    snprintf(s->family, sizeof s->family, "%s", s->dit.guided ? "flux-dev" : "flux-schnell");
     return TACA_OK;
 }
 
@@ -172,6 +172,9 @@ static enum taca_code read_defaults(struct taca_summary *s, const struct taca_mo
                                     struct taca_err *err) {
     const int64_t unit = s->vae.factor * (s->dit.patch ? s->dit.patch : 1);
     const int64_t max = s->dit.side ? s->dit.side * unit : 1 << 16;
+    const bool flux = strcmp(d->class_name, "FluxPipeline") == 0;
+    const int few = flux && !s->dit.guided ? 4 : 28;
+    const double guidance = !flux ? 4.5 : s->dit.guided ? 3.5 : 1;
     const char *note;
     int64_t sample;
     enum taca_code rc =
@@ -180,8 +183,8 @@ static enum taca_code read_defaults(struct taca_summary *s, const struct taca_mo
     const int64_t side = sample * s->vae.factor;
     if (!rc) rc = taca_cfg_int(d->taca, "width", side, unit, max, &s->width_px, err);
     if (!rc) rc = taca_cfg_int(d->taca, "height", side, unit, max, &s->height_px, err);
-    if (!rc) rc = taca_cfg_int(d->taca, "steps", 28, 1, 200, &s->steps, err);
-    if (!rc) rc = taca_cfg_number(d->taca, "guidance", 4.5, 0, 30, &s->guidance, err);
+    if (!rc) rc = taca_cfg_int(d->taca, "steps", few, 1, 200, &s->steps, err);
+    if (!rc) rc = taca_cfg_number(d->taca, "guidance", guidance, 0, 100, &s->guidance, err);
     if (!rc) rc = taca_cfg_string(d->taca, "note", "", &note, err);
     if (!rc) rc = taca_cfg_number(d->scheduler, "shift", 1, 0.01, 100, &s->scheduler_shift, err);
     if (!rc) io_clean(s->note, sizeof s->note, note);
