@@ -56,9 +56,10 @@ static void encode(const struct tok_t5 *t, const char *text) {
 }
 
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
-    static const char *const texts[] = {"", "a cat sat on the mat  ",
-                                        "\xEF\xAC\x81\xEF\xAC\x81 e\xCC\x81 "
-                                        "\xE2\x84\xA2\r\n<extra_id_0> \xF0\x9F\x91\xA8\xE2\x80\x8D",
+    /* a ligature, a letter and its accent, a sign that grows, an emoji that is joined to nothing */
+    static const char signs[] = "\xEF\xAC\x81 e\xCC\x81 \xE2\x84\xA2\r\n<extra_id_0> "
+                                "\xF0\x9F\x91\xA8\xE2\x80\x8D";
+    static const char *const texts[] = {"", "a cat sat on the mat  ", signs,
                                         "\xFF\xC2 \x01\x02\x7F zzz\xE2\x96\x81</s>"};
     struct tok_t5 *t = NULL;
     struct taca_err err = {0};
