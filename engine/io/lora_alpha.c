@@ -36,7 +36,7 @@ enum taca_code lora_meta_open(struct lora_meta *out, const struct taca_safetenso
     static const char *const plain[] = {"lora_alpha", "network_alpha", "alpha"};
     const char *text = taca_safetensors_metadata(st, "lora_adapter_metadata");
     enum taca_code rc = TACA_OK;
-    *out = (struct lora_meta){.prefix = "", .alpha = NAN};
+    *out = (struct lora_meta){.prefix = "", .alpha = (double)NAN};
     if (text) {
         rc = io_json_parse(&out->json, text, strlen(text), MAX_DEPTH, MAX_VALUES, what, err);
         if (rc) return rc;
@@ -129,7 +129,7 @@ static enum taca_code configured(const struct lora_meta *m, const char *core, do
 
 enum taca_code lora_meta_scale(const struct lora_meta *m, const char *core, int64_t rank,
                                double *scale, struct taca_err *err) {
-    double alpha = NAN;
+    double alpha = (double)NAN;
     enum taca_code rc = TACA_OK;
     if (m->json) rc = configured(m, core, &alpha, err);
     if (rc) return rc;

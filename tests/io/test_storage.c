@@ -88,11 +88,11 @@ static void test_8_bit_floats_have_their_published_values(void) {
         {0x38, 1, 0.5},
         {0x3C, 1.5, 1},
         {0xB8, -1, -0.5},
-        {0x7E, 448, NAN},
+        {0x7E, 448, (double)NAN},
         {0x78, 256, 32768},
         {0x7B, 352, 57344},
-        {0xFE, -448, NAN},
-        {0x7F, NAN, NAN},
+        {0xFE, -448, (double)NAN},
+        {0x7F, (double)NAN, (double)NAN},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         float a, b;
