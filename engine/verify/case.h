@@ -17,6 +17,7 @@ struct verify_case {
     const json_t *entry; /* of a pipelines.json or text_cases.json, else the set's own JSON */
     struct taca_safetensors *io; /* the reference */
     bool *checked;               /* per tensor of io */
+    double tolerance;            /* of outputs in f32, whatever their name; 0 = each output's own */
     struct taca_engine *e;       /* its parts are opened as the case needs them */
     void *device[CASE_MAX_BLOCKS];
     int n_device;
@@ -83,10 +84,37 @@ enum taca_code verify_vae(struct verify_case *c, struct taca_err *err) TACA_MUST
 enum taca_code case_open_checkpoint(struct verify_case *c, int t5_tokens,
                                     struct taca_err *err) TACA_MUST_USE;
 
+/* ---- batch.c --------------------------------------------------------------------------------- */
+
+/* The inputs of a batch on the device, prepared as a sequence prepares them at admission. FLUX's
+ * reference has tokens instead of latents: they become latents one token high, and the places that
+ * it gives say where they are. */
+struct case_batch {
+    int n;
+    struct taca_chw latent, velocity;     /* of the first item; the others follow */
+    struct taca_mat text, pooled;         /* [n * T, joint_width], [n, pooled_width] */
+    struct taca_mat context, mod, places; /* [n * T, width], [n, mod_width], of one item */
+    const float *t, *guidance;            /* of each item, on the host; guidance may be NULL */
+    int64_t text_rows;
+    struct seq_loras loras; /* of all items */
+};
+
+/* From the inputs of io, for e->dit; prepared without adapters. */
+enum taca_code case_batch_load(struct verify_case *c, struct case_batch *in,
+                               struct taca_err *err) TACA_MUST_USE;
+/* Once more, when in->loras has changed. */
+enum taca_code case_batch_prepare(struct verify_case *c, const struct case_batch *in,
+                                  struct taca_err *err) TACA_MUST_USE;
+/* One forward of all items under gamma, compared with `output`. skip as in struct dit_forward. */
+enum taca_code case_batch_run(struct verify_case *c, const struct case_batch *in, float gamma,
+                              const bool *skip, const char *output,
+                              struct taca_err *err) TACA_MUST_USE;
+
 /* ---- the kinds of cases ---------------------------------------------------------------------- */
 
 enum taca_code verify_model_set(struct verify_case *c, struct taca_err *err) TACA_MUST_USE;
 enum taca_code verify_taca_set(struct verify_case *c, struct taca_err *err) TACA_MUST_USE;
+enum taca_code verify_lora_set(struct verify_case *c, struct taca_err *err) TACA_MUST_USE;
 enum taca_code verify_pipeline(struct verify_case *c, struct taca_err *err) TACA_MUST_USE;
 enum taca_code verify_text_case(struct verify_case *c, struct taca_err *err) TACA_MUST_USE;
 

@@ -51,6 +51,7 @@ static double tolerance_of(const struct verify_case *c, const char *output, doub
         bool loop = starts_with(output, "steps") || starts_with(output, "out.latent");
         return (loop ? bf16_loop_base : bf16_base) * grow;
     }
+    if (c->tolerance > 0) return c->tolerance;
     if (encoded) return encoded_latents_base * grow;
     return t->scaled ? t->base * grow : t->base;
 }

@@ -156,9 +156,9 @@ static enum taca_code run_kind(struct verify_case *c, enum kind kind, struct tac
     case KIND_TACA: return verify_taca_set(c, err);
     case KIND_PIPELINE: return verify_pipeline(c, err);
     case KIND_TEXT: return verify_text_case(c, err);
-    case KIND_LORA: break;
+    case KIND_LORA: return verify_lora_set(c, err);
     }
-    return taca_fail(err, TACA_EUNSUPPORTED, "adapters are not part of this build");
+    return taca_fail(err, TACA_EINTERNAL, "a case of kind %d", (int)kind);
 }
 
 static void run_case(struct run *r, const struct found *found) {
