@@ -1,6 +1,7 @@
 /* bench.c - `taca bench`: what a user waits for, measured on this machine with the real model.
  *
- * Three views of the default picture: the engine alone (where the time goes), a whole process from
+ * The machine first (bench_machine.c): its ceilings, ops, whole forwards of large models. Then
+ * three views of the default picture: the engine alone (where the time goes), a whole process from
  * start to PNG, and a warm server over HTTP while /livez is probed. Every figure is a minimum, a
  * median and a maximum over runs; nothing is averaged away. */
 #include <errno.h>
@@ -17,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "cli/bench.h"
 #include "cli/cli.h"
 #include "cli/client.h"
 #include "cli/flags.h"
@@ -30,7 +32,7 @@ static const char prompt[] = "a red cube to the left of a blue ball";
 struct bench {
     struct taca_engine_opts engine;
     int runs, precision;
-    bool json, http, process;
+    bool json, picture, http, process;
 };
 
 struct samples {
@@ -263,28 +265,48 @@ static enum taca_code bench_http(const struct bench *b, struct taca_err *err) {
 }
 
 int cli_bench(int argc, char **argv) {
-    struct bench b = {
-        .engine = {.model_path = cli_demo_model()}, .runs = 10, .http = true, .process = true};
+    struct bench b = {.engine = {.model_path = cli_demo_model()},
+                      .runs = 10,
+                      .picture = true,
+                      .http = true,
+                      .process = true};
+    struct bench_machine machine = {.ops = true};
+    int budget_ms = 300;
     const struct flag flags[] = {
         {"model", 'm', FLAG_STRING, &b.engine.model_path, .env = "TACA_MODEL", .arg = "DIR",
          .help = "model directory"},
         {"runs", 'n', FLAG_INT, &b.runs, 1, MAX_RUNS, .arg = "N", .help = "pictures per view"},
         {"precision", 0, FLAG_CHOICE, &b.precision, .choices = "auto|f32|bf16", .arg = "P",
-         .help = "of the engine view"},
+         .help = "of all but process and HTTP"},
         {"threads", 0, FLAG_INT, &b.engine.threads, 0, 1024, .arg = "N",
          .help = "CPU threads, 0 = all"},
+        {"ops", 0, FLAG_SWITCH, &machine.ops, .help = "measure single ops"},
+        {"models", 0, FLAG_SWITCH, &machine.models,
+         .help = "measure SD3.5-medium, FLUX and their VAE with random weights (7 GiB)"},
+        {"only", 0, FLAG_STRING, &machine.filter, .arg = "TEXT",
+         .help = "of those: where TEXT is in the name or the group"},
+        {"budget", 0, FLAG_INT, &budget_ms, 1, 60000, .arg = "MS",
+         .help = "time for each of those"},
+        {"picture", 0, FLAG_SWITCH, &b.picture, .help = "measure the model's default picture"},
         {"process", 0, FLAG_SWITCH, &b.process, .help = "measure whole processes"},
         {"http", 0, FLAG_SWITCH, &b.http, .help = "measure a warm server"},
         {"json", 0, FLAG_SWITCH, &b.json, .help = "one object a line"},
     };
-    struct flag_set set = {.usage = "bench [options]",
-                           .about = "Times the model's default picture: engine, process, HTTP.",
-                           .flags = flags,
-                           .n_flags = FLAGS_COUNT(flags)};
+    struct flag_set set = {
+        .usage = "bench [options]",
+        .about = "Times this machine, then the model's default picture: engine, process, HTTP.",
+        .flags = flags,
+        .n_flags = FLAGS_COUNT(flags)};
     enum flags_result parsed = flags_parse(&set, argc, argv);
     if (parsed != FLAGS_OK) return parsed == FLAGS_HELP ? EXIT_OK : EXIT_USAGE;
     struct taca_err err = {0};
-    b.engine.precision = (enum taca_precision)b.precision;
+    b.engine.precision = machine.precision = (enum taca_precision)b.precision;
+    machine.json = b.json;
+    machine.threads = b.engine.threads;
+    machine.budget_ms = budget_ms;
+    enum taca_code rc = bench_machine_run(&machine, &err);
+    if (rc) return cli_fail("bench", &err);
+    if (!b.picture) return EXIT_OK;
     if (!b.engine.model_path) {
         taca_fail(&err, TACA_ENOTFOUND, "the demo model was not found: give --model DIR");
         return cli_fail("bench", &err);
@@ -292,7 +314,7 @@ int cli_bench(int argc, char **argv) {
     if (!b.json)
         printf("%-34s %5s %10s %10s %10s %10s\n", "milliseconds", "n", "min", "median", "p99",
                "max");
-    enum taca_code rc = bench_engine(&b, &err);
+    rc = bench_engine(&b, &err);
     if (!rc && b.process) rc = bench_process(&b, &err);
     if (!rc && b.http) rc = bench_http(&b, &err);
     return rc ? cli_fail("bench", &err) : EXIT_OK;

@@ -1,0 +1,18 @@
+/* bench.h - what the files of `taca bench` share. */
+#ifndef TACA_CLI_BENCH_H
+#define TACA_CLI_BENCH_H
+
+#include "engine/bench/bench.h"
+
+struct bench_machine {
+    bool ops, models; /* after the ceilings */
+    bool json;
+    int threads;
+    enum taca_precision precision;
+    double budget_ms;
+    const char *filter;
+};
+/* Ceilings, ops and whole forwards, a line each. */
+enum taca_code bench_machine_run(const struct bench_machine *m, struct taca_err *err) TACA_MUST_USE;
+
+#endif

@@ -1,0 +1,33 @@
+/* measure.h - repeating something and what came of it. Inside engine/bench only. */
+#ifndef TACA_ENGINE_BENCH_MEASURE_H
+#define TACA_ENGINE_BENCH_MEASURE_H
+
+#include "engine/bench/bench.h"
+#include "kernels/backend.h"
+
+enum { BENCH_MAX_RUNS = 400 };
+
+struct bench_sample {
+    double wall_ms[BENCH_MAX_RUNS], cpu_ms[BENCH_MAX_RUNS];
+    int n;
+};
+/* One run of fn. */
+void bench_once(struct bench_sample *s, void (*fn)(void *ctx), void *ctx);
+/* Once unmeasured, then until the budget is spent, at least `least` times. */
+void bench_repeat(struct bench_sample *s, const struct taca_bench *b, int least,
+                  void (*fn)(void *ctx), void *ctx);
+/* Completes the row (group, name, dtype, threads, gflop, mbyte and ratio are there) and sends it.
+ */
+void bench_send(const struct taca_bench *b, struct taca_bench_row *row, struct bench_sample *s);
+/* The median over runs of a to runs of b taken in turns, by CPU time; before they are sent. */
+double bench_ratio(const struct bench_sample *a, const struct bench_sample *b);
+bool bench_wanted(const struct taca_bench *b, const char *group, const char *name);
+
+/* Normal values in either float type. */
+void bench_fill(void *data, enum taca_dtype dtype, int64_t n);
+
+enum taca_code bench_open_backend(struct taca_backend **out, const struct taca_bench *b,
+                                  struct taca_err *err) TACA_MUST_USE;
+int bench_threads(const struct taca_bench *b);
+
+#endif
