@@ -49,6 +49,7 @@ static enum taca_code check_known(const json_t *args, struct taca_err *err) {
                                         "clip_skip",
                                         "max_sequence_length",
                                         "taca",
+                                        "lora",
                                         "output_type"};
     const char *key;
     json_t *value;
@@ -111,6 +112,16 @@ static enum taca_code read_window(struct taca_window *w, const json_t *taca, str
     return TACA_OK;
 }
 
+/* {"file": name beside the list, "scale": s}: on where TACA is, or in every step without it. */
+static enum taca_code read_lora(struct case_args *a, const json_t *lora, struct taca_err *err) {
+    if (!lora || json_is_null(lora)) return TACA_OK;
+    enum taca_code rc = taca_cfg_string(lora, "file", NULL, &a->lora, err);
+    if (!rc) rc = taca_cfg_number(lora, "scale", 1, -20, 20, &a->lora_scale, err);
+    if (!rc && (!a->lora || strchr(a->lora, '/')))
+        rc = taca_fail(err, TACA_EFORMAT, "lora: wanted a \"file\" beside the list");
+    return rc;
+}
+
 /* One integer, or a list with one per image. */
 static enum taca_code read_seeds(struct case_args *a, const json_t *seed, struct taca_err *err) {
     size_t n = json_is_array(seed) ? json_array_size(seed) : 1;
@@ -146,6 +157,7 @@ enum taca_code case_args_read(struct case_args *out, const struct verify_case *c
     if (!rc) rc = read_guidance(&a, args, err);
     if (!rc) rc = taca_cfg_number(args, "strength", 0.6, 0, 1, &a.strength, err);
     if (!rc) rc = read_window(&a.window, json_object_get(args, "taca"), err);
+    if (!rc) rc = read_lora(&a, json_object_get(args, "lora"), err);
     if (!rc) rc = read_seeds(&a, json_object_get(c->entry, "seed"), err);
     if (!rc) *out = a;
     return rc;

@@ -45,6 +45,8 @@ enum taca_code case_compare(struct verify_case *c, const char *output, const flo
                             struct taca_err *err) TACA_MUST_USE;
 enum taca_code case_compare_ids(struct verify_case *c, const char *output, const int32_t *got,
                                 int64_t n, struct taca_err *err) TACA_MUST_USE;
+/* Outputs whose names begin so are not to be computed after all. */
+void case_unwanted(struct verify_case *c, const char *head);
 /* Names the outputs of io that nothing was compared with. */
 void case_report_unchecked(struct verify_case *c);
 
@@ -129,6 +131,8 @@ struct case_args {
     double embedded;                        /* the guidance that is an input of FLUX dev */
     double strength;
     struct taca_window window;
+    const char *lora; /* an adapter's file, NULL = none; it follows the window where there is one */
+    double lora_scale;
     int clip_skip, t5_tokens;
     uint64_t seed[CASE_MAX_IMAGES];
     int n_seeds; /* 1 = one generator for all images */

@@ -17,6 +17,7 @@ static const struct tolerance tolerances[] = {
     {"sigmas", 5e-7, false, true},
     {"timesteps", 1e-3, false, true},
     {"gammas", 5e-7, false, true},
+    {"lora_scales", 5e-7, false, true},
     {"init.noise", 5e-6, false, true},
     {"init.latents", 5e-6, false, true},
     {"init.image_latents", 5e-5, true, false},
@@ -245,6 +246,11 @@ enum taca_code case_compare_ids(struct verify_case *c, const char *output, const
     r.rel_l2 = diff == 0 ? 0 : sqrt(diff / fmax(norm, 1));
     report(c, &r, want);
     return TACA_OK;
+}
+
+void case_unwanted(struct verify_case *c, const char *head) {
+    for (size_t i = 0; i < taca_safetensors_count(c->io); i++)
+        if (starts_with(taca_safetensors_at(c->io, i)->name, head)) c->checked[i] = true;
 }
 
 void case_report_unchecked(struct verify_case *c) {

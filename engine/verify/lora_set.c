@@ -168,10 +168,10 @@ static enum taca_code check_bad(struct verify_case *c, struct case_batch *in, co
     } else {
         report(c, name, NULL);
     }
-    if (!opened) {
-        rc = compare_scales(c, in, name, err);
-        if (!rc) rc = taca_lora_close(c->e, name, err);
-    }
+    snprintf(why, sizeof why, "out.%.200s.scale_", name);
+    if (opened) case_unwanted(c, why);
+    if (!opened) rc = compare_scales(c, in, name, err);
+    if (!opened && !rc) rc = taca_lora_close(c->e, name, err);
     free(w);
     return rc;
 }

@@ -120,6 +120,15 @@ static enum taca_code load_conditioning(struct verify_case *c, struct case_sampl
     return TACA_OK;
 }
 
+static enum taca_code open_lora(struct verify_case *c, const struct case_args *a,
+                                struct taca_err *err) {
+    char path[CASE_PATH];
+    if (!a->lora) return TACA_OK;
+    if ((size_t)snprintf(path, sizeof path, "%s/%s", c->dir, a->lora) >= sizeof path)
+        return taca_fail(err, TACA_EINVAL, "path of %.64s is too long", a->lora);
+    return taca_lora_open(c->e, a->lora, path, NULL, NULL, err);
+}
+
 enum taca_code verify_pipeline(struct verify_case *c, struct taca_err *err) {
     struct case_sampling s = {0};
     const json_t *scheduler = json_object_get(c->entry, "scheduler");
@@ -130,6 +139,7 @@ enum taca_code verify_pipeline(struct verify_case *c, struct taca_err *err) {
         rc = taca_scheduler_load(&c->e->scheduler, scheduler,
                                  s.args.flux ? TACA_SPACING_EVEN : TACA_SPACING_TRAINED, err);
     if (!rc) rc = open_parts(c, s.args.flux, err);
+    if (!rc) rc = open_lora(c, &s.args, err);
     if (!rc) rc = load_conditioning(c, &s, err);
     return rc ? rc : case_sample(c, &s, err);
 }

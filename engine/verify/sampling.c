@@ -50,20 +50,29 @@ static enum taca_code shape_latents(struct verify_case *c, struct state *st, str
     return TACA_OK;
 }
 
+static enum taca_lora_when when(const struct case_args *a) {
+    return a->window.rule == TACA_WINDOW_OFF ? TACA_LORA_ALWAYS : TACA_LORA_IN_WINDOW;
+}
+
 static enum taca_code compare_schedule(struct verify_case *c, struct state *st,
                                        struct taca_err *err) {
     const struct case_args *a = &st->s->args;
-    float gamma[TACA_MAX_STEPS];
+    float gamma[TACA_MAX_STEPS], lora[TACA_MAX_STEPS];
     const int64_t patch = dit_get_info(c->e->dit)->patch;
     const int64_t tokens = st->dim[2] / patch * (st->dim[3] / patch);
     enum taca_code rc =
         taca_schedule_init(&st->schedule, &c->e->scheduler, a->steps, tokens, 0, err);
     if (rc) return rc;
-    for (int i = 0; i < a->steps; i++)
-        gamma[i] = (float)taca_gamma(&a->window, i, a->steps, (double)st->schedule.sigma[i]);
+    for (int i = 0; i < a->steps; i++) {
+        const double sigma = (double)st->schedule.sigma[i];
+        const bool inside = taca_window_has(&a->window, i, a->steps, sigma);
+        gamma[i] = (float)taca_gamma(&a->window, i, a->steps, sigma);
+        lora[i] = inside || when(a) == TACA_LORA_ALWAYS ? (float)a->lora_scale : 0;
+    }
     rc = case_compare(c, "sigmas", st->schedule.sigma, a->steps + 1, err);
     if (!rc) rc = case_compare(c, "timesteps", st->schedule.timestep, a->steps, err);
     if (!rc) rc = case_compare(c, "gammas", gamma, a->steps, err);
+    if (!rc) rc = case_compare(c, "lora_scales", lora, a->steps, err);
     return rc;
 }
 
@@ -184,14 +193,15 @@ static enum taca_code open_sequences(struct verify_case *c, struct state *st,
                                      struct taca_err *err) {
     const struct case_args *a = &st->s->args;
     const int factor = vae_get_info(c->e->vae)->factor;
-    const struct taca_gen_params p = {.width_px = (int)st->dim[3] * factor,
-                                      .height_px = (int)st->dim[2] * factor,
-                                      .steps = a->steps,
-                                      .cfg_scale = a->guidance,
-                                      .guidance_scale = a->embedded,
-                                      .taca = a->window};
+    struct taca_gen_params p = {.width_px = (int)st->dim[3] * factor,
+                                .height_px = (int)st->dim[2] * factor,
+                                .steps = a->steps,
+                                .cfg_scale = a->guidance,
+                                .guidance_scale = a->embedded,
+                                .taca = a->window};
     enum taca_code rc = TACA_OK;
     struct taca_rng unused;
+    if (a->lora) p.loras[p.n_loras++] = (struct taca_lora_use){a->lora, a->lora_scale, when(a)};
     taca_rng_seed(&unused, 0);
     for (int i = 0; i < st->images && !rc; i++) {
         rc = seq_open_with(c->e, &p, &st->s->cond[i], a->guidance > 1 ? &st->s->uncond[i] : NULL,
