@@ -32,7 +32,9 @@ struct options {
     double cfg, guidance, shift, seed;
     bool taca, quiet, metadata, json;
     double taca_scale, taca_fraction, taca_threshold;
-    int taca_steps;
+    int taca_steps, lora_window;
+    struct flag_list lora;
+    char lora_id[TACA_MAX_LORAS][64];
 };
 
 static enum flags_result parse(struct options *o, struct flag_set *set, int argc, char **argv) {
@@ -65,6 +67,10 @@ static enum flags_result parse(struct options *o, struct flag_set *set, int argc
          .help = "its window: the first K steps"},
         {"taca-threshold", 0, FLAG_NUMBER, &o->taca_threshold, 0, 1000, .arg = "T",
          .help = "its window: timestep >= T of 1000"},
+        {"lora", 0, FLAG_LIST, &o->lora, .arg = "FILE[:SCALE]",
+         .help = "adapter and its strength (1)"},
+        {"lora-window", 0, FLAG_CHOICE, &o->lora_window, .choices = "always|taca", .arg = "WHEN",
+         .help = "steps with adapters: all, or those of the TACA window"},
         {"precision", 0, FLAG_CHOICE, &o->precision, .choices = "auto|f32|bf16",
          .env = "TACA_PRECISION", .arg = "P", .help = "of matrix products"},
         {"threads", 0, FLAG_INT, &o->engine.threads, 0, 1024, .env = "TACA_THREADS", .arg = "N",
@@ -121,9 +127,48 @@ static enum taca_code window_from(const struct options *o, struct taca_gen_param
     return TACA_OK;
 }
 
-static enum taca_code params_from(const struct options *o, const char *prompt,
-                                  const struct taca_model_info *m, struct taca_gen_params *p,
-                                  struct taca_err *err) {
+static void say_warning(void *ctx, const char *text) {
+    (void)ctx;
+    fprintf(stderr, "taca generate: %s\n", text);
+}
+
+/* "FILE:SCALE" or "FILE": the bytes of FILE; *scale stays when none is given. */
+static int split_lora(const char *item, double *scale) {
+    const char *colon = strrchr(item, ':');
+    char *end;
+    if (!colon || !colon[1] || access(item, F_OK) == 0) return (int)strlen(item);
+    const double v = strtod(colon + 1, &end);
+    if (*end) return (int)strlen(item);
+    *scale = v;
+    return (int)(colon - item);
+}
+
+/* Opens the adapters under their files' names without folder and suffix. */
+static enum taca_code loras_from(struct options *o, struct taca_engine *e,
+                                 struct taca_gen_params *p, struct taca_err *err) {
+    if (o->lora.n > TACA_MAX_LORAS)
+        return taca_fail_param(err, "lora", "at most %d adapters, got %d", TACA_MAX_LORAS,
+                               o->lora.n);
+    for (int i = 0; i < o->lora.n; i++) {
+        char path[4096];
+        double scale = 1;
+        const int len = split_lora(o->lora.item[i], &scale);
+        snprintf(path, sizeof path, "%.*s", len, o->lora.item[i]);
+        const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+        const char *dot = strrchr(name, '.');
+        const int n = dot && dot > name ? (int)(dot - name) : (int)strlen(name);
+        snprintf(o->lora_id[i], sizeof o->lora_id[i], "%.*s", n, name);
+        enum taca_code rc = taca_lora_open(e, o->lora_id[i], path, say_warning, NULL, err);
+        if (rc) return rc;
+        p->loras[p->n_loras++] = (struct taca_lora_use){
+            o->lora_id[i], scale, o->lora_window ? TACA_LORA_IN_WINDOW : TACA_LORA_ALWAYS};
+    }
+    return TACA_OK;
+}
+
+static enum taca_code params_from(struct options *o, const char *prompt, struct taca_engine *e,
+                                  struct taca_gen_params *p, struct taca_err *err) {
+    const struct taca_model_info *m = taca_engine_info(e);
     taca_gen_params_init(p, m);
     p->prompt = prompt;
     p->negative_prompt = o->negative;
@@ -144,6 +189,7 @@ static enum taca_code params_from(const struct options *o, const char *prompt,
     }
     enum taca_code rc = size_from(o, p, err);
     if (!rc) rc = window_from(o, p, err);
+    if (!rc) rc = loras_from(o, e, p, err);
     return rc ? rc : taca_gen_params_check(p, m, err);
 }
 
@@ -303,7 +349,7 @@ int cli_generate(int argc, char **argv) {
     if (!o.engine.model_path && !o.engine.transformer)
         rc = taca_fail_param(&err, "model", "the demo model was not found: give --model PATH");
     if (!rc) rc = taca_engine_open(&e, &o.engine, &err);
-    if (!rc) rc = params_from(&o, set.args[0], taca_engine_info(e), &p, &err);
+    if (!rc) rc = params_from(&o, set.args[0], e, &p, &err);
     if (!rc) {
         o.output = default_output(&o, &p, name, sizeof name);
         if (o.n > 1 && strcmp(o.output, "-") == 0)
