@@ -208,7 +208,7 @@ enum taca_code ckpt_make_views(struct taca_ckpt *c, struct taca_err *err) {
         enum taca_code rc = add_tensor(c, raw, last, err);
         if (rc) return rc;
     }
-    qsort(c->views, c->n, sizeof *c->views, view_order);
+    if (c->n) qsort(c->views, c->n, sizeof *c->views, view_order);
     enum taca_code rc = drop_doubles(c, err);
     for (size_t i = 0; i < c->n && !rc; i++) settle(c, &c->views[i]);
     return rc;
