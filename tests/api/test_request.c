@@ -1,7 +1,6 @@
 /* test_request.c - every field of POST /v1/generate: range, type, default, names. The ranges are
  * those of the API's documentation, written out here a second time. */
 #include "api/fields.h"
-#include "api/png.h"
 #include "tests/api/common.h"
 
 /* A numeric field: the ends of its range are accepted, a step beyond is refused. */
@@ -217,47 +216,6 @@ static void test_choices_outside_the_list_are_refused_by_name(void) {
     CHECK_STR(e.message, "output_format \"jpeg\" is not supported by this server yet: use \"png\"");
     parse_with(&r, &e, "\"sampler\":\"heun\"");
     CHECK_STR(e.message, "sampler must be one of \"euler\", got \"heun\"");
-}
-
-/* Status of a body with this member, for a model whose guidance is an input. */
-static int parse_guided(struct api_request *r, struct api_error *e, const char *value) {
-    struct taca_model_info flux = demo;
-    struct api_limits limits;
-    char body[128];
-    flux.guidance_embeds = true;
-    flux.default_guidance_scale = 3.5;
-    api_limits_init(&limits);
-    *r = (struct api_request){0};
-    *e = (struct api_error){0};
-    snprintf(body, sizeof body, "{\"prompt\":\"x\"%s%s}", *value ? ",\"guidance_scale\":" : "",
-             value);
-    return api_request_parse(r, body, strlen(body), &flux, &limits, RANDOM_SEED, e);
-}
-
-static void test_guidance_scale_is_for_models_that_embed_it(void) {
-    static const struct {
-        const char *value;
-        double want;
-    } good[] = {{"", 3.5}, {"null", 3.5}, {"0", 0}, {"1", 1}, {"30.5", 30.5}, {"100", 100}};
-    static const char *const bad[] = {"-0.1", "100.1", "1e300", "\"3\"", "true", "[]"};
-    struct api_request r;
-    struct api_error e;
-    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
-        struct taca_buf out;
-        struct taca_model_info flux = demo;
-        taca_buf_init(&out, 4096);
-        flux.guidance_embeds = true;
-        CHECK_INT(parse_guided(&r, &e, good[i].value), 0);
-        CHECK(r.params.guidance_scale == good[i].want);
-        api_png_parameters(&out, &r.params, &flux);
-        CHECK(memmem(out.data, out.len, ", Distilled CFG Scale: ", 23) != NULL);
-        taca_buf_finish(&out);
-        api_request_finish(&r);
-    }
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        CHECK_INT(parse_guided(&r, &e, bad[i]), 400);
-        CHECK_STR(e.code, "invalid_guidance_scale");
-    }
 }
 
 static void test_known_fields_that_cannot_be_honoured_are_refused(void) {
@@ -594,7 +552,6 @@ int main(void) {
     TEST(test_defaults_are_the_models_and_the_documents);
     TEST(test_values_arrive_where_they_belong);
     TEST(test_choices_outside_the_list_are_refused_by_name);
-    TEST(test_guidance_scale_is_for_models_that_embed_it);
     TEST(test_known_fields_that_cannot_be_honoured_are_refused);
     TEST(test_unknown_fields_are_refused_with_a_hint);
     TEST(test_a_long_unknown_name_is_cut_between_characters);
