@@ -68,6 +68,13 @@ static const struct api_field fields[] = {
      .shown = "false",
      .set = api_set_taca},
     {.name = "clip_skip", .kind = API_INT, .max = 12, .at = AT(r.params.clip_skip)},
+    {.name = "max_sequence_length",
+     .kind = API_INT,
+     .min = 1,
+     .max = TACA_MAX_T5_TOKENS,
+     .at = AT(r.params.max_sequence_length),
+     .of_t5 = true,
+     .why = "this model's text has no T5 part"},
     CHOICE("output_format", r.format, formats, later_formats),
     {.name = "png_level", .kind = API_INT, .max = 9, .at = AT(r.png_level)},
     CHOICE("response_format", r.response, responses, later_responses),
@@ -110,7 +117,8 @@ const struct api_field *api_fields(size_t *n) {
 }
 
 bool api_field_refused(const struct api_field *f, const struct taca_model_info *model) {
-    return f->kind == API_REFUSED || (f->embedded && !model->guidance_embeds);
+    return f->kind == API_REFUSED || (f->embedded && !model->guidance_embeds) ||
+           (f->of_t5 && model->t5_tokens == 0);
 }
 
 void api_draft_init(struct api_draft *d, const struct taca_model_info *model,

@@ -44,6 +44,7 @@ struct api_field {
     const char *shown;              /* its default as JSON, NULL = none */
     int (*set)(struct api_draft *d, const json_t *v, struct api_name name);
     bool embedded;   /* refused by models without embedded guidance */
+    bool of_t5;      /* refused by models whose text has no T5 rows */
     const char *why; /* refused: what to do instead, or NULL */
 };
 

@@ -94,6 +94,8 @@ void api_put_params(struct taca_buf *out, const struct taca_gen_params *p,
         api_put_double(out, p->shift);
     }
     if (p->clip_skip > 0) taca_buf_printf(out, ",\"clip_skip\":%d", p->clip_skip);
+    if (p->max_sequence_length > 0)
+        taca_buf_printf(out, ",\"max_sequence_length\":%d", p->max_sequence_length);
     taca_buf_printf(out, ",\"seed\":%llu,\"taca\":", (unsigned long long)p->seed);
     api_put_taca(out, &p->taca);
 }

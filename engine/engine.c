@@ -54,7 +54,7 @@ static enum taca_code open_text(struct opening *o, const struct taca_engine_opts
     /* SD3's reference pipeline keeps its 256 T5 rows as zeros when the encoder is absent */
     const int usual = d->guidance_embeds ? 512 : 256;
     enum taca_code rc = taca_cfg_int(o->dir.taca, "t5_tokens", usual, d->kind == DIT_FLUX,
-                                     TEXT_MAX_T5_TOKENS, &t5_tokens, err);
+                                     TACA_MAX_T5_TOKENS, &t5_tokens, err);
     if (rc) return rc;
     const struct text_opts t = {
         .family = d->kind == DIT_FLUX ? TEXT_FLUX : TEXT_SD3,
@@ -197,7 +197,8 @@ enum taca_code taca_engine_cost(const struct taca_engine *e, const struct taca_g
     if (rc) return rc;
     const struct dit_info *d = dit_get_info(e->dit);
     const int factor = vae_get_info(e->vae)->factor, branches = p->cfg_scale > 1 ? 2 : 1;
-    const int64_t h = p->height_px / factor, w = p->width_px / factor, text = text_tokens(e->text);
+    const int64_t h = p->height_px / factor, w = p->width_px / factor;
+    const int64_t text = text_rows(e->text, p->max_sequence_length);
     struct seq_loras loras;
     struct memplan plan;
     rc = seq_loras_take(e, p, &loras, err);

@@ -21,6 +21,7 @@ void taca_gen_params_init(struct taca_gen_params *p, const struct taca_model_inf
                                   .steps = m->default_steps,
                                   .cfg_scale = m->default_cfg_scale,
                                   .guidance_scale = m->default_guidance_scale,
+                                  .max_sequence_length = m->t5_tokens,
                                   .taca = taca_window_default()};
     p->taca.rule = TACA_WINDOW_OFF;
 }
@@ -46,6 +47,17 @@ static enum taca_code check_guidance(double v, const struct taca_model_info *m,
     if (v == 0) return TACA_OK;
     return taca_fail_param(err, "guidance_scale",
                            "guidance_scale is not for this model (%s): use cfg_scale", m->family);
+}
+
+/* Only models whose text has T5 rows can have more or fewer of them. */
+static enum taca_code check_length(int n, const struct taca_model_info *m, struct taca_err *err) {
+    static const char name[] = "max_sequence_length";
+    if (n == 0) return TACA_OK;
+    if (m->t5_tokens == 0)
+        return taca_fail_param(err, name, "%s is not for this model (%s): it has no T5 text", name,
+                               m->family);
+    if (n >= 1 && n <= TACA_MAX_T5_TOKENS) return TACA_OK;
+    return taca_fail_param(err, name, "%s must be in 1..%d, got %d", name, TACA_MAX_T5_TOKENS, n);
 }
 
 static enum taca_code check_window(const struct taca_window *w, struct taca_err *err) {
@@ -98,6 +110,7 @@ enum taca_code taca_gen_params_check(const struct taca_gen_params *p,
     if (!rc && p->shift != 0) rc = check_number("shift", p->shift, 0.01, 100, err);
     if (!rc && (p->clip_skip < 0 || p->clip_skip > 12))
         rc = taca_fail_param(err, "clip_skip", "clip_skip must be in 0..12, got %d", p->clip_skip);
+    if (!rc) rc = check_length(p->max_sequence_length, m, err);
     if (!rc && p->seed >= UINT64_C(1) << 53)
         rc = taca_fail_param(err, "seed", "seed must be in 0..2^53-1");
     if (!rc) rc = check_window(&p->taca, err);
@@ -129,7 +142,7 @@ enum taca_code taca_gen_params_copy(struct taca_gen_params *dst, const struct ta
 
 /* A packed request: this head, then for each string a uint32 length (UINT32_MAX = NULL) and bytes.
  */
-enum { PACK_MAGIC = 0x54475033 }; /* "TGP3": change with the struct */
+enum { PACK_MAGIC = 0x54475034 }; /* "TGP4": change with the struct */
 
 /* The numbers of *p on zeroed memory: neither pointers nor what happens to lie between two members
  * belongs on the wire. */
@@ -142,6 +155,7 @@ static void flatten(struct taca_gen_params *flat, const struct taca_gen_params *
     flat->guidance_scale = p->guidance_scale;
     flat->shift = p->shift;
     flat->clip_skip = p->clip_skip;
+    flat->max_sequence_length = p->max_sequence_length;
     flat->seed = p->seed;
     flat->taca.rule = p->taca.rule;
     flat->taca.gamma = p->taca.gamma;

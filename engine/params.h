@@ -13,7 +13,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 
-enum { TACA_MAX_STEPS = 200 };
+enum { TACA_MAX_STEPS = 200, TACA_MAX_T5_TOKENS = 512 };
 
 /* When temperature-adjusted cross-modal attention acts. A step i of n with noise level sigma (after
  * the schedule's shift) is inside when OFF       never FRACTION  i / n < fraction (released code: 3
@@ -57,11 +57,12 @@ struct taca_gen_params {
     const char *negative_prompt_2, *negative_prompt_3;
     int width_px, height_px;
     int steps;
-    double cfg_scale;      /* <= 1: one pass without the negative prompt */
-    double guidance_scale; /* an input of FLUX dev; 0 for models that have none */
-    double shift;          /* of the noise schedule; 0 = the checkpoint's own */
-    int clip_skip;         /* 0 = last but one layer; positive prompt only */
-    uint64_t seed;         /* torch CPU generator seed, below 2^53 */
+    double cfg_scale;        /* <= 1: one pass without the negative prompt */
+    double guidance_scale;   /* an input of FLUX dev; 0 for models that have none */
+    double shift;            /* of the noise schedule; 0 = the checkpoint's own */
+    int clip_skip;           /* 0 = last but one layer; positive prompt only */
+    int max_sequence_length; /* T5 tokens of each prompt, 1..TACA_MAX_T5_TOKENS; 0 = the model's */
+    uint64_t seed;           /* torch CPU generator seed, below 2^53 */
     struct taca_window taca;
     int n_loras;
     struct taca_lora_use loras[TACA_MAX_LORAS];
@@ -80,7 +81,7 @@ struct taca_model_info {
     double default_guidance_scale; /* 0 where it does not */
     int min_side_px, max_side_px, side_multiple_px;
     int clip_tokens; /* per prompt, BOS and EOS included */
-    int t5_tokens;   /* 0 = no T5 rows */
+    int t5_tokens;   /* per prompt that does not say; 0 = no T5 rows */
     bool has_t5;
     int64_t parameters; /* of all components */
     int64_t weight_bytes;

@@ -159,12 +159,15 @@ enum taca_code taca_seq_open(struct taca_engine *e, const struct taca_gen_params
     enum taca_code rc = taca_gen_params_check(p, &e->info, err);
     if (rc) return rc;
     rc = taca_scratch_reserve(&e->scratch, text_scratch_bytes(e->text), err);
-    const struct text_prompt prompts[SEQ_BRANCHES] = {
-        {.prompt = p->prompt,
-         .prompt_2 = p->prompt_2,
-         .prompt_3 = p->prompt_3,
-         .clip_skip = p->clip_skip},
-        {.prompt = negative, .prompt_2 = p->negative_prompt_2, .prompt_3 = p->negative_prompt_3}};
+    const struct text_prompt prompts[SEQ_BRANCHES] = {{.prompt = p->prompt,
+                                                       .prompt_2 = p->prompt_2,
+                                                       .prompt_3 = p->prompt_3,
+                                                       .clip_skip = p->clip_skip,
+                                                       .t5_tokens = p->max_sequence_length},
+                                                      {.prompt = negative,
+                                                       .prompt_2 = p->negative_prompt_2,
+                                                       .prompt_3 = p->negative_prompt_3,
+                                                       .t5_tokens = p->max_sequence_length}};
     if (!rc) rc = text_acquire(e->text, &e->scratch, &prompts[SEQ_COND], &cond, err);
     if (!rc && guided) rc = text_acquire(e->text, &e->scratch, &prompts[SEQ_UNCOND], &uncond, err);
     if (rc) goto out;

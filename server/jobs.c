@@ -56,7 +56,8 @@ static bool line_room(struct jobs *js, int n) {
 static int guess_tokens(const struct jobs *js, const struct taca_gen_params *p) {
     const struct taca_model_info *m = &js->ports.status->model;
     int side = m->side_multiple_px > 0 ? m->side_multiple_px : 16;
-    int tokens = (p->width_px / side) * (p->height_px / side) + m->clip_tokens + m->t5_tokens;
+    int t5 = p->max_sequence_length > 0 ? p->max_sequence_length : m->t5_tokens;
+    int tokens = (p->width_px / side) * (p->height_px / side) + m->clip_tokens + t5;
     return p->cfg_scale > 1 ? 2 * tokens : tokens;
 }
 

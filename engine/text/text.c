@@ -18,8 +18,8 @@ static enum taca_code measure(struct text *t, struct taca_err *err) {
     enum taca_code rc = taca_count_open(&count, taca_backend_precision(t->b), err);
     if (rc != TACA_OK) return rc;
     struct taca_scratch s = {.b = count};
-    const struct text_key k = {.t5 = t->t5 ? any : NULL, .n_t5 = TEXT_MAX_T5_TOKENS};
-    const int64_t rows = text_rows(t, TEXT_MAX_T5_TOKENS), joint = t->opts.joint_width,
+    const struct text_key k = {.t5 = t->t5 ? any : NULL, .n_t5 = TACA_MAX_T5_TOKENS};
+    const int64_t rows = text_rows(t, TACA_MAX_T5_TOKENS), joint = t->opts.joint_width,
                   pooled = t->opts.pooled_width;
     const struct text_cond cond = {.context = {NULL, TACA_F32, rows, joint, joint},
                                    .pooled = {NULL, TACA_F32, 1, pooled, pooled}};
@@ -35,9 +35,9 @@ enum taca_code text_open(struct text **out, struct taca_backend *b,
                          const struct taca_model_dir *dir, const struct text_opts *opts,
                          struct taca_err *err) {
     const struct text_rules *rules = opts->family == TEXT_FLUX ? &text_flux_rules : &text_sd3_rules;
-    if (opts->t5_tokens < !rules->clip_rows || opts->t5_tokens > TEXT_MAX_T5_TOKENS)
+    if (opts->t5_tokens < !rules->clip_rows || opts->t5_tokens > TACA_MAX_T5_TOKENS)
         return taca_fail(err, TACA_EINVAL, "%s: %d T5 tokens, %s takes %d..%d", dir->path,
-                         opts->t5_tokens, rules->name, !rules->clip_rows, TEXT_MAX_T5_TOKENS);
+                         opts->t5_tokens, rules->name, !rules->clip_rows, TACA_MAX_T5_TOKENS);
     struct text *t = calloc(1, sizeof *t);
     if (!t) return taca_fail(err, TACA_ENOMEM, "%s: out of memory", dir->path);
     t->b = b;
@@ -193,9 +193,9 @@ enum taca_code text_acquire(struct text *t, struct taca_scratch *s, const struct
                             const struct text_cond **out, struct taca_err *err) {
     struct key key = {0};
     struct text_entry *e = NULL;
-    if (p->t5_tokens < 0 || p->t5_tokens > TEXT_MAX_T5_TOKENS)
+    if (p->t5_tokens < 0 || p->t5_tokens > TACA_MAX_T5_TOKENS)
         return taca_fail_param(err, "max_sequence_length",
-                               "max_sequence_length must be in 1..%d, got %d", TEXT_MAX_T5_TOKENS,
+                               "max_sequence_length must be in 1..%d, got %d", TACA_MAX_T5_TOKENS,
                                p->t5_tokens);
     enum taca_code rc = make_key(t, p, &key, err);
     if (rc != TACA_OK) goto out;

@@ -8,17 +8,17 @@
 #define TACA_ENGINE_TEXT_TEXT_H
 
 #include "engine/io/model_dir.h"
+#include "engine/params.h"
 #include "kernels/backend.h"
 
 struct text;
 
-enum { TEXT_MAX_T5_TOKENS = 512 };
 enum text_family { TEXT_SD3, TEXT_FLUX };
 
 struct text_opts {
     enum text_family family;
     int64_t joint_width, pooled_width; /* what the transformer takes */
-    int t5_tokens; /* T5 rows of a prompt that does not say: 0 (SD3: none) .. TEXT_MAX_T5_TOKENS */
+    int t5_tokens; /* T5 rows of a prompt that does not say: 0 (SD3: none) .. TACA_MAX_T5_TOKENS */
     size_t cache_bytes;
 };
 

@@ -30,7 +30,7 @@ static enum taca_code open_weights(struct text *t, int i, const struct taca_mode
     if (i < TEXT_MAX_CLIPS)
         rc = clip_open(&t->clip[i].clip, t->b, dir->config[part], ckpt, &why);
     else
-        rc = t5_open(&t->t5, t->b, dir->config[part], ckpt, TEXT_MAX_T5_TOKENS, &why);
+        rc = t5_open(&t->t5, t->b, dir->config[part], ckpt, TACA_MAX_T5_TOKENS, &why);
     if (rc == TACA_OK) {
         t->parameters += taca_ckpt_parameters(ckpt);
         taca_ckpt_unused(ckpt, log_unused, dir->dir[part]);

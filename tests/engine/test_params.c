@@ -8,6 +8,7 @@ static const struct taca_model_info demo = {.id = "demo",
                                             .default_height_px = 96,
                                             .default_steps = 28,
                                             .default_cfg_scale = 4.5,
+                                            .t5_tokens = 256,
                                             .min_side_px = 64,
                                             .max_side_px = 2048,
                                             .side_multiple_px = 16};
@@ -21,6 +22,7 @@ static struct taca_gen_params example(void) {
     p.negative_prompt_3 = "x";
     p.shift = 1.0 / 3;
     p.clip_skip = 2;
+    p.max_sequence_length = 77;
     p.seed = (UINT64_C(1) << 53) - 1;
     p.taca = (struct taca_window){.rule = TACA_WINDOW_STEPS,
                                   .gamma = 1.1,
@@ -45,6 +47,7 @@ static void check_same(const struct taca_gen_params *a, const struct taca_gen_pa
     CHECK(a->width_px == b->width_px && a->height_px == b->height_px && a->steps == b->steps);
     CHECK(a->cfg_scale == b->cfg_scale && a->shift == b->shift && a->clip_skip == b->clip_skip);
     CHECK(a->guidance_scale == b->guidance_scale);
+    CHECK_INT(a->max_sequence_length, b->max_sequence_length);
     CHECK(a->seed == b->seed);
     CHECK(a->taca.rule == b->taca.rule && a->taca.gamma == b->taca.gamma &&
           a->taca.fraction == b->taca.fraction && a->taca.first_step == b->taca.first_step &&
@@ -58,7 +61,7 @@ static void test_defaults_are_the_models_with_taca_off(void) {
     taca_gen_params_init(&p, &demo);
     CHECK_STR(p.prompt, "");
     CHECK(p.width_px == 128 && p.height_px == 96 && p.steps == 28 && p.cfg_scale == 4.5);
-    CHECK(p.seed == 0 && p.shift == 0 && p.clip_skip == 0);
+    CHECK(p.seed == 0 && p.shift == 0 && p.clip_skip == 0 && p.max_sequence_length == 256);
     CHECK_INT(p.taca.rule, TACA_WINDOW_OFF);
     CHECK(p.taca.gamma == 1.2 && p.taca.fraction == 0.1);
     CHECK_OK(taca_gen_params_check(&p, &demo, &err), err);
@@ -116,6 +119,8 @@ static void test_every_range_is_checked_and_named(void) {
     REFUSED(shift, (double)INFINITY, "shift", "inf");
     REFUSED(clip_skip, -1, "clip_skip", "0..12");
     REFUSED(clip_skip, 13, "clip_skip", "0..12");
+    REFUSED(max_sequence_length, -1, "max_sequence_length", "1..512");
+    REFUSED(max_sequence_length, 513, "max_sequence_length", "1..512");
     REFUSED(seed, UINT64_C(1) << 53, "seed", "2^53-1");
     REFUSED(taca.rule, (enum taca_window_rule)4, "taca", "rule 4");
     REFUSED(taca.gamma, -1, "taca.scale", "0..10");
@@ -131,6 +136,7 @@ static void test_every_range_is_checked_and_named(void) {
 
 static void test_ends_of_ranges_are_inside(void) {
     struct taca_err err = {0};
+    struct taca_model_info none = demo;
     struct taca_gen_params p = example();
     p.width_px = 64;
     p.height_px = 2048;
@@ -138,12 +144,20 @@ static void test_ends_of_ranges_are_inside(void) {
     p.cfg_scale = 30;
     p.shift = 100;
     p.clip_skip = 12;
+    p.max_sequence_length = 512;
     p.taca.gamma = 10;
     p.taca.fraction = 1;
     p.taca.first_step = p.taca.end_step = 200;
     p.taca.sigma_min = p.taca.sigma_max = 1;
     CHECK_OK(taca_gen_params_check(&p, &demo, &err), err);
     p.steps = 1;
+    p.max_sequence_length = 1;
+    none.t5_tokens = 0; /* a model without T5 rows has none to be fewer */
+    CHECK_INT(taca_gen_params_check(&p, &none, &err), TACA_EINVAL);
+    CHECK_STR(err.param, "max_sequence_length");
+    p.max_sequence_length = 0;
+    err = (struct taca_err){0};
+    CHECK_OK(taca_gen_params_check(&p, &none, &err), err);
     p.cfg_scale = p.shift = p.taca.gamma = p.taca.fraction = 0;
     p.taca.first_step = p.taca.end_step = 0;
     p.taca.sigma_min = p.taca.sigma_max = 0;
