@@ -44,9 +44,10 @@ static void swap_to_flux(struct taca_model_dir *d) {
     }
 }
 
-static bool open_bench(struct bench *k, const struct text_opts *opts) {
+static bool open_bench_in(struct bench *k, const struct text_opts *opts,
+                          enum taca_dtype precision) {
     struct taca_err err = {0};
-    const struct taca_backend_opts b = {.threads = 1, .precision = TACA_F32};
+    const struct taca_backend_opts b = {.threads = 1, .precision = precision};
     *k = (struct bench){0};
     CHECK_OK(taca_cpu_open(&k->b, &b, &err), err);
     CHECK_OK(taca_model_dir_open(&k->dir, SD35, &err), err);
@@ -58,6 +59,10 @@ static bool open_bench(struct bench *k, const struct text_opts *opts) {
     if (!k->t) return false;
     CHECK_OK(taca_scratch_reserve(&k->s, text_scratch_bytes(k->t), &err), err);
     return true;
+}
+
+static bool open_bench(struct bench *k, const struct text_opts *opts) {
+    return open_bench_in(k, opts, TACA_F32);
 }
 
 static void close_bench(struct bench *k) {
@@ -249,6 +254,32 @@ static void test_flux_has_the_t5_rows_and_an_unprojected_pooled_vector(void) {
     close_bench(&k);
 }
 
+/* ---- precision ------------------------------------------------------------------------------- */
+
+static void test_bf16_stays_close_to_f32(void) {
+    enum { N = 512 * JOINT };
+    static float v[2][N];
+    struct taca_err err = {0};
+    for (int i = 0; i < 2; i++) {
+        struct bench k;
+        if (!open_bench_in(&k, &flux, i ? TACA_BF16 : TACA_F32)) return;
+        const struct text_prompt p = {.prompt = arg(&k, "flux_plain", "prompt")};
+        const struct text_cond *c = acquire(&k, &p);
+        taca_download(k.b, v[i], c->context.data, sizeof v[i]);
+        CHECK_OK(taca_sync(k.b, &err), err);
+        text_release(k.t, c);
+        close_bench(&k);
+    }
+    double norm = 0, diff = 0;
+    for (int i = 0; i < N; i++) {
+        const double d = (double)v[1][i] - (double)v[0][i];
+        norm += (double)v[0][i] * (double)v[0][i];
+        diff += d * d;
+    }
+    printf("    bf16: relative rms difference %.3g\n", sqrt(diff / norm));
+    CHECK(sqrt(diff / norm) < 0.02); /* bf16 rounds at 2^-9 = 0.002, and scores are not scaled */
+}
+
 /* ---- refusals -------------------------------------------------------------------------------- */
 
 static void test_encoders_that_do_not_fit_are_refused(void) {
@@ -296,6 +327,7 @@ int main(void) {
     TEST(test_without_t5_the_rows_are_zeros);
     TEST(test_cuts_of_any_encoder_are_told);
     TEST(test_flux_has_the_t5_rows_and_an_unprojected_pooled_vector);
+    TEST(test_bf16_stays_close_to_f32);
     TEST(test_encoders_that_do_not_fit_are_refused);
     return TEST_END();
 }
