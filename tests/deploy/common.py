@@ -11,8 +11,9 @@ DEPLOY = ROOT / "deploy"
 TOOLS = ROOT / "build/tools/python/bin"
 
 # the tools' interpreter has the YAML parser and the Kubernetes schemas
-if (TOOLS / "python3").exists() and not sys.prefix.startswith(str(TOOLS.parent)):
-    os.execv(TOOLS / "python3", ["python3", *sys.argv])
+if (TOOLS / "python3").exists() and "TACA_DEPLOY_TOOLS" not in os.environ:
+    os.environ["TACA_DEPLOY_TOOLS"] = "1"
+    os.execv(TOOLS / "python3", [str(TOOLS / "python3"), *sys.argv])
 
 failures = []
 skips = []
