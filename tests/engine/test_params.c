@@ -31,6 +31,9 @@ static struct taca_gen_params example(void) {
                                   .end_step = 4,
                                   .sigma_min = 0.1,
                                   .sigma_max = 0.9};
+    p.n_loras = 2;
+    p.loras[0] = (struct taca_lora_use){"ink", -0.5, TACA_LORA_IN_WINDOW};
+    p.loras[1] = (struct taca_lora_use){"wax", 1.25, TACA_LORA_ALWAYS};
     return p;
 }
 
@@ -53,6 +56,10 @@ static void check_same(const struct taca_gen_params *a, const struct taca_gen_pa
           a->taca.fraction == b->taca.fraction && a->taca.first_step == b->taca.first_step &&
           a->taca.end_step == b->taca.end_step && a->taca.sigma_min == b->taca.sigma_min &&
           a->taca.sigma_max == b->taca.sigma_max);
+    CHECK_INT(a->n_loras, b->n_loras);
+    for (int i = 0; i < a->n_loras; i++)
+        CHECK(same_text(a->loras[i].id, b->loras[i].id) && a->loras[i].scale == b->loras[i].scale &&
+              a->loras[i].when == b->loras[i].when);
 }
 
 static void test_defaults_are_the_models_with_taca_off(void) {
@@ -132,6 +139,15 @@ static void test_every_range_is_checked_and_named(void) {
     REFUSED(taca.sigma_min, 0.95, "taca.timestep_low", "950..900");
     REFUSED(taca.sigma_max, 1.1, "taca.timestep_low", "1100");
     REFUSED(taca.sigma_min, (double)NAN, "taca.timestep_low", "nan");
+    REFUSED(n_loras, TACA_MAX_LORAS + 1, "loras", "at most 8, got 9");
+    REFUSED(n_loras, -1, "loras", "at most 8");
+    REFUSED(n_loras, 3, "loras", "loras[2] has no id");
+    REFUSED(loras[0].id, "", "loras", "loras[0] has no id");
+    REFUSED(loras[1].id, "ink", "loras", "ink is named twice");
+    REFUSED(loras[1].scale, 20.5, "loras.scale", "-20..20");
+    REFUSED(loras[1].scale, (double)NAN, "loras.scale", "nan");
+    REFUSED(loras[0].when, (enum taca_lora_when)2, "loras", "rule 2");
+    REFUSED(taca.rule, TACA_WINDOW_OFF, "loras", "follows the TACA window, which is off");
 }
 
 static void test_ends_of_ranges_are_inside(void) {
