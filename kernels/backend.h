@@ -233,7 +233,8 @@ void taca_rope(struct taca_backend *b, struct taca_mat x, struct taca_mat table)
  *   q, k, v  [rows of the stream, heads * head_dim]; o alike, aliases none of them
  *   rel_bias [heads, 2 n - 1] f32 on the device, n at least the longest segment, image stream only;
  *            zeroed: none
- * Softmax in float with the maximum taken after gamma; no n x n matrix is stored. gamma = 1 gives
+ * Softmax in float with the maximum taken after gamma; no n x n matrix is stored. A bf16 backend
+ * may round the weights of bf16 values to bf16, as inputs of the second product. gamma = 1 gives
  * the plain result bit for bit. A stream without rows may have zeroed views; zeroed text views
  * leave the text out though the layout has it: image rows attend to image rows alone. o of the text
  * stream may be zeroed (data NULL, no rows, no columns): text queries are then not computed. */

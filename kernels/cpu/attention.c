@@ -12,6 +12,7 @@
 
 struct attn_job {
     struct cpu *c;
+    const struct cpu_attn_kernels *k;
     struct taca_mat o[2];
     const struct taca_qkv *qkv[2]; /* by enum taca_stream */
     const struct taca_layout *l;
@@ -54,7 +55,7 @@ static void walk(const struct attn_job *j, struct cpu_attn_tile *t, const struct
         /* column n - 1 of the table is a key's own place */
         t->bias = bias ? bias + j->a->rel_bias.cols / 2 + q0 - k0 : NULL;
         t->causal = j->a->mask == TACA_MASK_CAUSAL ? q0 - k0 : INT64_MAX;
-        j->c->k->attn_tile(t);
+        j->k->tile(t);
     }
 }
 
@@ -69,7 +70,7 @@ static void query_tile(const struct attn_job *j, const struct taca_seg *s, int s
     t.sum = t.max + CPU_ATTN_NQ;
     t.work = t.sum + CPU_ATTN_NQ;
 
-    j->c->k->attn_pack(q, head_of(j->qkv[stream]->q, head, d, first + q0, nq));
+    j->k->pack(q, head_of(j->qkv[stream]->q, head, d, first + q0, nq));
     for (int64_t i = 0; i < CPU_ATTN_NQ; i++) {
         t.max[i] = -INFINITY;
         t.sum[i] = 0;
@@ -102,12 +103,21 @@ static void run_task(void *ctx, int64_t i, int worker) {
         query_tile(j, seg, TACA_TXT, head, (tile - img) * CPU_ATTN_NQ, worker);
 }
 
+static bool all_bf16(const struct taca_qkv *x) {
+    return x->q.cols == 0 ||
+           (x->q.dtype == TACA_BF16 && x->k.dtype == TACA_BF16 && x->v.dtype == TACA_BF16);
+}
+
 void cpu_attention(struct taca_backend *b, struct taca_mat o_img, struct taca_mat o_txt,
                    const struct taca_qkv *img, const struct taca_qkv *txt,
                    const struct taca_layout *l, const struct taca_attn *a) {
     struct cpu *c = cpu_of(b);
     struct attn_job j = {.c = c, .o = {o_img, o_txt}, .qkv = {img, txt}, .l = l, .a = a};
     j.d = (l->img_rows ? img->q.cols : txt->q.cols) / a->heads;
+    j.k = &c->k->attn;
+    if (c->base.precision == TACA_BF16 && c->dnn && all_bf16(img) && all_bf16(txt) &&
+        j.d % CPU_ATTN_BF16_D == 0)
+        j.k = &cpu_attn_bf16;
     j.work = (int64_t)2 * CPU_ATTN_NQ * (j.d + 1) + cpu_attn_work(j.d);
     j.work = (j.work + 15) / 16 * 16;
     j.buf = cpu_buf_get(c, &c->own, (size_t)(j.work * c->threads) * sizeof(float), "attention");

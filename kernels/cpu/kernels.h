@@ -22,19 +22,29 @@ static inline struct cpu_run cpu_row(struct taca_mat m, int64_t r) {
 /* A tile of queries against a tile of keys: scores, running softmax, weighted sum of values. */
 struct cpu_attn_tile {
     int64_t nq, nk, d;
-    const float *q;       /* as attn_pack left it: [d][CPU_ATTN_NQ] */
+    const float *q;       /* as pack left it: [d][CPU_ATTN_NQ], or as many pairs of bf16 */
     struct taca_mat k, v; /* rows = the nk keys, columns of one head */
     float factor;         /* scale, times gamma for image queries and text keys */
     const float *bias;    /* NULL, or score of query i and key j += bias[i - j] */
     int64_t causal;       /* query i sees keys j <= i + causal of this tile; INT64_MAX = all */
-    float *max, *sum;     /* [CPU_ATTN_NQ], state of the softmax so far */
+    float *max, *sum;     /* [CPU_ATTN_NQ], state of the softmax so far, in the tile's own units */
     float *o;             /* [nq, d], not yet divided by sum */
     float *work;          /* cpu_attn_work(d) floats */
 };
 enum { CPU_ATTN_NQ = 32, CPU_ATTN_NK = 64 };
 static inline int64_t cpu_attn_work(int64_t d) {
-    return (int64_t)CPU_ATTN_NQ * CPU_ATTN_NK + (d + 16) * CPU_ATTN_NK;
+    const int64_t scores = (int64_t)CPU_ATTN_NQ * CPU_ATTN_NK;
+    return scores + scores / 2 + (d + 16) * CPU_ATTN_NK;
 }
+
+struct cpu_attn_kernels {
+    /* queries for tile, 0 in places without one; at most CPU_ATTN_NQ rows */
+    void (*pack)(float *to, struct taca_mat q);
+    void (*tile)(const struct cpu_attn_tile *t);
+};
+/* q, k and v in bf16, a multiple of CPU_ATTN_BF16_D columns. */
+extern const struct cpu_attn_kernels cpu_attn_bf16;
+enum { CPU_ATTN_BF16_D = 32 };
 
 struct cpu_kernels {
     const char *name;
@@ -53,9 +63,7 @@ struct cpu_kernels {
     /* x += dsigma v, c := v; v = u + g (c - u), or c without u */
     void (*cfg_euler)(float *x, float *c, const float *u, float g, float dsigma, int64_t n);
     void (*axpb)(float *y, const float *x, float a, float c, int64_t n);
-    /* queries for attn_tile, 0 in places without one; at most CPU_ATTN_NQ rows */
-    void (*attn_pack)(float *to, struct taca_mat q);
-    void (*attn_tile)(const struct cpu_attn_tile *t);
+    struct cpu_attn_kernels attn; /* of any types and sizes */
     /* per channel: sum[c] += x, sq[c] += (x - shift[c])^2 over n pixels of c channels */
     void (*channel_sums)(float *sum, struct cpu_run x, int64_t n, int64_t c);
     void (*channel_squares)(float *sq, struct cpu_run x, const float *mean, int64_t n, int64_t c);
