@@ -100,8 +100,8 @@ static enum flags_result parse(struct options *o, struct flag_set *set, int argc
     const struct flag flags[] = {
         {"weights", 0, FLAG_LIST, &o->weights, .arg = "DIR",
          .help = "a further folder with model sets; may be repeated"},
-        {"layout", 0, FLAG_CHOICE, &o->layout, .choices = "diffusers|orig|bfl", .arg = "L",
-         .help = "which of a set's weight files is read"},
+        {"layout", 0, FLAG_CHOICE, &o->layout, .choices = "any|diffusers|orig|bfl", .arg = "L",
+         .help = "which of a set's weight files is read; any: the first of these"},
         {"dtype", 0, FLAG_CHOICE, &o->dtype, .choices = "f32|bf16", .arg = "T",
          .help = "of matrix products"},
         {"backend", 0, FLAG_CHOICE, &o->backend, .choices = "cpu", .arg = "B",
@@ -151,11 +151,8 @@ int cli_verify(int argc, char **argv) {
     case FLAGS_BAD: return EXIT_USAGE;
     case FLAGS_OK: break;
     }
-    if (o.layout != 0) {
-        fprintf(stderr, "taca verify: --layout %s: this build reads the diffusers layout only\n",
-                o.layout == 1 ? "orig" : "bfl");
-        return EXIT_FAILED;
-    }
+    static const char *const layouts[] = {NULL, "diffusers", "orig", "bfl"};
+    o.verify.layout = layouts[o.layout];
     o.verify.dtype = o.dtype == 0 ? TACA_F32 : TACA_BF16;
     for (int i = 0; i < o.weights.n; i++) {
         struct stat st;

@@ -30,24 +30,27 @@ static bool join(char *out, const char *dir, const char *name, const char *suffi
 
 enum taca_code set_find(const struct verify_case *c, const char *name, struct set_paths *out,
                         struct taca_err *err) {
-    static const char *const others[] = {".orig.safetensors", ".bfl.safetensors"};
-    char place[MAX_PLACES][CASE_PATH], other[CASE_PATH];
+    static const char *const layouts[] = {"diffusers", "orig", "bfl"};
+    const char *wanted = c->opts->layout;
+    char place[MAX_PLACES][CASE_PATH], suffix[40];
     bool has_config = false;
     int n = places(c, place);
     for (int i = 0; i < n; i++) {
         if (!join(out->config, place[i], name, ".config.json")) continue;
         has_config = true;
-        if (join(out->weights, place[i], name, ".diffusers.safetensors")) return TACA_OK;
-        for (int k = 0; k < 2; k++)
-            if (join(other, place[i], name, others[k]))
-                return taca_fail(err, TACA_EUNSUPPORTED,
-                                 "%s: this build reads the diffusers layout only", other);
+        for (int k = 0; k < 3; k++) {
+            if (wanted && strcmp(wanted, layouts[k]) != 0) continue;
+            snprintf(suffix, sizeof suffix, ".%s.safetensors", layouts[k]);
+            if (join(out->weights, place[i], name, suffix)) return TACA_OK;
+        }
     }
+    if (has_config && wanted) /* of a folder's sets, those without it are passed over */
+        return taca_fail(err, TACA_EUNSUPPORTED, "%s has no %s.%s.safetensors", name, name, wanted);
     return taca_fail(err, TACA_ENOTFOUND,
                      "no model set %s (%s.config.json%s) beside the case, in ../models or in a "
                      "--weights folder",
                      name, name,
-                     has_config ? " is there, its .diffusers.safetensors is not"
+                     has_config ? " is there, its weights .diffusers|orig|bfl.safetensors are not"
                                 : " and .diffusers.safetensors");
 }
 

@@ -1,8 +1,8 @@
 /* verify.h - a build against reference tensors: runs cases and compares every output.
  *
- * A case is a model set (NAME.config.json, NAME.diffusers.safetensors, NAME.io.safetensors), a TACA
- * set (NAME.json names its model), an embedding pipeline (an entry of a *pipelines.json) or a text
- * case (an entry of text_cases.json). Everything runs through the code that serves images. Knows
+ * A case is a model set (NAME.config.json, NAME.{diffusers,orig,bfl}.safetensors and
+ * NAME.io.safetensors), a TACA set (NAME.json names its model), an embedding pipeline (an entry of
+ * a *pipelines.json) or a text case (an entry of text_cases.json). Everything runs through the code that serves images. Knows
  * nothing of terminals: results go to a sink. */
 #ifndef TACA_ENGINE_VERIFY_VERIFY_H
 #define TACA_ENGINE_VERIFY_VERIFY_H
@@ -17,6 +17,8 @@ enum { VERIFY_MAX_FOLDERS = 16 };
 struct verify_opts {
     const char *weights[VERIFY_MAX_FOLDERS]; /* further folders with model sets */
     int n_weights;
+    const char *layout;    /* "diffusers", "orig" or "bfl": read these weight files only; NULL =
+                              the first of them that a set has */
     enum taca_dtype dtype; /* of matrix products: TACA_F32 or TACA_BF16 */
     double
         tol; /* absolute, times the standard deviation of outputs above 1; 0 = each output's own */

@@ -50,7 +50,9 @@ says 'FAIL'
 expect 1 "$taca" verify "$tmp/nothing"
 says 'no case nothing'
 expect 1 "$taca" verify --layout bfl "$golden/models/sd3_tiny"
-says 'diffusers layout only'
+says 'sd3_tiny has no sd3_tiny.bfl.safetensors'
+expect 0 "$taca" verify --layout orig "$golden/models/sd3_tiny"
+expect 0 "$taca" verify --layout orig "$golden/models/sd35m_tiny"
 expect 1 "$taca" verify --weights "$tmp/nowhere" "$golden/models/sd3_tiny"
 says 'no such folder'
 expect 2 "$taca" verify
