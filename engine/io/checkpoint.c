@@ -188,7 +188,8 @@ static enum taca_code not_there(const struct taca_ckpt *c, enum taca_kind kind,
     char way[64], shown[IO_SHOWN];
     if (like)
         return taca_fail(err, TACA_EFORMAT, "%s: wanted %s, this is %s%s", c->path, wanted[kind],
-                         like, strstr(like, "not supported") ? "" : hint(way, c));
+                         like,
+                         strchr(like, ';') || strstr(like, "not supported") ? "" : hint(way, c));
     if (c->gguf[0] && taca_gguf_architecture(c->gguf[0])[0])
         return taca_fail(err, TACA_EFORMAT, "%s: wanted %s, this is a GGUF file of architecture %s",
                          c->path, wanted[kind],

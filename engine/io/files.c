@@ -73,6 +73,9 @@ static enum taca_code judge(const struct scan *s, const char **name, const char 
         *name = list[0];
         return TACA_OK;
     }
+    if (ends_with(s->pickle, ".gguf"))
+        return taca_fail(err, TACA_ENOTFOUND, "%s: holds %s; name that file itself", dir,
+                         s->pickle);
     if (s->pickle[0])
         return taca_fail(err, TACA_EUNSUPPORTED, "%s: holds %s, only safetensors is supported", dir,
                          s->pickle);

@@ -123,7 +123,7 @@ static bool is_adapter(const struct io_names *n) {
 }
 
 const char *io_names_look_like(const struct io_names *n) {
-    if (is_adapter(n)) return "a LoRA adapter, which is no model";
+    if (is_adapter(n)) return "a LoRA adapter, which is no model; give it with --lora";
     for (int k = 0; k <= TACA_KINDS; k++) {
         struct io_found f = io_layout_find(n, (enum taca_kind)k);
         if (f.layout) return f.layout->what;
