@@ -218,36 +218,6 @@ static void test_choices_outside_the_list_are_refused_by_name(void) {
     CHECK_STR(e.message, "sampler must be one of \"euler\", got \"heun\"");
 }
 
-/* Only where the text has T5 rows; their usual number is the default. */
-static void test_max_sequence_length_is_for_models_with_t5(void) {
-    static const struct {
-        const char *value;
-        int status, want;
-    } all[] = {{"null", 0, 256}, {"1", 0, 1},    {"512", 0, 512}, {"77.0", 0, 77},  {"0", 400, 0},
-               {"513", 400, 0},  {"-1", 400, 0}, {"1.5", 400, 0}, {"\"9\"", 400, 0}};
-    struct taca_model_info t5 = demo;
-    struct api_limits limits;
-    t5.t5_tokens = 256;
-    api_limits_init(&limits);
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        struct api_request r = {0};
-        struct api_error e = {0};
-        char body[128];
-        snprintf(body, sizeof body, "{\"prompt\":\"x\",\"max_sequence_length\":%s}", all[i].value);
-        CHECK_INT(api_request_parse(&r, body, strlen(body), &t5, &limits, RANDOM_SEED, &e),
-                  all[i].status);
-        if (all[i].status == 0) {
-            char echo[64];
-            snprintf(echo, sizeof echo, "\"max_sequence_length\":%d", all[i].want);
-            CHECK_INT(r.params.max_sequence_length, all[i].want);
-            CHECK_HAS(r.json, echo);
-            api_request_finish(&r);
-        } else {
-            CHECK_STR(e.code, "invalid_max_sequence_length");
-        }
-    }
-}
-
 static void test_known_fields_that_cannot_be_honoured_are_refused(void) {
     static const char *const names[] = {"loras",
                                         "image",
@@ -588,7 +558,6 @@ int main(void) {
     TEST(test_defaults_are_the_models_and_the_documents);
     TEST(test_values_arrive_where_they_belong);
     TEST(test_choices_outside_the_list_are_refused_by_name);
-    TEST(test_max_sequence_length_is_for_models_with_t5);
     TEST(test_known_fields_that_cannot_be_honoured_are_refused);
     TEST(test_unknown_fields_are_refused_with_a_hint);
     TEST(test_a_long_unknown_name_is_cut_between_characters);

@@ -43,7 +43,38 @@ static void test_guidance_scale_is_for_models_that_embed_it(void) {
     }
 }
 
+/* Only where the text has T5 rows; their usual number is the default. */
+static void test_max_sequence_length_is_for_models_with_t5(void) {
+    static const struct {
+        const char *value;
+        int status, want;
+    } all[] = {{"null", 0, 256}, {"1", 0, 1},    {"512", 0, 512}, {"77.0", 0, 77},  {"0", 400, 0},
+               {"513", 400, 0},  {"-1", 400, 0}, {"1.5", 400, 0}, {"\"9\"", 400, 0}};
+    struct taca_model_info t5 = demo;
+    struct api_limits limits;
+    t5.t5_tokens = 256;
+    api_limits_init(&limits);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        struct api_request r = {0};
+        struct api_error e = {0};
+        char body[128];
+        snprintf(body, sizeof body, "{\"prompt\":\"x\",\"max_sequence_length\":%s}", all[i].value);
+        CHECK_INT(api_request_parse(&r, body, strlen(body), &t5, &limits, RANDOM_SEED, &e),
+                  all[i].status);
+        if (all[i].status == 0) {
+            char echo[64];
+            snprintf(echo, sizeof echo, "\"max_sequence_length\":%d", all[i].want);
+            CHECK_INT(r.params.max_sequence_length, all[i].want);
+            CHECK_HAS(r.json, echo);
+            api_request_finish(&r);
+        } else {
+            CHECK_STR(e.code, "invalid_max_sequence_length");
+        }
+    }
+}
+
 int main(void) {
     TEST(test_guidance_scale_is_for_models_that_embed_it);
+    TEST(test_max_sequence_length_is_for_models_with_t5);
     return TEST_END();
 }
