@@ -91,7 +91,7 @@ static enum taca_code sort_keys(struct reader *r) {
         struct key *k = &r->keys[r->n_keys];
         k->t = taca_safetensors_stored_at(r->st, r->n_keys);
         k->kind = lora_kind_of(k->t->name, &k->stem);
-        r->pairs += k->kind < LORA_FULL;
+        r->pairs += k->kind < LORA_FULL && k->kind != LORA_GAIN;
     }
     qsort(r->keys, r->n_keys, sizeof *r->keys, by_stem);
     return TACA_OK;
@@ -159,7 +159,7 @@ static enum taca_code check_kinds(struct reader *r, const struct group *g) {
             return taca_fail(r->err, TACA_EUNSUPPORTED,
                              "%s: %s belongs to %s, which is not supported", r->name,
                              io_shown(shown, k->t->name), lora_kind_text(k->kind));
-        if (k->kind == LORA_FULL)
+        if (k->kind == LORA_FULL || k->kind == LORA_GAIN)
             warn(r, "%s changes a whole tensor, which is not supported: left out",
                  io_shown(shown, k->t->name));
     }
@@ -174,7 +174,7 @@ static int64_t rows_wanted(const struct reader *r, struct group *g) {
     return rows;
 }
 
-static enum taca_code check_pair(struct reader *r, struct group *g, int64_t *rank) {
+static enum taca_code check_pair(struct reader *r, struct group *g, struct taca_lora_delta *d) {
     char a[IO_SHOWN], b[IO_SHOWN];
     const struct taca_stored *down = part(g, LORA_DOWN), *up = part(g, LORA_UP);
     const struct taca_stored *bias = part(g, LORA_BIAS);
@@ -182,18 +182,20 @@ static enum taca_code check_pair(struct reader *r, struct group *g, int64_t *ran
     if (!down || !up)
         return taca_fail(r->err, TACA_EFORMAT, "%s: %s has no counterpart", r->name,
                          io_shown(a, one->name));
-    const int64_t in = r->model->modules[g->places[0].module].in, out = rows_wanted(r, g);
+    const struct taca_lora_module *m = &r->model->modules[g->places[0].module];
+    const int64_t in = m->in, out = rows_wanted(r, g);
     int64_t up_rows, up_cols, cols;
-    if (!as_matrix(down, rank, &cols) || cols != in)
+    if (!as_matrix(down, &d->rank, &cols) || (cols != in && !(m->doubles && cols == 2 * in)))
         return wrong_shape(r, down, down->rank ? down->dim[0] : 1, in);
-    if (*rank < 1 || *rank > MAX_ADAPTER_RANK)
+    d->in = cols;
+    if (d->rank < 1 || d->rank > MAX_ADAPTER_RANK)
         return taca_fail(r->err, TACA_EFORMAT, "%s: %s has rank %" PRId64 ", wanted 1..%d", r->name,
-                         io_shown(a, down->name), *rank, MAX_ADAPTER_RANK);
-    if (!as_matrix(up, &up_rows, &up_cols)) return wrong_shape(r, up, out, *rank);
-    if (up_cols != *rank)
+                         io_shown(a, down->name), d->rank, MAX_ADAPTER_RANK);
+    if (!as_matrix(up, &up_rows, &up_cols)) return wrong_shape(r, up, out, d->rank);
+    if (up_cols != d->rank)
         return taca_fail(r->err, TACA_EFORMAT, "%s: %s has rank %" PRId64 ", %s has rank %" PRId64,
-                         r->name, io_shown(a, down->name), *rank, io_shown(b, up->name), up_cols);
-    if (up_rows != out) return wrong_shape(r, up, out, *rank);
+                         r->name, io_shown(a, down->name), d->rank, io_shown(b, up->name), up_cols);
+    if (up_rows != out) return wrong_shape(r, up, out, d->rank);
     if (bias && (bias->rank != 1 || bias->dim[0] != out)) return wrong_shape(r, bias, out, 0);
     return TACA_OK;
 }
@@ -265,6 +267,28 @@ static enum taca_code add_deltas(struct reader *r, const struct group *g,
     return rc;
 }
 
+/* A group of a norm: nothing but its gain. */
+static enum taca_code read_norm(struct reader *r, const struct group *g) {
+    char shown[IO_SHOWN];
+    const int module = g->places[0].module;
+    const int64_t n = r->model->modules[module].out;
+    for (size_t i = 0; i < g->n; i++) {
+        const struct key *k = &g->keys[i];
+        struct taca_lora_gain *to = &r->out->gains[r->out->n_gains];
+        if (k->kind != LORA_GAIN) {
+            warn(r, "%s: a norm has no such thing: left out", io_shown(shown, k->t->name));
+            continue;
+        }
+        if (k->t->rank != 1 || k->t->dim[0] != n) return wrong_shape(r, k->t, n, 0);
+        enum taca_code rc = claim(r, g, module);
+        if (!rc) rc = values(r, k->t, &to->gain);
+        if (rc) return rc;
+        to->module = module;
+        r->out->n_gains++;
+    }
+    return TACA_OK;
+}
+
 static enum taca_code read_group(struct reader *r, struct group *g) {
     const struct taca_stored *bias = part(g, LORA_BIAS);
     struct taca_lora_delta d = {0};
@@ -272,7 +296,7 @@ static enum taca_code read_group(struct reader *r, struct group *g) {
     enum taca_code rc = check_twice(r, g);
     if (!rc) rc = check_kinds(r, g);
     if (rc || !(part(g, LORA_DOWN) || part(g, LORA_UP) || bias)) return rc;
-    rc = check_pair(r, g, &d.rank);
+    rc = check_pair(r, g, &d);
     if (!rc) rc = scale_of(r, g, d.rank, &scale);
     if (!rc) rc = values(r, part(g, LORA_DOWN), &d.down);
     if (!rc) rc = values(r, part(g, LORA_UP), &d.up);
@@ -311,7 +335,8 @@ static enum taca_code read_groups(struct reader *r) {
             note_unknown(r, &g);
             continue;
         }
-        enum taca_code rc = read_group(r, &g);
+        const bool norm = r->model->modules[g.places[0].module].in == 0;
+        enum taca_code rc = norm ? read_norm(r, &g) : read_group(r, &g);
         if (rc) return rc;
     }
     return TACA_OK;
@@ -359,7 +384,8 @@ static enum taca_code read_all(struct reader *r) {
     const size_t n = (size_t)r->model->n_modules;
     r->owner = calloc(n + 1, sizeof *r->owner);
     r->out->deltas = taca_arena_alloc(&r->out->memory, (n + 1) * sizeof *r->out->deltas);
-    if (!r->owner || !r->out->deltas) return no_memory(r);
+    r->out->gains = taca_arena_alloc(&r->out->memory, (n + 1) * sizeof *r->out->gains);
+    if (!r->owner || !r->out->deltas || !r->out->gains) return no_memory(r);
     enum taca_code rc = sort_keys(r);
     if (!rc) rc = lora_meta_open(&r->meta, r->st, r->name, r->err);
     if (!rc) rc = lora_names_open(&r->names, r->model, &r->out->memory, r->err);

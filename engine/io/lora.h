@@ -12,30 +12,40 @@
 #ifndef TACA_ENGINE_IO_LORA_H
 #define TACA_ENGINE_IO_LORA_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
 #include "base/mem.h"
 
-/* A linear module of the model by its diffusers name: W [out, in]. */
+/* A linear module of the model by its diffusers name: W [out, in]; or with in = 0 a norm, whose
+ * gain of `out` values a file may replace. */
 struct taca_lora_module {
     const char *name;
     int64_t in, out;
+    bool doubles; /* a control adapter may read twice as many inputs: the second half is its own */
 };
 
 struct taca_lora_delta {
-    int module; /* index into the modules given */
-    int64_t rank;
+    int module;        /* index into the modules given */
+    int64_t rank, in;  /* in: the module's, or twice that */
     const float *down; /* A [rank, in]; parts of a fused matrix share one */
     const float *up;   /* B [out, rank] */
     const float *bias; /* [out] or NULL */
     float scale;       /* alpha / rank */
 };
 
+/* A gain in the place of the module's, whatever the strength. */
+struct taca_lora_gain {
+    int module;
+    const float *gain; /* [out] */
+};
+
 struct taca_lora_file {
     const char *naming; /* "kohya", for people */
     struct taca_lora_delta *deltas;
-    int n_deltas;
+    struct taca_lora_gain *gains;
+    int n_deltas, n_gains;
     int64_t parameters;
     struct taca_arena memory; /* of all of the above */
 };

@@ -29,6 +29,7 @@ static const struct {
     {".lora_up.bias", LORA_BIAS},
     {".lora.up.bias", LORA_BIAS},
     {".alpha", LORA_ALPHA},
+    {".scale", LORA_GAIN},
     {".dora_scale", LORA_DORA},
     {".lora_magnitude_vector", LORA_DORA},
     {".lora_magnitude_vector.weight", LORA_DORA},

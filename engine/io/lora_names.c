@@ -37,6 +37,10 @@ static bool original(const struct io_rule *r, const char *module, char out[IO_NA
     snprintf(full, sizeof full, "%s%s", module, tail);
     if (!io_rule_apply(&back, full, 0, out, number)) return false;
     const size_t len = strlen(out), cut = strlen(tail);
+    if (len && out[len - 1] == '.') { /* the rule leaves the ending open */
+        out[len - 1] = 0;
+        return true;
+    }
     if (len <= cut || strcmp(out + len - cut, tail) != 0) return false;
     out[len - cut] = 0;
     return true;

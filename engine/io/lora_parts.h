@@ -17,6 +17,7 @@ enum lora_kind {
     LORA_UP,
     LORA_BIAS,
     LORA_ALPHA,
+    LORA_GAIN,
     LORA_DORA, /* from here on: not part of a plain low-rank change */
     LORA_LOKR,
     LORA_LOHA,

@@ -223,6 +223,7 @@ static enum taca_code open_dir(struct model_opening *o) {
     if (!model_holds(d->path, "model_index.json")) return explain_dir(d->path, o->err);
     enum taca_code rc = model_json(&index, d->path, "model_index.json", true, o->err);
     if (!rc) rc = read_class(o, index);
+    if (!rc) rc = model_check_parts(o);
     for (int i = 0; !rc && i < TACA_COMPONENTS; i++)
         rc = open_component(o, index, (enum taca_component)i);
     if (!rc) rc = open_scheduler(o, index);
@@ -248,6 +249,8 @@ enum taca_code taca_model_open(struct taca_model_dir *out, const struct taca_mod
     const char *path = paths->model ? paths->model : paths->part[TACA_DIT];
     if (!path) return taca_fail_param(err, "model", "no model: give --model or --transformer");
     enum taca_code rc = check_path(path, err);
+    if (!rc && paths->config && !io_is_dir(paths->config))
+        rc = taca_fail_param(err, "config", "--config %s: no such directory", paths->config);
     if (rc) return rc;
     d.path = strdup(path);
     if (!d.path) return no_memory(path, err);

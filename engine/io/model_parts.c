@@ -33,6 +33,34 @@ static bool is_one_config(const json_t *j) {
            json_object_get(j, "model_type");
 }
 
+/* *out = what the file's companion says of `name`, borrowed; NULL when nothing. */
+static enum taca_code section(const struct model_opening *o, const char *name, json_t **out) {
+    json_t *v = o->beside && !is_one_config(o->beside) ? json_object_get(o->beside, name) : NULL;
+    *out = v;
+    if (!v || json_is_object(v)) return TACA_OK;
+    return taca_fail(o->err, TACA_EFORMAT, "the config beside %s: %s is no object", o->d->path,
+                     name);
+}
+
+/* A misspelt name would be a config that is not used. */
+static enum taca_code check_sections(const struct model_opening *o) {
+    const char *key;
+    json_t *v;
+    char shown[IO_SHOWN];
+    if (!o->beside || is_one_config(o->beside)) return TACA_OK;
+    json_object_foreach(o->beside, key, v) {
+        bool known = strcmp(key, "scheduler") == 0 || strcmp(key, "taca") == 0;
+        for (int i = TACA_TRANSFORMER; i <= TACA_TEXT_ENCODER_3; i++)
+            known = known || strcmp(key, taca_component_name((enum taca_component)i)) == 0;
+        if (!known)
+            return taca_fail(o->err, TACA_EFORMAT,
+                             "the config beside %s: %s is no component; wanted \"transformer\", "
+                             "\"vae\", \"text_encoder\", ..., \"scheduler\" or \"taca\"",
+                             o->d->path, io_shown(shown, key));
+    }
+    return TACA_OK;
+}
+
 /* Lays `from` over *into (NULL = empty); takes from's reference. */
 static enum taca_code lay_over(const struct model_opening *o, json_t **into, json_t *from) {
     if (!from) return TACA_OK;
@@ -65,8 +93,9 @@ static enum taca_code given(const struct model_opening *o, json_t **out, enum ta
     *out = NULL;
     if (model && io_is_dir(model)) rc = lay_folder(o, out, model, name);
     if (!rc && o->paths->config) rc = lay_folder(o, out, o->paths->config, name);
-    if (!rc && o->beside && !is_one_config(o->beside))
-        rc = lay_over(o, out, json_deep_copy(json_object_get(o->beside, name)));
+    if (!rc) rc = section(o, name, &j);
+    if (!rc && j) rc = lay_over(o, out, json_deep_copy(j));
+    j = NULL;
     if (!rc && io_is_dir(path)) {
         rc = lay_folder(o, out, path, NULL);
     } else if (!rc) {
@@ -142,6 +171,19 @@ enum taca_code model_take_tokenizer(const struct model_opening *o, enum taca_com
                      slot->optional ? ", or leave the encoder out with --t5 none" : "");
 }
 
+enum taca_code model_check_parts(const struct model_opening *o) {
+    for (int k = 0; k < TACA_KINDS; k++) {
+        bool wanted = o->paths->part[k] == NULL;
+        for (int i = 0; i < TACA_COMPONENTS; i++)
+            wanted = wanted || (o->pipe->slot[i].kind == (enum taca_kind)k);
+        if (!wanted)
+            return taca_fail_param(o->err, taca_kind_flag((enum taca_kind)k),
+                                   "%s: a %s has no place for what --%s gives", o->d->path,
+                                   o->pipe->class_name, taca_kind_flag((enum taca_kind)k));
+    }
+    return TACA_OK;
+}
+
 /* ---- a model of files ------------------------------------------------------------------------ */
 
 /* Where the weights of a kind are: given apart, or in the model's file; NULL = nowhere. */
@@ -166,13 +208,12 @@ static enum taca_code open_part(const struct model_opening *o, const struct taca
 static enum taca_code open_extras(struct model_opening *o, const struct taca_ckpt *dit) {
     struct taca_model_dir *d = o->d;
     const char *config = o->paths->config;
-    enum taca_code rc = TACA_OK;
-    const bool several = o->beside && !is_one_config(o->beside);
-    if (several && json_object_get(o->beside, "scheduler"))
-        d->scheduler = json_incref(json_object_get(o->beside, "scheduler"));
-    if (several && json_object_get(o->beside, "taca"))
-        d->taca = json_incref(json_object_get(o->beside, "taca"));
-    if (config && !d->taca) rc = model_json(&d->taca, config, "taca.json", false, o->err);
+    json_t *j;
+    enum taca_code rc = section(o, "scheduler", &j);
+    if (!rc) d->scheduler = json_incref(j);
+    if (!rc) rc = section(o, "taca", &j);
+    if (!rc) d->taca = json_incref(j);
+    if (!rc && config && !d->taca) rc = model_json(&d->taca, config, "taca.json", false, o->err);
     if (!rc && config && !d->scheduler && model_holds(config, "scheduler")) {
         char *dir = io_join(config, "scheduler");
         if (!dir) return model_no_memory(o);
@@ -206,6 +247,7 @@ enum taca_code model_open_files(struct model_opening *o) {
     enum taca_code rc = TACA_OK;
     if (p->model) {
         rc = model_beside(&o->beside, p->model, o->err);
+        if (!rc) rc = check_sections(o);
         if (!rc) rc = taca_ckpt_open(&whole, p->model, o->err);
     }
     const bool known = whole && taca_ckpt_looks_like(whole);
@@ -215,7 +257,8 @@ enum taca_code model_open_files(struct model_opening *o) {
     if (!rc) {
         o->pipe = model_pipeline_of(dit ? io_family_of(dit) : IO_SD3);
         if (dit) snprintf(o->d->class_name, sizeof o->d->class_name, "%s", o->pipe->class_name);
-        rc = open_parts(o, whole, dit);
+        rc = model_check_parts(o);
+        if (!rc) rc = open_parts(o, whole, dit);
     }
     taca_ckpt_close(dit);
     taca_ckpt_close(whole);

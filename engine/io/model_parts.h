@@ -45,6 +45,8 @@ enum taca_code model_take(const struct model_opening *o, enum taca_component whi
 /* The same for a tokenizer: from paths->config or from the program's data. */
 enum taca_code model_take_tokenizer(const struct model_opening *o,
                                     enum taca_component which) TACA_MUST_USE;
+/* That the pipeline has a place for each part given apart. */
+enum taca_code model_check_parts(const struct model_opening *o) TACA_MUST_USE;
 /* A model of files alone. */
 enum taca_code model_open_files(struct model_opening *o) TACA_MUST_USE;
 

@@ -74,8 +74,11 @@ static enum taca_code scale_of(struct taca_ckpt *c, struct ckpt_raw *w, size_t s
         if (s) rc = attach(c, w, &s->t, err);
         if (s && !taca_storage_is_float(w->t.type)) w->refused = true; /* packed nibbles */
     }
-    snprintf(name, sizeof name, "%.*sweight_scale_2", (int)stem, w->t.name);
-    if (find_raw(c, name)) w->refused = true;
+    static const char *const packed[] = {"weight_scale_2", "weight.absmax", "weight.quant_map"};
+    for (int i = 0; i < 3; i++) {
+        snprintf(name, sizeof name, "%.*s%s", (int)stem, w->t.name, packed[i]);
+        if (find_raw(c, name)) w->refused = true;
+    }
     snprintf(name, sizeof name, "%.*scomfy_quant", (int)stem, w->t.name);
     const struct ckpt_raw *note = find_raw(c, name);
     if (note && !readable_format(&note->t)) w->refused = true;
@@ -83,13 +86,15 @@ static enum taca_code scale_of(struct taca_ckpt *c, struct ckpt_raw *w, size_t s
 }
 
 enum taca_code ckpt_find_scales(struct taca_ckpt *c, struct taca_err *err) {
-    static const char *const ballast[] = {".scale_weight",   ".scale_input", ".weight_scale",
-                                          ".weight_scale_2", ".input_scale", ".comfy_quant"};
+    static const char *const ballast[] = {
+        ".scale_weight", ".scale_input", ".weight_scale", ".input_scale",   ".weight_scale_2",
+        ".comfy_quant",  ".absmax",      ".quant_map",    ".nested_absmax", ".nested_quant_map"};
     for (size_t i = 0; i < c->n_raw; i++) {
         struct ckpt_raw *r = &c->raw[i];
         for (size_t k = 0; k < sizeof ballast / sizeof *ballast; k++)
             if (ends(r->t.name, ballast[k])) r->ballast = true;
-        if (strcmp(r->t.name, "scaled_fp8") == 0 || ends(r->t.name, ".scaled_fp8"))
+        if (strcmp(r->t.name, "scaled_fp8") == 0 || ends(r->t.name, ".scaled_fp8") ||
+            strstr(r->t.name, ".quant_state."))
             r->ballast = true;
         if (!ends(r->t.name, ".weight")) continue;
         enum taca_code rc = scale_of(c, r, strlen(r->t.name) - strlen("weight"), err);
@@ -121,7 +126,7 @@ static struct ckpt_view *add(struct taca_ckpt *c, const char *name, const struct
 static enum taca_code cut_rows(const struct taca_ckpt *c, struct ckpt_view *v,
                                const struct io_rule *r, struct taca_err *err) {
     char shown[IO_SHOWN];
-    if (r->of == 0) return TACA_OK;
+    if (r->of == 0 || v->raw->refused) return TACA_OK;
     const int64_t rows = v->t.rank ? v->t.dim[0] : 1, unit = rows / r->of;
     if (rows % r->of)
         return taca_fail(err, TACA_EFORMAT, "%s: tensor %s has %lld rows, wanted a multiple of %d",

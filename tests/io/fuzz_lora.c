@@ -26,10 +26,14 @@ static void walk(const struct taca_lora_file *f, const struct taca_lora_model *m
         const struct taca_lora_delta *d = &f->deltas[i];
         demand(d->module >= 0 && d->module < m->n_modules && d->rank > 0, "a module", f->naming);
         const struct taca_lora_module *at = &m->modules[d->module];
-        demand(finite_all(d->down, d->rank * at->in), "finite A", at->name);
+        demand(finite_all(d->down, d->rank * d->in), "finite A", at->name);
         demand(finite_all(d->up, d->rank * at->out), "finite B", at->name);
         demand(!d->bias || finite_all(d->bias, at->out), "finite bias", at->name);
         demand(isfinite(d->scale), "a finite scale", at->name);
+    }
+    for (int i = 0; i < f->n_gains; i++) {
+        const struct taca_lora_module *at = &m->modules[f->gains[i].module];
+        demand(at->in == 0 && finite_all(f->gains[i].gain, at->out), "a gain", at->name);
     }
 }
 

@@ -143,6 +143,28 @@ static void test_a_convolution_is_a_matrix(void) {
     taca_lora_file_finish(&f);
 }
 
+static void test_control_adapters_read_more_and_replace_gains(void) {
+    struct taca_lora_file f;
+    CHECK_OK(READ(&f, &flux, "", {"img_in.lora_A.weight", 2, {2, 8}, 1},
+                  {"img_in.lora_B.weight", 2, {W, 2}, 1},
+                  {"double_blocks.0.img_attn.norm.key_norm.scale", 1, {4}, 5}),
+             err);
+    CHECK_INT(f.n_deltas, 1);
+    CHECK_INT(f.deltas[0].in, 8);
+    CHECK_INT(f.n_gains, 1);
+    if (f.n_gains == 1) {
+        CHECK_STR(flux_modules[f.gains[0].module].name, "transformer_blocks.0.attn.norm_k");
+        CHECK_NEAR(f.gains[0].gain[1], 5 + 1.0 / 64, 0);
+    }
+    CHECK_STR(warnings, "");
+    taca_lora_file_finish(&f);
+    CHECK_INT(READ(&f, &flux, "", PAIR("img_in", 4, W),
+                   {"double_blocks.0.img_attn.norm.key_norm.scale", 1, {5}, 5}),
+              TACA_EFORMAT);
+    CHECK_HAS(err.text, "key_norm.scale: [5] found, [4] wanted");
+    CHECK_INT(READ(&f, &flux, "", PAIR("img_in", 12, W)), TACA_EFORMAT);
+}
+
 /* ---- alpha ----------------------------------------------------------------------------------- */
 
 #define OUT "transformer." OUT_0
@@ -302,6 +324,7 @@ int main(void) {
     TEST(test_fused_matrices_are_cut_by_rows);
     TEST(test_halves_are_swapped_where_the_layouts_differ);
     TEST(test_a_convolution_is_a_matrix);
+    TEST(test_control_adapters_read_more_and_replace_gains);
     TEST(test_alpha_is_taken_from_where_it_stands);
     TEST(test_alpha_patterns_match_whole_dotted_ends);
     TEST(test_alphas_on_some_modules_are_mentioned);

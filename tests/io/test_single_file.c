@@ -416,6 +416,25 @@ static void test_a_wrong_part_is_answered_by_what_it_is(void) {
            TACA_ENOTFOUND, "no vae in it; give one with --vae");
 }
 
+static void test_what_would_be_ignored_is_refused(void) {
+    static const char flux[] = TACA_GOLDEN_DIR "/models/flux_tiny_schnell.bfl.safetensors";
+    refuse(
+        &(struct taca_model_paths){.model = flux, .part = {[TACA_CLIP_G] = DEMO "/text_encoder_2"}},
+        TACA_EINVAL, "a FluxPipeline has no place for what --clip-g gives");
+    refuse(&(struct taca_model_paths){.model = DEMO, .config = DEMO "/nowhere"}, TACA_EINVAL,
+           "--config " DEMO "/nowhere: no such directory");
+    const struct taca_model_paths paths = {.model = tmp_path("demo.safetensors")};
+    tmp_text("demo.config.json", "{\"text_encoder_1\":{}}");
+    refuse(&paths, TACA_EFORMAT, "text_encoder_1 is no component");
+    tmp_text("demo.config.json", "{\"vae\":3}");
+    refuse(&paths, TACA_EFORMAT, "vae is no object");
+    tmp_text("demo.config.json", "{\"taca\":[]}");
+    refuse(&paths, TACA_EFORMAT, "taca is no object");
+    tmp_text("demo.config.json", "[");
+    refuse(&paths, TACA_EFORMAT, "not valid JSON");
+    unlink(tmp_path("demo.config.json"));
+}
+
 static void test_a_cut_download_is_told(void) {
     const char *whole = tmp_path("demo.safetensors");
     FILE *f = fopen(whole, "rb");
@@ -456,6 +475,7 @@ int main(void) {
     TEST(test_configs_may_lie_beside_the_file);
     TEST(test_shapes_tell_most_of_a_config);
     TEST(test_a_wrong_part_is_answered_by_what_it_is);
+    TEST(test_what_would_be_ignored_is_refused);
     TEST(test_a_cut_download_is_told);
     TEST(test_published_sizes_tell_the_clips_apart);
     TEST(test_heads_that_do_not_show_are_asked_for);

@@ -208,6 +208,22 @@ static void test_formats_that_are_packed_are_named(void) {
     taca_ckpt_close(c);
 }
 
+static void test_4_bit_packing_is_named_before_its_odd_shape(void) {
+    unsigned char data[64] = {0};
+    struct taca_ckpt *c =
+        with_data("{" E("double_blocks.0.img_attn.qkv.weight", "U8", "[8,1]", 0, 8) "," E(
+                      "double_blocks.0.img_attn.qkv.weight.absmax", "F32", "[1]", 8, 12) "}",
+                  data, 12);
+    struct taca_tensor t;
+    struct taca_err err = {0};
+    if (!c) return;
+    CHECK_INT(
+        taca_ckpt_get(c, &t, "transformer_blocks.0.attn.to_q.weight", 2, (int64_t[]){4, 4}, &err),
+        TACA_EUNSUPPORTED);
+    CHECK_HAS(err.text, "is U8 of a packed format, which is not supported");
+    taca_ckpt_close(c);
+}
+
 static void test_f64_is_refused_by_name(void) {
     unsigned char data[8] = {0};
     struct taca_ckpt *c = with_data("{" E("a", "F64", "[1]", 0, 8) "}", data, 8);
@@ -264,6 +280,7 @@ int main(void) {
     TEST(test_scaled_8_bit_floats_are_multiplied);
     TEST(test_bf16_conversions_round_to_even);
     TEST(test_formats_that_are_packed_are_named);
+    TEST(test_4_bit_packing_is_named_before_its_odd_shape);
     TEST(test_f64_is_refused_by_name);
     TEST(test_rows_of_quantised_matrices_are_cut_between_blocks);
     taca_buf_finish(&gg);
