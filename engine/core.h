@@ -109,6 +109,7 @@ struct memplan_want {
     int64_t h, w, text_rows;
     int n_branches, steps;
     const struct seq_loras *loras; /* NULL = none */
+    bool control;                  /* with a control latent each */
 };
 struct memplan {
     double step_flops, decode_flops;
@@ -128,6 +129,8 @@ void engine_loras_close(struct taca_engine *e);
 /* Those that *p names; they stay open until dropped. */
 enum taca_code seq_loras_take(const struct taca_engine *e, const struct taca_gen_params *p,
                               struct seq_loras *out, struct taca_err *err) TACA_MUST_USE;
+/* Refuses what a sequence cannot run: adapters that want more than prompts and noise. */
+enum taca_code seq_loras_check(const struct seq_loras *s, struct taca_err *err) TACA_MUST_USE;
 void seq_loras_drop(struct seq_loras *s); /* zeroed is fine */
 bool seq_in_window(const struct taca_seq *s, int step);
 /* Those that are on inside or outside the window, one gate each: for what runs outside of a

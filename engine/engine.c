@@ -203,7 +203,14 @@ enum taca_code taca_engine_cost(const struct taca_engine *e, const struct taca_g
     struct memplan plan;
     rc = seq_loras_take(e, p, &loras, err);
     if (rc) return rc;
-    rc = memplan_run(e, &(struct memplan_want){h, w, text, branches, p->steps, &loras}, &plan, err);
+    rc = memplan_run(e,
+                     &(struct memplan_want){.h = h,
+                                            .w = w,
+                                            .text_rows = text,
+                                            .n_branches = branches,
+                                            .steps = p->steps,
+                                            .loras = &loras},
+                     &plan, err);
     seq_loras_drop(&loras);
     if (rc) return rc;
     *out = (struct taca_cost){

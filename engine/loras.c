@@ -85,6 +85,15 @@ static const struct taca_lora_use *use_of(const struct taca_gen_params *p, const
     return NULL;
 }
 
+enum taca_code seq_loras_check(const struct seq_loras *s, struct taca_err *err) {
+    for (int i = 0; i < s->n; i++)
+        if (dit_adapter_get_info(s->list[i].lora->adapter)->control)
+            return taca_fail_param(err, "loras",
+                                   "adapter %s wants a control image, which requests cannot give",
+                                   s->list[i].lora->info.id);
+    return TACA_OK;
+}
+
 enum taca_code seq_loras_take(const struct taca_engine *e, const struct taca_gen_params *p,
                               struct seq_loras *out, struct taca_err *err) {
     struct seq_loras s = {0};

@@ -17,10 +17,12 @@ static enum taca_code plan_step(const struct taca_engine *e, struct taca_backend
     const int n_loras = want->loras ? want->loras->n : 0;
     for (int i = 0; i < n_loras; i++)
         loras[i] = (struct dit_lora){want->loras->list[i].lora->adapter, on};
+    const struct taca_chw control = {NULL, want->control ? d->in_channels : 0, h, w};
     for (int i = 0; i < want->n_branches; i++)
         items[i] =
             (struct dit_item){.latent = {NULL, d->in_channels, h, w},
                               .velocity = {NULL, d->in_channels, h, w},
+                              .control = control,
                               .context = {NULL, TACA_F32, text, d->width, d->width},
                               .places = {NULL, TACA_F32, rows, d->place_width, d->place_width},
                               .mod = {NULL, TACA_F32, 1, d->mod_width, d->mod_width},

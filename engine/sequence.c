@@ -125,8 +125,13 @@ enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params
     const int64_t tokens = shape.h / d->patch * (shape.w / d->patch);
     rc = taca_schedule_init(&s->schedule, &e->scheduler, p->steps, tokens, p->shift, err);
     if (!rc) rc = seq_loras_take(e, p, &s->loras, err);
-    const struct memplan_want want = {shape.h,       shape.w,  cond->context.rows,
-                                      s->n_branches, p->steps, &s->loras};
+    if (!rc) rc = seq_loras_check(&s->loras, err);
+    const struct memplan_want want = {.h = shape.h,
+                                      .w = shape.w,
+                                      .text_rows = cond->context.rows,
+                                      .n_branches = s->n_branches,
+                                      .steps = p->steps,
+                                      .loras = &s->loras};
     if (!rc) rc = memplan_run(e, &want, &plan, err);
     if (!rc) rc = engine_reserve(e, &plan, err);
     if (rc) goto out;
@@ -177,6 +182,7 @@ enum taca_code taca_seq_open(struct taca_engine *e, const struct taca_gen_params
     rc = seq_open_with(e, p, &a, uncond ? &b : NULL, &rng, out, err);
     if (cond->cut) warn |= TACA_WARN_PROMPT_CUT;
     if (uncond && uncond->cut) warn |= TACA_WARN_NEGATIVE_CUT;
+    if (cond->clip_cut || (uncond && uncond->clip_cut)) warn |= TACA_WARN_CLIP_CUT;
     if (!guided && *negative) warn |= TACA_WARN_NEGATIVE_IGNORED;
     if (!rc && warnings) *warnings = warn;
 out:

@@ -41,9 +41,12 @@ static void add_changes(const struct dit_pass *p, struct taca_mat y, struct taca
         int n;
         const struct dit_change *c = dit_adapter_changes(p->loras.list[i].adapter, w, &n);
         const struct taca_gates gates = {p->loras.list[i].gate, p->layout, stream};
-        for (int k = 0; k < n; k++)
-            taca_low_rank_add(p->b, p->s, taca_mat_cols(y, c[k].first, c[k].out), x, &c[k].w,
+        for (int k = 0; k < n; k++) {
+            struct taca_mat in = x;
+            if (in.ld >= c[k].w.down->in) in.cols = c[k].w.down->in;
+            taca_low_rank_add(p->b, p->s, taca_mat_cols(y, c[k].first, c[k].out), in, &c[k].w,
                               &gates);
+        }
     }
 }
 
@@ -94,4 +97,35 @@ void dit_linear(const struct dit_pass *p, struct taca_mat y, struct taca_mat x,
     const struct taca_mat xi = taca_mat_rows(x, 0, n), xt = taca_mat_rows(x, n, m);
     run_stream(p, yi, xi, w, act, TACA_IMG);
     run_stream(p, yt, xt, w, act, TACA_TXT);
+}
+
+/* ---- norms ----------------------------------------------------------------------------------- */
+
+static const struct taca_vec *gain_of(const struct dit_pass *p, const struct taca_vec *gain,
+                                      int segment) {
+    const struct taca_vec *found = gain;
+    for (int i = 0; i < p->loras.n; i++) {
+        const struct dit_adapter *a = p->loras.list[i].adapter;
+        if (p->loras.list[i].gate[segment] == 0) continue;
+        for (int k = 0; k < a->n_gains; k++)
+            if (a->gains[k].on == gain) found = &a->gains[k].gain;
+    }
+    return found;
+}
+
+void dit_head_norm(const struct dit_pass *p, struct taca_mat x, const struct taca_vec *gain,
+                   enum taca_stream stream) {
+    const int n = p->layout->n_segs;
+    bool replaced = false;
+    for (int i = 0; i < p->loras.n; i++) replaced = replaced || p->loras.list[i].adapter->n_gains;
+    if (!replaced) {
+        taca_head_rms_norm(p->b, x, gain, DIT_EPS);
+        return;
+    }
+    for (int i = 0, end; i < n; i = end) {
+        const struct taca_vec *g = gain_of(p, gain, i);
+        for (end = i + 1; end < n && gain_of(p, gain, end) == g;) end++;
+        const struct run r = run_of(p->layout, stream, i, end);
+        taca_head_rms_norm(p->b, taca_mat_rows(x, r.row, r.rows), g, DIT_EPS);
+    }
 }

@@ -12,9 +12,15 @@ struct dit_change {
     int64_t first, out;
     struct taca_low_rank w;
 };
+/* A norm's gain in the place of the model's. */
+struct dit_gain {
+    const struct taca_vec *on;
+    struct taca_vec gain;
+};
 struct dit_adapter {
     struct dit_change *changes; /* sorted by matrix, then column */
-    int n;
+    struct dit_gain *gains;
+    int n, n_gains;
     struct dit_adapter_info info;
 };
 /* The *n changes of the matrix w. */
@@ -29,8 +35,13 @@ enum dit_rows {
     DIT_ONE   /* of one sequence: outside a forward, without a layout */
 };
 
-/* y = act(x W^T + b) with the changes of the pass's adapters. */
+/* y = act(x W^T + b) with the changes of the pass's adapters. A change that wants more columns than
+ * W finds them behind those of x. */
 void dit_linear(const struct dit_pass *p, struct taca_mat y, struct taca_mat x,
                 const struct taca_linear *w, enum taca_act act, enum dit_rows rows);
+
+/* taca_head_rms_norm in place, under the gain of the last adapter that replaces it. */
+void dit_head_norm(const struct dit_pass *p, struct taca_mat x, const struct taca_vec *gain,
+                   enum taca_stream stream);
 
 #endif

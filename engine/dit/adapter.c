@@ -46,7 +46,7 @@ static enum taca_code open_change(struct dit_change *c, struct taca_backend *b,
                                   int64_t out, struct taca_err *err) {
     struct taca_tensor bias = {m->name, d->bias, TACA_F32, 1, {out}};
     const struct taca_low_rank_parts parts = {
-        .down = {m->name, d->down, TACA_F32, 2, {d->rank, m->w->in}},
+        .down = {m->name, d->down, TACA_F32, 2, {d->rank, d->in}},
         .up = {m->name, d->up, TACA_F32, 2, {out, d->rank}},
         .bias = d->bias ? &bias : NULL,
         .scale = d->scale};
@@ -75,6 +75,22 @@ static enum taca_code open_changes(struct dit_adapter *a, struct taca_backend *b
     return rc;
 }
 
+static enum taca_code open_gains(struct dit_adapter *a, struct taca_backend *b,
+                                 const struct taca_lora_file *file, const struct dit_module *m,
+                                 struct taca_err *err) {
+    a->gains = calloc((size_t)file->n_gains + 1, sizeof *a->gains);
+    if (!a->gains) return taca_fail(err, TACA_ENOMEM, "an adapter");
+    for (int i = 0; i < file->n_gains; i++) {
+        const struct taca_vec *on = m[file->gains[i].module].gain;
+        const size_t bytes = (size_t)on->n * sizeof(float);
+        float *gain = taca_alloc(b, bytes, err);
+        if (!gain) return TACA_ENOMEM;
+        taca_upload(b, gain, file->gains[i].gain, bytes);
+        a->gains[a->n_gains++] = (struct dit_gain){on, {gain, on->n}};
+    }
+    return taca_sync(b, err); /* before the file's memory goes */
+}
+
 static void fill_info(struct dit_adapter *a, struct taca_backend *b, const struct dit *d,
                       const struct taca_lora_file *file) {
     int n;
@@ -84,6 +100,8 @@ static void fill_info(struct dit_adapter *a, struct taca_backend *b, const struc
     a->info.bytes = file->parameters * (int64_t)taca_dtype_bytes(taca_backend_precision(b));
     dit_adapter_changes(a, d->context, &n);
     a->info.context = n > 0;
+    const struct dit_change *patch = dit_adapter_changes(a, d->patch, &n);
+    a->info.control = n > 0 && patch->w.down->in > d->patch->in;
 }
 
 /* The model's modules as the reader wants them. */
@@ -99,7 +117,8 @@ static enum taca_code list_modules(const struct dit *d, struct dit_module **modu
     }
     dit_modules(d, m, n);
     for (int i = 0; i < n; i++)
-        names[i] = (struct taca_lora_module){m[i].name, m[i].w->in, m[i].out};
+        names[i] = (struct taca_lora_module){m[i].name, m[i].w ? m[i].w->in : 0, m[i].out,
+                                             m[i].w == d->patch};
     *modules = m;
     *model = (struct taca_lora_model){names, n};
     return TACA_OK;
@@ -120,6 +139,7 @@ enum taca_code dit_adapter_open(struct dit_adapter **out, const struct dit *d,
     rc = list_modules(d, &modules, &model, err);
     if (!rc) rc = taca_lora_read(&file, path, &model, warn, err);
     if (!rc) rc = open_changes(a, b, &file, modules, err);
+    if (!rc) rc = open_gains(a, b, &file, modules, err);
     if (rc) goto out;
     qsort(a->changes, (size_t)a->n, sizeof *a->changes, by_matrix);
     fill_info(a, b, d, &file);
@@ -136,6 +156,8 @@ out:
 void dit_adapter_close(struct dit_adapter *a, struct taca_backend *b) {
     if (!a) return;
     for (int i = 0; i < a->n; i++) taca_low_rank_close(b, &a->changes[i].w);
+    for (int i = 0; i < a->n_gains; i++) taca_free(b, (void *)(uintptr_t)a->gains[i].gain.data);
+    free(a->gains);
     free(a->changes);
     free(a);
 }

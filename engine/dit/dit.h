@@ -76,6 +76,7 @@ void dit_places_at(const struct dit *d, float *table, const float *at, int64_t r
 struct dit_item {
     struct taca_chw latent;   /* in */
     struct taca_chw velocity; /* out: noise - x0 */
+    struct taca_chw control;  /* for control adapters, as large as latent; c = 0: none */
     struct taca_mat context;  /* f32 [T, width] of dit_context; T may differ between items */
     struct taca_mat places;   /* f32 [image rows + T, place_width]; no columns without */
     struct taca_mat mod;      /* f32 [1, mod_width]: the row of this step */

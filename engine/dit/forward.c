@@ -184,26 +184,42 @@ static void gather_text(const struct dit_pass *p, const struct dit_forward *f, s
     }
 }
 
+/* Patches of the latents, and beside them those of the control latents where an item has one. */
+static struct taca_mat gather_tokens(const struct dit *d, const struct dit_pass *p,
+                                     const struct dit_forward *f, int64_t rows) {
+    const int64_t in = d->patch->in;
+    bool control = false;
+    int64_t at = 0;
+    for (int i = 0; i < f->n_items; i++) control = control || f->items[i].control.c;
+    struct taca_mat all = dit_low(p, rows, control ? 2 * in : in);
+    if (control)
+        taca_fill_zero(p->b, all.data, (size_t)(rows * all.ld) * taca_dtype_bytes(all.dtype));
+    for (int i = 0; i < f->n_items; i++) {
+        const struct dit_item *item = &f->items[i];
+        const struct taca_mat own = taca_mat_rows(all, at, patches(d, item->latent));
+        taca_patchify(p->b, taca_mat_cols(own, 0, in), item->latent, d->info.patch,
+                      TACA_PATCH_CHANNEL_MAJOR);
+        if (item->control.c)
+            taca_patchify(p->b, taca_mat_cols(own, in, in), item->control, d->info.patch,
+                          TACA_PATCH_CHANNEL_MAJOR);
+        at += own.rows;
+    }
+    return taca_mat_cols(all, 0, in);
+}
+
 /* The image stream: patches of the latents, projected, plus their places where a table has them. */
 static void embed_latents(const struct dit *d, const struct dit_pass *p,
                           const struct dit_forward *f, struct taca_mat x) {
     const int64_t side = d->info.max_patches, patch = d->info.patch;
     const size_t mark = p->s->used;
-    struct taca_mat tokens = dit_low(p, x.rows, d->patch->in);
-    int64_t at = 0;
-    for (int i = 0; i < f->n_items; i++) {
-        struct taca_chw z = f->items[i].latent;
-        taca_patchify(p->b, taca_mat_rows(tokens, at, patches(d, z)), z, d->info.patch,
-                      TACA_PATCH_CHANNEL_MAJOR);
-        at += patches(d, z);
-    }
+    const struct taca_mat tokens = gather_tokens(d, p, f, x.rows);
     dit_linear(p, x, tokens, d->patch, TACA_ACT_NONE, DIT_IMG);
     p->s->used = mark;
     if (!d->position.rows) {
         tap(f, "x_embedder", x);
         return;
     }
-    at = 0;
+    int64_t at = 0;
     for (int i = 0; i < f->n_items; i++) {
         struct taca_chw z = f->items[i].latent;
         taca_add_position(p->b, taca_mat_rows(x, at, patches(d, z)), d->position, side, z.h / patch,

@@ -1,5 +1,5 @@
-/* modules.c - the linear modules of a transformer by the names that checkpoints and adapters give
- * them, and where each one's rows are among the stacked matrices of struct dit. */
+/* modules.c - the linear modules and norms of a transformer by the names that checkpoints and
+ * adapters give them, and where each one's rows are among the stacked matrices of struct dit. */
 #include "engine/dit/modules.h"
 
 #include <inttypes.h>
@@ -17,11 +17,11 @@ struct list {
 
 static void add(struct list *l, const char *name, struct taca_linear *w, int64_t first,
                 int64_t out) {
-    if (!w) return;
     if (l->n < l->cap) {
         struct dit_module *m = &l->out[l->n];
         snprintf(m->name, sizeof m->name, "%s%s", l->prefix, name);
         m->w = w;
+        m->gain = NULL;
         m->first = first;
         m->out = out;
     }
@@ -36,11 +36,23 @@ static void thirds(struct list *l, struct taca_linear *w, const char *const name
     for (int i = 0; w && i < 3; i++) add(l, names[i], w, i * (w->out / 3), w->out / 3);
 }
 
+static void norm(struct list *l, const char *name, const struct taca_vec *gain) {
+    if (!gain->n) return;
+    add(l, name, NULL, 0, gain->n);
+    if (l->n <= l->cap) l->out[l->n - 1].gain = gain;
+}
+
 static void add_block(struct list *l, const struct dit_block *w, int64_t width) {
     static const char *const img[] = {"attn.to_q", "attn.to_k", "attn.to_v"};
     static const char *const txt[] = {"attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"};
     static const char *const dual[] = {"attn2.to_q", "attn2.to_k", "attn2.to_v"};
     const int64_t mod = (w->dual.qkv ? 9 : 6) * width;
+    norm(l, "attn.norm_q", &w->img.norm_q);
+    norm(l, "attn.norm_k", &w->img.norm_k);
+    norm(l, "attn.norm_added_q", &w->txt.norm_q);
+    norm(l, "attn.norm_added_k", &w->txt.norm_k);
+    norm(l, "attn2.norm_q", &w->dual.norm_q);
+    norm(l, "attn2.norm_k", &w->dual.norm_k);
     add(l, "norm1.linear", w->mod.w, 0, mod);
     add(l, "norm1_context.linear", w->mod.w, mod, w->mod.w->out - mod);
     thirds(l, w->img.qkv, img);
@@ -57,6 +69,8 @@ static void add_block(struct list *l, const struct dit_block *w, int64_t width) 
 
 static void add_single(struct list *l, const struct dit_single *w) {
     static const char *const qkv[] = {"attn.to_q", "attn.to_k", "attn.to_v"};
+    norm(l, "attn.norm_q", &w->attn.norm_q);
+    norm(l, "attn.norm_k", &w->attn.norm_k);
     whole(l, "norm.linear", w->mod.w);
     thirds(l, w->attn.qkv, qkv);
     whole(l, "proj_mlp", w->up);

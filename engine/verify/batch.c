@@ -13,8 +13,13 @@ static enum taca_code reserve(struct verify_case *c, const struct case_batch *in
                               struct taca_err *err) {
     struct memplan plan;
     size_t bytes;
-    const struct memplan_want want = {in->latent.h, in->latent.w, in->text_rows, 1,
-                                      in->n,        &in->loras};
+    const struct memplan_want want = {.h = in->latent.h,
+                                      .w = in->latent.w,
+                                      .text_rows = in->text_rows,
+                                      .n_branches = 1,
+                                      .steps = in->n,
+                                      .loras = &in->loras,
+                                      .control = in->control.c > 0};
     enum taca_code rc = memplan_run(c->e, &want, &plan, err);
     if (rc) return rc;
     if (!taca_mul(&bytes, plan.step_bytes, (size_t)in->n))
@@ -95,6 +100,32 @@ static enum taca_code load_tokens(struct verify_case *c, struct case_batch *in, 
     for (int64_t i = 0; i < dim[0] && !rc; i++)
         tokens_to_latents(c, chw_at(in->latent, (int)i), device + i * rows * width, rows);
     return rc;
+}
+
+enum taca_code case_batch_control(struct verify_case *c, struct case_batch *in,
+                                  struct taca_err *err) {
+    const int64_t rows = in->latent.w / 2, width = in->latent.c * 4, n = in->n * rows * width;
+    int64_t dim[3] = {in->n, rows, 2 * width};
+    float *host, *device, *latent, *control;
+    if (dit_get_info(c->e->dit)->kind != DIT_FLUX)
+        return taca_fail(err, TACA_EUNSUPPORTED, "control latents are of FLUX alone");
+    enum taca_code rc = case_input(c, "in.hidden_states.control", 3, dim, &host, err);
+    if (!rc) rc = case_upload(c, &device, host, 2 * n, err);
+    if (!rc) rc = case_upload(c, &latent, NULL, n, err);
+    if (!rc) rc = case_upload(c, &control, NULL, n, err);
+    if (rc) return rc;
+    in->control = in->latent;
+    in->latent.data = latent;
+    in->control.data = control;
+    for (int i = 0; i < in->n; i++) {
+        const struct taca_mat x = {device + i * 2 * rows * width, TACA_F32, rows, 2 * width,
+                                   2 * width};
+        taca_unpatchify(c->e->b, chw_at(in->latent, i), taca_mat_cols(x, 0, width), 2,
+                        TACA_PATCH_CHANNEL_MAJOR);
+        taca_unpatchify(c->e->b, chw_at(in->control, i), taca_mat_cols(x, width, width), 2,
+                        TACA_PATCH_CHANNEL_MAJOR);
+    }
+    return taca_sync(c->e->b, err);
 }
 
 /* The places of image rows, then of text rows, which all items share. */
@@ -191,6 +222,7 @@ enum taca_code case_batch_run(struct verify_case *c, const struct case_batch *in
         items[i] = (struct dit_item){
             .latent = chw_at(in->latent, i),
             .velocity = chw_at(in->velocity, i),
+            .control = chw_at(in->control, i),
             .context = taca_mat_rows(in->context, i * in->text_rows, in->text_rows),
             .places = in->places,
             .mod = taca_mat_rows(in->mod, i, 1),

@@ -94,6 +94,7 @@ enum taca_code case_open_checkpoint(struct verify_case *c, int t5_tokens,
 struct case_batch {
     int n;
     struct taca_chw latent, velocity;     /* of the first item; the others follow */
+    struct taca_chw control;              /* c = 0: none */
     struct taca_mat text, pooled;         /* [n * T, joint_width], [n, pooled_width] */
     struct taca_mat context, mod, places; /* [n * T, width], [n, mod_width], of one item */
     const float *t, *guidance;            /* of each item, on the host; guidance may be NULL */
@@ -104,6 +105,9 @@ struct case_batch {
 /* From the inputs of io, for e->dit; prepared without adapters. */
 enum taca_code case_batch_load(struct verify_case *c, struct case_batch *in,
                                struct taca_err *err) TACA_MUST_USE;
+/* Takes latents and control latents from in.hidden_states.control, beside each other there. */
+enum taca_code case_batch_control(struct verify_case *c, struct case_batch *in,
+                                  struct taca_err *err) TACA_MUST_USE;
 /* Once more, when in->loras has changed. */
 enum taca_code case_batch_prepare(struct verify_case *c, const struct case_batch *in,
                                   struct taca_err *err) TACA_MUST_USE;

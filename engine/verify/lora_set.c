@@ -50,11 +50,16 @@ static enum taca_code compare_under(struct verify_case *c, struct case_batch *in
                                     const struct taca_lora_use *use, int n, const char *output,
                                     struct taca_err *err) {
     struct taca_gen_params p = {.n_loras = n};
+    struct case_batch own = *in;
+    bool control = false;
     memcpy(p.loras, use, (size_t)n * sizeof *use);
-    enum taca_code rc = seq_loras_take(c->e, &p, &in->loras, err);
-    if (!rc) rc = case_batch_prepare(c, in, err);
-    if (!rc) rc = case_batch_run(c, in, 1, NULL, output, err);
-    seq_loras_drop(&in->loras);
+    enum taca_code rc = seq_loras_take(c->e, &p, &own.loras, err);
+    for (int i = 0; i < own.loras.n; i++)
+        control = control || dit_adapter_get_info(own.loras.list[i].lora->adapter)->control;
+    if (!rc && control) rc = case_batch_control(c, &own, err);
+    if (!rc) rc = case_batch_prepare(c, &own, err);
+    if (!rc) rc = case_batch_run(c, &own, 1, NULL, output, err);
+    seq_loras_drop(&own.loras);
     return rc;
 }
 

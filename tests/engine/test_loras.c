@@ -38,6 +38,7 @@ static void write_adapter(const struct taca_engine *e, int k, int first) {
     size_t count = 0;
     dit_modules(e->dit, m, n);
     for (int i = first; i < n; i += 2) {
+        if (!m[i].w) continue; /* a norm */
         t[count++] = random_tensor(m[i].name, "lora_A.weight", RANK, m[i].w->in,
                                    1 / sqrt((double)m[i].w->in));
         t[count++] = random_tensor(m[i].name, "lora_B.weight", m[i].out, RANK, 0.1);
