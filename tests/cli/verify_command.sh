@@ -23,7 +23,8 @@ says() {
     failed=1
 }
 
-expect 0 "$taca" verify "$golden/models" "$golden/taca" "$golden/pipelines"
+expect 0 "$taca" verify "$golden/models" "$golden/taca" "$golden/pipelines" \
+    "$golden/lora"
 says ' 0 failed'
 grep -q FAIL "$tmp/out" && failed=1
 
