@@ -56,8 +56,8 @@ def test_every_command_of_the_readme_works_as_written():
             if words == ["./test"]:
                 continue
             if words == ["./run"]:
-                service = subprocess.Popen(line, shell=True, cwd=ROOT, stderr=subprocess.DEVNULL,
-                                           start_new_session=True)
+                # bash replaces itself by the command, so that the signal below reaches taca alone
+                service = subprocess.Popen(["bash", "-c", line], cwd=ROOT, stderr=subprocess.DEVNULL)
                 check(wait_ready(service), "the service is ready")
                 continue
             p = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, timeout=300, check=False)
@@ -72,7 +72,7 @@ def test_every_command_of_the_readme_works_as_written():
                 check(b"event: completed" in p.stdout, "the stream completed", p.stdout[-300:])
     finally:
         if service:
-            os.killpg(service.pid, signal.SIGTERM)
+            service.send_signal(signal.SIGTERM)
             equal(service.wait(60), 0, "the service ends cleanly")
         for path in made:
             if os.path.exists(path):
