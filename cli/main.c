@@ -1,7 +1,9 @@
 /* main.c - finds the subcommand. */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/near.h"
 #include "cli/cli.h"
@@ -39,7 +41,15 @@ int cli_fail(const char *command, const struct taca_err *err) {
     return err->code == TACA_EINVAL ? EXIT_USAGE : EXIT_FAILED;
 }
 
+/* Who starts us with a standard descriptor closed would give its number to a socket or a file of
+ * ours, and a line of the log would go there; libuv even aborts when it closes one. */
+static void fill_standard_descriptors(void) {
+    for (int fd = 0; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) _exit(EXIT_FAILED);
+}
+
 int main(int argc, char **argv) {
+    fill_standard_descriptors();
     signal(SIGPIPE, SIG_IGN);
     const char *word = argc > 1 ? argv[1] : "";
     if (!*word) return print_usage(stderr), EXIT_USAGE;

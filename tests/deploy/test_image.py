@@ -75,14 +75,14 @@ def check_files(root):
     equal([f for f in mine if not f.endswith("/usr/local")], [], "files of ours that others may write")
 
 
-def inside(root, config, command, environment):
+def inside(root, config, command, environment, more=()):
     """The command line that runs `command` in the image as process 1 of its own namespaces."""
     env = dict(pair.split("=", 1) for pair in config["Env"]) | environment
     caps = [w for c in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP") for w in ("--cap-add", c)]
     return ["bwrap", "--ro-bind", root, "/", "--proc", "/proc", "--dev", "/dev", "--clearenv",
             *[w for k, v in env.items() for w in ("--setenv", k, v)],
             "--unshare-pid", "--unshare-ipc", "--as-pid-1", "--die-with-parent",
-            "--cap-drop", "ALL", *caps, "--info-fd", "1", "--",
+            "--cap-drop", "ALL", *caps, *more, "--",
             "/usr/bin/setpriv", "--reuid", "65532", "--regid", "65532", "--clear-groups",
             "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", *command]
 
@@ -117,12 +117,13 @@ def check_service(root, config):
     equal(closed.returncode, 78, f"serve without TACA_INSECURE ({closed.stdout.strip()[-120:]})")
     environment["TACA_INSECURE"] = "1"
     log = open(temp / "log", "w+", encoding="utf-8")
-    service = subprocess.Popen(inside(root, config, taca + config["Cmd"], environment),
-                               stdout=subprocess.PIPE, stderr=log, text=True)
-    lines = ""
-    while not lines.rstrip().endswith("}"):
-        lines += service.stdout.readline()
-    pid = json.loads(lines)["child-pid"]
+    told, telling = os.pipe()
+    service = subprocess.Popen(
+        inside(root, config, taca + config["Cmd"], environment, ("--info-fd", str(telling))),
+        pass_fds=(telling,), stderr=log)
+    os.close(telling)
+    with open(told, encoding="utf-8") as info:
+        pid = json.load(info)["child-pid"]
     try:
         check(wait_ready(service), "the service gets ready on a read-only root")
         check_process(pid)

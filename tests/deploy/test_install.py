@@ -36,9 +36,10 @@ with tempfile.TemporaryDirectory(prefix="taca-install-") as temp:
 
     def serves_the_metrics_of_the_handbook():
         port_file = pathlib.Path(temp) / "port"
+        # some supervisors leave standard descriptors closed; sockets must not get their numbers
         service = subprocess.Popen(
-            [taca, "serve", "--port", "0", "--port-file", port_file, "--admin-listen", "none",
-             "--drain-grace", "0"], cwd="/", env=plain, stderr=subprocess.DEVNULL)
+            ["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', taca, "serve", "--port", "0", "--port-file",
+             port_file, "--admin-listen", "none", "--drain-grace", "0"], cwd="/", env=plain)
         try:
             until = time.monotonic() + 60
             while not (port_file.exists() and port_file.read_text()):
