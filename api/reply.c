@@ -15,6 +15,8 @@ void api_warnings_json(struct taca_buf *out, unsigned warnings) {
          "the negative prompt has more tokens than the text encoder takes; the rest was ignored"},
         {TACA_WARN_NEGATIVE_IGNORED, "negative_ignored",
          "the negative prompt was ignored: it acts only when cfg_scale is above 1"},
+        {TACA_WARN_CLIP_CUT, "clip_cut",
+         "the CLIP encoder takes only the start of a prompt; T5 reads all of it"},
     };
     const char *comma = "";
     taca_buf_puts(out, "[");

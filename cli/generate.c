@@ -265,13 +265,14 @@ static enum taca_code write_image(const struct options *o, const struct taca_gen
     return rc;
 }
 
-static void print_warnings(unsigned warnings, const struct taca_model_info *m) {
+static void print_warnings(unsigned warnings, const struct taca_gen_params *p,
+                           const struct taca_model_info *m) {
+    const int tokens = m->has_t5 ? p->max_sequence_length : m->clip_tokens;
     if (warnings & TACA_WARN_PROMPT_CUT)
         fprintf(stderr, "taca generate: the prompt has more than %d tokens; the rest was ignored\n",
-                m->clip_tokens);
+                tokens);
     if (warnings & TACA_WARN_NEGATIVE_CUT)
-        fprintf(stderr, "taca generate: the negative prompt was cut at %d tokens\n",
-                m->clip_tokens);
+        fprintf(stderr, "taca generate: the negative prompt was cut at %d tokens\n", tokens);
     if (warnings & TACA_WARN_NEGATIVE_IGNORED)
         fprintf(stderr, "taca generate: the negative prompt needs --cfg above 1 and was ignored\n");
 }
@@ -288,7 +289,7 @@ static enum taca_code run(struct taca_engine *e, const struct options *o,
         p.seed = first->seed + (uint64_t)k;
         rc = taca_seq_open(e, &p, &seqs[k], &warnings, err);
     }
-    if (!rc) print_warnings(warnings, taca_engine_info(e));
+    if (!rc) print_warnings(warnings, first, taca_engine_info(e));
     progress_start(&bar, p.steps, o->quiet || o->json);
     for (int i = 0; i < p.steps && !rc; i++) {
         if (interrupted) rc = taca_fail(err, TACA_ECANCELLED, "cancelled after %d steps", i);

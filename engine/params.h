@@ -121,6 +121,8 @@ enum taca_warning {
     TACA_WARN_PROMPT_CUT = 1 << 0, /* more tokens than the encoder takes; the rest was dropped */
     TACA_WARN_NEGATIVE_CUT = 1 << 1,
     TACA_WARN_NEGATIVE_IGNORED = 1 << 2, /* negative prompt given, cfg_scale <= 1 */
+    TACA_WARN_CLIP_CUT =
+        1 << 3, /* CLIP takes only the start of a prompt that T5 reads to its end */
 };
 
 #endif

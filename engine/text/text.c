@@ -90,11 +90,12 @@ struct text_stats text_stats(const struct text *t) {
 
 /* ---- keys ------------------------------------------------------------------------------------ */
 
-/* [ids of each CLIP encoder][ids of T5][clip_skip][T5 tokens] */
+/* [ids of each CLIP encoder][ids of T5][cut][clip_skip][T5 tokens]. What was cut belongs to it: a
+ * text that just fits and one that goes on have the same ids. */
+enum { CUT = 1, CLIP_CUT = 2 };
 struct key {
     int32_t *ids;
     size_t n;
-    bool cut;
 };
 
 /* The prompt that an encoder reads: its own, unless that is missing or empty. */
@@ -122,25 +123,41 @@ int text_ids(const struct text *t, enum text_encoder encoder, const struct text_
     return rc == TACA_OK ? n : -1;
 }
 
+/* *read: the text that T5 has read to its end, NULL without one. */
+static enum taca_code key_of_t5(const struct text *t, const struct text_prompt *p, int32_t *ids,
+                                int n, struct key *key, const char **read, struct taca_err *err) {
+    const char *text = prompt_of(p, t->rules->t5_prompt);
+    int total;
+    *read = NULL;
+    if (n == 0) return TACA_OK;
+    enum taca_code rc = tok_t5_encode(t->t5_tok, text, ids, n, &total, err);
+    if (rc != TACA_OK) return rc;
+    if (total > n)
+        key->ids[key->n - 3] |= CUT;
+    else
+        *read = text;
+    return TACA_OK;
+}
+
 static enum taca_code make_key(const struct text *t, const struct text_prompt *p, struct key *key,
                                struct taca_err *err) {
     const int len = t->clip_tokens, n_t5 = t->t5 ? t5_tokens(t, p) : 0;
-    enum taca_code rc = TACA_OK;
-    int total = 0;
-    key->n = (size_t)(len * t->rules->n_clips + n_t5 + 2);
+    const char *read;
+    key->n = (size_t)(len * t->rules->n_clips + n_t5 + 3);
     key->ids = malloc(key->n * sizeof *key->ids);
     if (!key->ids) return taca_fail(err, TACA_ENOMEM, "out of memory for a prompt");
-    int32_t *at = key->ids;
-    for (int i = 0; i < t->rules->n_clips && rc == TACA_OK; i++, at += len) {
-        rc = tok_bpe_encode(t->clip[i].tok, prompt_of(p, i), at, len, &total, err);
-        if (rc == TACA_OK && total > len) key->cut = true;
+    int32_t *tail = key->ids + key->n - 3;
+    tail[0] = 0;
+    tail[1] = t->rules->clip_rows ? p->clip_skip : 0;
+    tail[2] = t5_tokens(t, p);
+    enum taca_code rc = key_of_t5(t, p, tail - n_t5, n_t5, key, &read, err);
+    for (int i = 0; i < t->rules->n_clips && rc == TACA_OK; i++) {
+        const char *text = prompt_of(p, i);
+        int total;
+        rc = tok_bpe_encode(t->clip[i].tok, text, key->ids + i * len, len, &total, err);
+        if (rc == TACA_OK && total > len)
+            tail[0] |= read && strcmp(read, text) == 0 ? CLIP_CUT : CUT;
     }
-    if (rc == TACA_OK && n_t5) {
-        rc = tok_t5_encode(t->t5_tok, prompt_of(p, t->rules->t5_prompt), at, n_t5, &total, err);
-        if (rc == TACA_OK && total > n_t5) key->cut = true;
-    }
-    key->ids[key->n - 2] = t->rules->clip_rows ? p->clip_skip : 0;
-    key->ids[key->n - 1] = t5_tokens(t, p);
     return rc;
 }
 
@@ -179,7 +196,8 @@ static enum taca_code make_entry(struct text *t, struct taca_scratch *s, const s
     float *values = e->block;
     e->cond.context = (struct taca_mat){values, TACA_F32, rows, joint, joint};
     e->cond.pooled = (struct taca_mat){values + rows * joint, TACA_F32, 1, pooled, pooled};
-    e->cond.cut = key->cut;
+    e->cond.cut = key->ids[key->n - 3] & CUT;
+    e->cond.clip_cut = key->ids[key->n - 3] & CLIP_CUT;
     rc = encode(t, s, e, err);
     if (rc != TACA_OK) {
         text_entry_close(e, t->b);

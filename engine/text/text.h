@@ -47,7 +47,8 @@ struct text_prompt {
 struct text_cond {
     struct taca_mat context; /* [text_tokens, joint_width] f32 */
     struct taca_mat pooled;  /* [1, pooled_width] f32 */
-    bool cut;                /* the prompt had more tokens than an encoder takes */
+    bool cut;                /* a prompt had more tokens than its encoder takes; the rest is lost */
+    bool clip_cut;           /* CLIP takes only the start of a prompt that T5 reads to its end */
 };
 enum taca_code text_acquire(struct text *t, struct taca_scratch *s, const struct text_prompt *p,
                             const struct text_cond **out, struct taca_err *err) TACA_MUST_USE;

@@ -107,6 +107,10 @@ static void test_warnings(void) {
                         "the text encoder takes; the rest was ignored\"},"
                         "{\"code\":\"negative_cut\",\"message\":\"the negative prompt has more "
                         "tokens than the text encoder takes; the rest was ignored\"}]");
+    begin();
+    api_warnings_json(&out, TACA_WARN_CLIP_CUT);
+    CHECK_STR(out.data, "[{\"code\":\"clip_cut\",\"message\":\"the CLIP encoder takes only the "
+                        "start of a prompt; T5 reads all of it\"}]");
 }
 
 static void test_every_event_to_the_letter(void) {

@@ -202,25 +202,51 @@ static void test_without_t5_the_rows_are_zeros(void) {
     close_bench(&k);
 }
 
-/* The three encoders have different limits; each of them cuts. */
+/* The encoders have different limits; what T5 reads to its end is not lost though CLIP cuts it. */
 static void test_cuts_of_any_encoder_are_told(void) {
-    static const char words[] =
-        "one two three four five six seven eight nine ten one two three four five six seven eight "
-        "nine ten one two three four five six seven eight nine ten one two three four five six";
+    enum { WORDS = 90 };
+    static char words[2 * WORDS + 1]; /* "a a a ...": a token each */
     struct bench k;
+    memset(words, ' ', 2 * WORDS);
+    for (int i = 0; i < WORDS; i++) words[2 * i] = 'a';
+    char *const half = words + 2 * (WORDS - 40);
     if (open_bench(&k, &sd3)) {
         const struct {
             struct text_prompt p;
-            bool cut;
-        } cases[] = {{{.prompt = words, .t5_tokens = 64}, false},
-                     {{.prompt = words, .t5_tokens = 32}, true},
-                     {{.prompt = "a", .prompt_3 = words, .t5_tokens = 32}, true},
-                     {{.prompt = words, .prompt_3 = "a", .t5_tokens = 32}, false}};
+            bool cut, clip_cut;
+        } cases[] = {{{.prompt = half}, false, false},
+                     {{.prompt = half, .t5_tokens = 32}, true, false},
+                     {{.prompt = "a", .prompt_3 = half, .t5_tokens = 32}, true, false},
+                     {{.prompt = half, .prompt_3 = "a", .t5_tokens = 32}, false, false},
+                     {{.prompt = words}, false, true},
+                     {{.prompt = words, .prompt_3 = "a"}, true, false},
+                     {{.prompt = "a", .prompt_2 = words}, true, false},
+                     {{.prompt = words, .prompt_2 = "a"}, false, true},
+                     {{.prompt = words, .t5_tokens = 32}, true, false}};
         for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
             const struct text_cond *c = acquire(&k, &cases[i].p);
             CHECK_INT(c->cut, cases[i].cut);
+            CHECK_INT(c->clip_cut, cases[i].clip_cut);
             text_release(k.t, c);
         }
+    }
+    close_bench(&k);
+}
+
+/* A prompt that just fits and one that goes on have the same ids, but not the same to be told. */
+static void test_the_cache_tells_a_cut_prompt_from_one_that_fits(void) {
+    struct bench k;
+    if (open_bench(&k, &sd3)) {
+        struct text_prompt p = {.prompt = "cat", .prompt_3 = "a a a", .t5_tokens = 7};
+        const struct text_cond *fits = acquire(&k, &p);
+        int32_t a[7], b[7];
+        CHECK_INT(text_ids(k.t, TEXT_T5, &p, a, 7), 7);
+        p.prompt_3 = "a a a a";
+        const struct text_cond *cut = acquire(&k, &p);
+        CHECK_INT(text_ids(k.t, TEXT_T5, &p, b, 7), 7);
+        CHECK(memcmp(a, b, sizeof a) == 0);
+        CHECK(!fits->cut && cut->cut);
+        text_release(k.t, fits), text_release(k.t, cut);
     }
     close_bench(&k);
 }
@@ -326,6 +352,7 @@ int main(void) {
     TEST(test_a_prompt_may_say_how_long_it_is);
     TEST(test_without_t5_the_rows_are_zeros);
     TEST(test_cuts_of_any_encoder_are_told);
+    TEST(test_the_cache_tells_a_cut_prompt_from_one_that_fits);
     TEST(test_flux_has_the_t5_rows_and_an_unprojected_pooled_vector);
     TEST(test_bf16_stays_close_to_f32);
     TEST(test_encoders_that_do_not_fit_are_refused);
