@@ -27,8 +27,8 @@ static void on_interrupt(int sig) {
 
 struct options {
     struct taca_engine_opts engine;
-    const char *output, *size, *negative;
-    int width, height, steps, n, precision, clip_skip, png_level;
+    const char *output, *size, *negative, *prompt_2, *prompt_3;
+    int width, height, steps, n, precision, clip_skip, t5_tokens, png_level;
     double cfg, guidance, shift, seed;
     bool taca, quiet, metadata, json;
     double taca_scale, taca_fraction, taca_threshold;
@@ -55,6 +55,12 @@ static enum flags_result parse(struct options *o, struct flag_set *set, int argc
         {"guidance", 0, FLAG_NUMBER, &o->guidance, 0, 100, .arg = "X",
          .help = "guidance as an input of the model, for FLUX dev"},
         {"negative", 0, FLAG_STRING, &o->negative, .arg = "TEXT", .help = "what to keep away from"},
+        {"prompt-2", 0, FLAG_STRING, &o->prompt_2, .arg = "TEXT",
+         .help = "another prompt for CLIP-G (SD3) or T5 (FLUX)"},
+        {"prompt-3", 0, FLAG_STRING, &o->prompt_3, .arg = "TEXT",
+         .help = "another prompt for T5 (SD3)"},
+        {"max-sequence-length", 0, FLAG_INT, &o->t5_tokens, 1, TACA_MAX_T5_TOKENS, .arg = "N",
+         .help = "T5 tokens of a prompt"},
         {"shift", 0, FLAG_NUMBER, &o->shift, 0.01, 100, .arg = "X", .help = "noise schedule shift"},
         {"clip-skip", 0, FLAG_INT, &o->clip_skip, 0, 12, .arg = "N", .help = "CLIP layers to skip"},
         {"taca", 0, FLAG_SWITCH, &o->taca,
@@ -172,7 +178,10 @@ static enum taca_code params_from(struct options *o, const char *prompt, struct 
     taca_gen_params_init(p, m);
     p->prompt = prompt;
     p->negative_prompt = o->negative;
+    p->prompt_2 = o->prompt_2;
+    p->prompt_3 = o->prompt_3;
     p->clip_skip = o->clip_skip;
+    if (o->t5_tokens > 0) p->max_sequence_length = o->t5_tokens;
     if (o->steps > 0) p->steps = o->steps;
     if (!isnan(o->cfg)) p->cfg_scale = o->cfg;
     if (!isnan(o->guidance)) p->guidance_scale = o->guidance;
