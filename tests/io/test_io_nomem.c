@@ -7,6 +7,7 @@
 #include "engine/io/model_dir.h"
 #include "engine/io/safetensors.h"
 #include "tests/io/gguf_make.h"
+#include "tests/io/lora_file.h"
 #include "tests/test.h"
 
 void *__real_malloc(size_t size);
@@ -104,6 +105,21 @@ static enum taca_code open_single(const char *path, struct taca_err *err) {
     return rc;
 }
 
+static enum taca_code read_lora(const char *path, const struct taca_lora_model *m,
+                                struct taca_err *err) {
+    struct taca_lora_file f = {0};
+    enum taca_code rc = taca_lora_read(&f, path, m, NULL, err);
+    CHECK((rc == TACA_OK) == (f.n_deltas > 0));
+    taca_lora_file_finish(&f);
+    return rc;
+}
+static enum taca_code read_flux_lora(const char *path, struct taca_err *err) {
+    return read_lora(path, &flux, err);
+}
+static enum taca_code read_sd3_lora(const char *path, struct taca_err *err) {
+    return read_lora(path, &sd3, err);
+}
+
 static enum taca_code write_one(const char *path, struct taca_err *err) {
     static const float x[2] = {1, 2};
     const struct taca_tensor t = {"a", x, TACA_F32, 1, {2}};
@@ -179,6 +195,17 @@ static void test_original_names_survive_every_failed_allocation(void) {
     sweep("single file", open_single, TACA_GOLDEN_DIR "/models/sd35m_tiny.orig.safetensors");
 }
 
+static void test_adapters_survive_every_failed_allocation(void) {
+    const struct made t[] = {PAIR("lora_unet_single_blocks_3_linear1", W, 7 * W),
+                             ALPHA("lora_unet_single_blocks_3_linear1", 3),
+                             {"double_blocks.0.img_attn.norm.key_norm.scale", 1, {4}, 5}};
+    const struct made u[] = {PAIR("diffusion_model.final_layer.adaLN_modulation.1", W, 2 * W)};
+    sweep("flux adapter", read_flux_lora, lora_write("f.safetensors", "", sizeof t / sizeof *t, t));
+    sweep(
+        "sd3 adapter", read_sd3_lora,
+        lora_write("s.safetensors", "\"lora_adapter_metadata\":\"{\\\"lora_alpha\\\":4}\"", 2, u));
+}
+
 static void test_write_survives_every_failed_allocation(void) {
     const char *path = tmp_path("w.safetensors");
     sweep("write", write_one, path);
@@ -191,6 +218,7 @@ int main(void) {
     TEST(test_model_dir_open_survives_every_failed_allocation);
     TEST(test_gguf_open_survives_every_failed_allocation);
     TEST(test_original_names_survive_every_failed_allocation);
+    TEST(test_adapters_survive_every_failed_allocation);
     TEST(test_write_survives_every_failed_allocation);
     tmp_end();
     return TEST_END();
