@@ -270,7 +270,8 @@ int cli_bench(int argc, char **argv) {
                       .picture = true,
                       .http = true,
                       .process = true};
-    struct bench_machine machine = {.ops = true};
+    struct bench_machine machine = {
+        .ops = true, .transformer = {.items = 2, .latent_side = 32, .text_tokens = 333}};
     int budget_ms = 300;
     const struct flag flags[] = {
         {"model", 'm', FLAG_STRING, &b.engine.model_path, .env = "TACA_MODEL", .arg = "DIR",
@@ -283,6 +284,12 @@ int cli_bench(int argc, char **argv) {
         {"ops", 0, FLAG_SWITCH, &machine.ops, .help = "measure single ops"},
         {"models", 0, FLAG_SWITCH, &machine.models,
          .help = "measure SD3.5-medium, FLUX and their VAE with random weights (7 GiB)"},
+        {"transformer", 0, FLAG_STRING, &machine.transformer.path, .arg = "DIR",
+         .help = "measure a forward of the transformer in DIR, a CFG pair"},
+        {"latent", 0, FLAG_INT, &machine.transformer.latent_side, 2, 1024, .arg = "N",
+         .help = "for that: latents per side"},
+        {"text", 0, FLAG_INT, &machine.transformer.text_tokens, 1, 4096, .arg = "N",
+         .help = "for that: text tokens"},
         {"only", 0, FLAG_STRING, &machine.filter, .arg = "TEXT",
          .help = "of those: where TEXT is in the name or the group"},
         {"budget", 0, FLAG_INT, &budget_ms, 1, 60000, .arg = "MS",

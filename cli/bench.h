@@ -11,6 +11,7 @@ struct bench_machine {
     enum taca_precision precision;
     double budget_ms;
     const char *filter;
+    struct taca_bench_shape transformer; /* path NULL: none */
 };
 /* Ceilings, ops and whole forwards, a line each. */
 enum taca_code bench_machine_run(const struct bench_machine *m, struct taca_err *err) TACA_MUST_USE;

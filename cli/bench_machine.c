@@ -74,6 +74,7 @@ enum taca_code bench_machine_run(const struct bench_machine *m, struct taca_err 
     taca_bench_ceilings(&b);
     if (m->ops) rc = taca_bench_ops(&b, err);
     if (!rc && m->models) rc = taca_bench_models(&b, err);
+    if (!rc && m->transformer.path) rc = taca_bench_transformer(&b, &m->transformer, err);
     if (!m->json) printf("\n");
     return rc;
 }

@@ -42,4 +42,13 @@ enum taca_code taca_bench_ops(struct taca_bench *b, struct taca_err *err) TACA_M
 /* SD3.5-medium, FLUX and the decoder of their VAE at 256 x 256. Needs about 7 GiB of memory. */
 enum taca_code taca_bench_models(struct taca_bench *b, struct taca_err *err) TACA_MUST_USE;
 
+/* A forward of the transformer in a directory (config.json and weights). */
+struct taca_bench_shape {
+    const char *path;
+    int items; /* 1, or 2: a CFG pair */
+    int latent_side, text_tokens;
+};
+enum taca_code taca_bench_transformer(struct taca_bench *b, const struct taca_bench_shape *shape,
+                                      struct taca_err *err) TACA_MUST_USE;
+
 #endif

@@ -1,6 +1,7 @@
 /* models.c - whole forwards: SD3.5-medium with a CFG pair, a share of FLUX, the decoder of their
  * VAE, at 256 x 256 pixels, weights drawn on the spot. */
 #include <jansson.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "engine/bench/measure.h"
@@ -31,15 +32,17 @@ static const char sd3_vae[] =
 enum { SIDE = 32, CHANNELS = 16, MAX_ITEMS = 2 };
 
 struct model_case {
-    const char *name, *taca_name, *config;
+    const char *name, *taca_name;
+    const char *config; /* NULL: that of the directory `path`, which holds the weights, too */
+    const char *path;
     int items;
-    int64_t text;
+    int64_t side, text; /* of the latent; tokens */
 };
 static const struct model_case models[] = {
     {"SD3.5-medium, CFG pair, 256 x 256, 333 text tokens",
-     "SD3.5-medium, CFG pair, TACA on against off", sd35_medium, 2, 333},
+     "SD3.5-medium, CFG pair, TACA on against off", sd35_medium, NULL, 2, SIDE, 333},
     {"FLUX, 1 of 19 parts, 256 x 256, 512 text tokens", "FLUX, 1 of 19 parts, TACA on against off",
-     flux_part, 1, 512},
+     flux_part, NULL, 1, SIDE, 512},
 };
 
 struct forward {
@@ -71,20 +74,20 @@ static struct taca_mat normal_mat(struct forward *f, int64_t rows, int64_t cols)
     return m;
 }
 
-static struct taca_chw latent(struct forward *f) {
-    return (struct taca_chw){normal_mat(f, CHANNELS, SIDE * SIDE).data, CHANNELS, SIDE, SIDE};
+static struct taca_chw latent(struct forward *f, int64_t channels, int64_t side) {
+    return (struct taca_chw){normal_mat(f, channels, side * side).data, channels, side, side};
 }
 
 /* What the items of a case are made of; on a counting backend without memory. */
 static enum taca_code lay_out(struct forward *f, const struct model_case *c, struct taca_err *err) {
     const struct dit_info *info = dit_get_info(f->dit);
-    const int64_t rows = SIDE * SIDE / (info->patch * info->patch) + c->text;
-    const struct taca_chw z = latent(f);
+    const int64_t rows = c->side * c->side / (info->patch * info->patch) + c->text;
+    const struct taca_chw z = latent(f, info->in_channels, c->side);
     struct taca_seg segs[MAX_ITEMS];
     f->n_items = c->items;
     for (int i = 0; i < c->items; i++) {
         f->items[i] = (struct dit_item){.latent = z,
-                                        .velocity = latent(f),
+                                        .velocity = latent(f, z.c, z.h),
                                         .context = normal_mat(f, c->text, info->width),
                                         .mod = normal_mat(f, 1, info->mod_width),
                                         .gamma = 1};
@@ -151,18 +154,36 @@ static enum taca_code measure_forward(struct taca_bench *b, struct forward *f,
     return TACA_OK;
 }
 
+/* The case's config and weights. */
+static enum taca_code open_dit(struct forward *f, const struct model_case *c,
+                               struct taca_err *err) {
+    char path[4096];
+    json_t *config = NULL;
+    struct taca_ckpt *ckpt = NULL;
+    enum taca_code rc = TACA_OK;
+    if (c->config) {
+        config = json_loads(c->config, 0, NULL);
+        rc = config ? taca_ckpt_open_random(&ckpt, 1, err)
+                    : taca_fail(err, TACA_ENOMEM, "%s", c->name);
+    } else {
+        snprintf(path, sizeof path, "%s/config.json", c->path);
+        rc = taca_json_load(&config, path, err);
+        if (!rc) rc = taca_ckpt_open(&ckpt, c->path, err);
+    }
+    if (!rc) rc = dit_open(&f->dit, f->b, config, ckpt, err);
+    taca_ckpt_close(ckpt);
+    json_decref(config);
+    return rc;
+}
+
 static enum taca_code bench_model(struct taca_bench *b, const struct model_case *c,
                                   struct taca_err *err) {
     struct forward f = {0};
-    struct taca_ckpt *ckpt = NULL;
     struct taca_counts counts;
     size_t fixed;
-    json_t *config = json_loads(c->config, 0, NULL);
-    enum taca_code rc = config ? TACA_OK : taca_fail(err, TACA_ENOMEM, "%s", c->name);
-    if (!rc) rc = bench_open_backend(&f.b, b, err);
+    enum taca_code rc = bench_open_backend(&f.b, b, err);
     f.s.b = f.fixed.b = f.b;
-    if (!rc) rc = taca_ckpt_open_random(&ckpt, 1, err);
-    if (!rc) rc = dit_open(&f.dit, f.b, config, ckpt, err);
+    if (!rc) rc = open_dit(&f, c, err);
     if (!rc) rc = count_forward(&f, c, &counts, &fixed, err);
     if (!rc) rc = taca_scratch_reserve(&f.fixed, fixed, err);
     if (!rc) rc = taca_scratch_reserve(&f.s, counts.scratch_bytes, err);
@@ -170,16 +191,14 @@ static enum taca_code bench_model(struct taca_bench *b, const struct model_case 
     if (!rc) rc = measure_forward(b, &f, c, &counts, err);
     finish(&f);
     dit_close(f.dit);
-    taca_ckpt_close(ckpt);
     taca_backend_close(f.b);
-    json_decref(config);
     return rc;
 }
 
 /* ---- the decoder ----------------------------------------------------------------------------- */
 
 static void lay_out_decode(struct forward *f) {
-    f->items[0].latent = latent(f);
+    f->items[0].latent = latent(f, CHANNELS, SIDE);
     const int64_t side = SIDE * vae_get_info(f->vae)->factor;
     f->image = taca_scratch_map(&f->fixed, TACA_F32, 1, side, side, 3);
 }
@@ -244,4 +263,15 @@ enum taca_code taca_bench_models(struct taca_bench *b, struct taca_err *err) {
     for (size_t i = 0; i < sizeof models / sizeof *models && !rc; i++)
         if (bench_wanted(b, "model", models[i].name)) rc = bench_model(b, &models[i], err);
     return rc;
+}
+
+enum taca_code taca_bench_transformer(struct taca_bench *b, const struct taca_bench_shape *shape,
+                                      struct taca_err *err) {
+    const struct model_case c = {.name = "transformer",
+                                 .taca_name = "transformer, TACA on against off",
+                                 .path = shape->path,
+                                 .items = shape->items > MAX_ITEMS ? MAX_ITEMS : shape->items,
+                                 .side = shape->latent_side,
+                                 .text = shape->text_tokens};
+    return bench_model(b, &c, err);
 }
