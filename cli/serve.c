@@ -14,7 +14,7 @@ enum { MAX_FLAGS = 64 };
 
 struct options {
     struct serve_opts serve;
-    int precision, text_cache_bytes, max_pixels, max_body_bytes, max_prompt_bytes;
+    int precision, policy, text_cache_bytes, max_pixels, max_body_bytes, max_prompt_bytes;
     double head_timeout_s, body_timeout_s, sse_ping_s, start_timeout_s, drain_grace_s,
         drain_timeout_s, step_timeout_s;
     int log_level, log_format;
@@ -103,10 +103,25 @@ static void add_queue(struct table *t, struct options *o) {
     const struct flag flags[] = {
         {"max-queue", 0, FLAG_INT, &s->max_queue, 0, 1000000, .env = "TACA_MAX_QUEUE", .arg = "N",
          .help = "requests that may wait; more get 429"},
+        {"max-backlog-seconds", 0, FLAG_NUMBER, &s->max_backlog_s, 0, 1e6,
+         .env = "TACA_MAX_BACKLOG_SECONDS", .arg = "S",
+         .help = "device time that may wait; more get 429, 0 = no limit"},
+        {"policy", 0, FLAG_CHOICE, &o->policy, .choices = "edf|fcfs", .env = "TACA_POLICY",
+         .arg = "P", .help = "order by deadlines, or as they come"},
+        {"deadline-factor", 0, FLAG_NUMBER, &s->deadline_factor, 1, 1000,
+         .env = "TACA_DEADLINE_FACTOR", .arg = "K",
+         .help = "without deadline_ms: so many times what it takes alone"},
+        {"fair-quantum", 0, FLAG_NUMBER, &s->fair_quantum_s, 0, 86400, .env = "TACA_FAIR_QUANTUM",
+         .arg = "S", .help = "device time one user may be ahead of others, 0 = any"},
+        {"patience", 0, FLAG_NUMBER, &s->patience_s, 0, 86400, .env = "TACA_PATIENCE", .arg = "S",
+         .help = "who waits longer is served first for an eighth of the time"},
+        {"calibrate", 0, FLAG_SWITCH, &s->calibrate, .env = "TACA_CALIBRATE",
+         .help = "measure what steps take at the start"},
         {"max-batch-images", 0, FLAG_INT, &s->max_batch_images, 1, 64,
          .env = "TACA_MAX_BATCH_IMAGES", .arg = "N", .help = "images that share a step"},
         {"max-batch-tokens", 0, FLAG_INT, &s->max_batch_tokens, 0, 1 << 30,
-         .env = "TACA_MAX_BATCH_TOKENS", .arg = "N", .help = "tokens of one step, 0 = no limit"},
+         .env = "TACA_MAX_BATCH_TOKENS", .arg = "N",
+         .help = "tokens of one step, 0 = what was measured"},
         {"encode-threads", 0, FLAG_INT, &s->encode_threads, 1, 64, .env = "TACA_ENCODE_THREADS",
          .arg = "N", .help = "threads that write PNG"},
         {"start-timeout", 0, FLAG_NUMBER, &o->start_timeout_s, 0, 86400,
@@ -158,6 +173,11 @@ static void set_defaults(struct options *o) {
     o->max_body_bytes = (int)s->front.limits.max_body_bytes;
     o->max_prompt_bytes = (int)s->front.limits.max_prompt_bytes;
     s->max_queue = 256;
+    s->max_backlog_s = 120;
+    s->deadline_factor = 3;
+    s->fair_quantum_s = 5;
+    s->patience_s = 60;
+    s->calibrate = true;
     s->max_batch_images = 32;
     s->encode_threads = cores < 2 ? 1 : cores > 8 ? 4 : 2;
 }
@@ -167,6 +187,7 @@ static int to_ms(double s) { return (int)lround(s * 1000); }
 static void apply(struct options *o) {
     struct serve_opts *s = &o->serve;
     s->engine.precision = (enum taca_precision)o->precision;
+    s->policy = (enum sched_policy)o->policy;
     s->engine.text_cache_bytes = (size_t)o->text_cache_bytes;
     s->front.limits.max_pixels = o->max_pixels;
     s->front.limits.max_body_bytes = (size_t)o->max_body_bytes;

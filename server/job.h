@@ -31,6 +31,11 @@ struct job {
     struct job *next, *prev;
     struct job_image *images;         /* [request.n] */
     struct api_result_image *results; /* [request.n], for the JSON reply */
+    uint64_t flow;                    /* who asks, as a number: sched's key */
+    int64_t deadline_us;              /* where the client has none; 0 = costs are not known yet */
+    int64_t eta_us;                   /* what was promised first; 0 = nothing */
+    double finish_ms;                 /* the last estimate, from then */
+    int64_t counted;                  /* the last step that it was counted in */
     int images_done, attempts;
     int borrowed; /* encode tasks that still read it: it is freed when they are back */
     bool alone;   /* steps only by itself: a joint step with it has failed */

@@ -11,13 +11,16 @@
 #include "server/jobs_internal.h"
 #include "server/metrics.h"
 
+enum { CALIBRATE_MS = 250 };
+
 enum taca_code jobs_open(struct jobs **out, const struct jobs_opts *opts,
                          const struct jobs_ports *ports, struct taca_err *err) {
     struct jobs *js = calloc(1, sizeof *js);
     if (!js) return taca_fail(err, TACA_ENOMEM, "opening the job table");
     js->opts = *opts;
     js->ports = *ports;
-    sched_costs_init(&js->costs);
+    sched_init(&js->sched, opts->policy, &opts->limits);
+    js->sched.fair.quantum_ms = opts->fair_quantum_ms;
     metric_set(METRIC_CAPACITY, opts->limits.queue);
     *out = js;
     return TACA_OK;
@@ -29,98 +32,11 @@ void jobs_close(struct jobs *js) {
     free(js->refs);
     free(js->start_ms);
     free(js->finish_ms);
+    sched_finish(&js->sched);
     free(js);
 }
 
 int jobs_unanswered(const struct jobs *js) { return js->count; }
-
-/* ---- the line -------------------------------------------------------------------------------- */
-
-static bool grow(void *array, size_t n, size_t size) {
-    void *p = realloc(*(void **)array, n * size);
-    if (p) *(void **)array = p;
-    return p != NULL;
-}
-
-static bool line_room(struct jobs *js, int n) {
-    if (n <= js->line_cap) return true;
-    size_t cap = (size_t)n * 2;
-    if (!grow(&js->seqs, cap, sizeof *js->seqs) || !grow(&js->refs, cap, sizeof *js->refs) ||
-        !grow(&js->start_ms, cap, sizeof(double)) || !grow(&js->finish_ms, cap, sizeof(double)))
-        return false;
-    js->line_cap = (int)cap;
-    return true;
-}
-
-/* Before the worker has said it: patches of the picture and the text, for each side of CFG. */
-static int guess_tokens(const struct jobs *js, const struct taca_gen_params *p) {
-    const struct taca_model_info *m = &js->ports.status->model;
-    int side = m->side_multiple_px > 0 ? m->side_multiple_px : 16;
-    int t5 = p->max_sequence_length > 0 ? p->max_sequence_length : m->t5_tokens;
-    int tokens = (p->width_px / side) * (p->height_px / side) + m->clip_tokens + t5;
-    return p->cfg_scale > 1 ? 2 * tokens : tokens;
-}
-
-static struct sched_seq describe(const struct jobs *js, const struct job *job, int index) {
-    const struct taca_gen_params *p = &job->request.params;
-    const struct job_image *im = &job->images[index];
-    bool opened = im->stage != IMAGE_WAITING;
-    return (struct sched_seq){
-        .stage = im->stage == IMAGE_WAITING ? SCHED_WAITING
-                 : im->stage == IMAGE_OPEN  ? SCHED_OPEN
-                                            : SCHED_FINISHED,
-        .tokens = opened ? im->tokens : guess_tokens(js, p),
-        .steps_left = opened ? im->steps - im->step : p->steps,
-        .pixels = (double)p->width_px * p->height_px,
-        .preview_due = im->preview_due >= 0,
-        .alone = job->alone || job->attempts >= 2,
-    };
-}
-
-bool jobs_line_up(struct jobs *js) {
-    js->n_line = 0;
-    for (struct job *job = js->first; job; job = job->next) {
-        if (!line_room(js, js->n_line + job->request.n)) return false;
-        for (int i = 0; i < job->request.n; i++) {
-            if (job->images[i].stage >= IMAGE_ENCODING) continue;
-            js->seqs[js->n_line] = describe(js, job, i);
-            js->refs[js->n_line++] = (struct image_ref){job, i};
-        }
-    }
-    return true;
-}
-
-void jobs_estimate(struct jobs *js) {
-    sched_eta(js->start_ms, js->finish_ms, js->seqs, js->n_line, &js->opts.limits, &js->costs);
-}
-
-/* Jobs that wait and would not be in the next step either. */
-static int queued_behind(struct jobs *js) {
-    int picked[WIRE_MAX_SEQS], queued = 0;
-    int n = sched_pick(picked, js->seqs, js->n_line, &js->opts.limits);
-    struct job *soon = NULL;
-    for (struct job *job = js->first; job; job = job->next) queued += job->state == JOB_QUEUED;
-    for (int i = 0; i < n; i++) {
-        struct job *job = js->refs[picked[i]].job;
-        if (job->state == JOB_QUEUED && job != soon) queued--;
-        soon = job;
-    }
-    /* everybody fits and there is a place left: a newcomer does not wait at all */
-    int steppable = 0;
-    for (int i = 0; i < js->n_line; i++) steppable += js->seqs[i].stage != SCHED_FINISHED;
-    return n == steppable && n < js->opts.limits.batch_images ? -1 : queued;
-}
-
-/* Jobs and estimated time, for the probes and /metrics. */
-static void publish(struct jobs *js) {
-    int waiting = 0;
-    for (struct job *job = js->first; job; job = job->next) waiting += job->state == JOB_QUEUED;
-    atomic_store(&js->ports.status->waiting, waiting);
-    atomic_store(&js->ports.status->running, js->count - waiting);
-    metric_set(METRIC_WAITING, waiting);
-    metric_set(METRIC_RUNNING, js->count - waiting);
-    metric_set(METRIC_BACKLOG_SECONDS, sched_backlog_ms(js->seqs, js->n_line, &js->costs) / 1000);
-}
 
 /* ---- coming ---------------------------------------------------------------------------------- */
 
@@ -128,11 +44,12 @@ static bool admit(struct jobs *js, struct job *job) {
     uint32_t random = 0;
     int retry_after_s;
     (void)!getrandom(&random, sizeof random, GRND_NONBLOCK);
-    int queued = queued_behind(js);
-    double backlog = sched_backlog_ms(js->seqs, js->n_line, &js->costs);
-    if (queued < 0 || sched_admit(queued, &js->opts.limits, backlog, random, &retry_after_s))
+    int queued = jobs_queued_behind(js);
+    double backlog_ms = sched_backlog_ms(js->seqs, js->n_line);
+    if (sched_admit(&js->opts.limits, queued, backlog_ms, jobs_isolated_ms(js, job), random,
+                    &retry_after_s))
         return true;
-    tell_full(job, retry_after_s, queued);
+    tell_full(job, retry_after_s, queued < 0 ? 0 : queued);
     metric_add(METRIC_REJECTED, "queue_full", 1);
     return false;
 }
@@ -147,6 +64,7 @@ static void append(struct jobs *js, struct job *job) {
 
 void jobs_add(struct jobs *js, struct job *job) {
     job->state = JOB_QUEUED;
+    job->flow = jobs_key(job->request.user);
     bool memory = jobs_line_up(js);
     if (memory && !admit(js, job)) {
         metric_add(METRIC_REQUESTS, "rejected", 1);
@@ -156,7 +74,7 @@ void jobs_add(struct jobs *js, struct job *job) {
     }
     job->images = calloc((size_t)job->request.n, sizeof *job->images);
     append(js, job);
-    if (!memory || !job->images || !line_room(js, js->n_line + job->request.n)) {
+    if (!memory || !job->images) {
         struct api_error e = {0};
         api_fail(&e, 503, "out_of_memory", "", "the service is out of memory");
         jobs_fail(js, job, "failed", &e);
@@ -164,13 +82,12 @@ void jobs_add(struct jobs *js, struct job *job) {
     }
     for (int i = 0; i < job->request.n; i++) job->images[i].preview_due = -1;
     int position = 0;
-    for (struct job *j = js->first; j; j = j->next) position += j->state == JOB_QUEUED;
-    double eta_ms = 0;
-    if (job->reply == API_REPLY_EVENTS && jobs_line_up(js)) {
+    if (jobs_line_up(js)) {
+        position = jobs_position(js, job);
         jobs_estimate(js);
-        eta_ms = js->finish_ms[js->n_line - 1];
+        job->eta_us = taca_now_us() + (int64_t)(job->finish_ms * 1000);
     }
-    tell_queued(job, position, eta_ms);
+    tell_queued(job, position, job->finish_ms);
 }
 
 /* ---- leaving --------------------------------------------------------------------------------- */
@@ -203,7 +120,9 @@ void jobs_finish(struct jobs *js, struct job *job, const char *outcome, int stat
     job->state = JOB_DONE;
     job->timings.total_ms = jobs_since_ms(job->received_us);
     metric_add(METRIC_REQUESTS, outcome, 1);
-    metric_observe(METRIC_REQUEST_DURATION, job->timings.total_ms / 1000);
+    metric_observe_sized(METRIC_REQUEST_DURATION, jobs_pixels(job), job->timings.total_ms / 1000);
+    if (status == 200 && job->eta_us > 0)
+        metric_observe(METRIC_ETA_ERROR, (double)(job->eta_us - taca_now_us()) / 1e6);
     tell_log(js, job, status, error_code);
     if (job->borrowed == 0) jobs_free_job(job);
 }
@@ -282,18 +201,9 @@ static void fail_draining(struct jobs *js, struct job *job) {
 void jobs_shed(struct jobs *js, double budget_ms) {
     if (!jobs_line_up(js)) return;
     jobs_estimate(js);
-    /* the line names the jobs; ending one leaves the references to others valid */
-    struct job *last = NULL;
-    for (int i = 0; i < js->n_line; i++) {
-        struct job *job = js->refs[i].job;
-        if (job == last || job->state != JOB_QUEUED) continue;
-        last = job;
-        double finish = 0;
-        int k = i;
-        for (; k < js->n_line && js->refs[k].job == job; k++)
-            if (js->finish_ms[k] > finish) finish = js->finish_ms[k];
-        i = k - 1;
-        if (finish > budget_ms) fail_draining(js, job);
+    for (struct job *job = js->first, *next; job; job = next) {
+        next = job->next;
+        if (job->state == JOB_QUEUED && job->finish_ms > budget_ms) fail_draining(js, job);
     }
     js->n_line = 0;
 }
@@ -320,26 +230,40 @@ static int patience_ms(const struct jobs *js, double expected_ms, bool measured)
 }
 
 static int patience_for(const struct jobs *js, const struct wire_msg *m, const int *picked, int n) {
-    const struct sched_costs *c = &js->costs;
-    double tokens = 0;
+    const struct sched_costs *c = &js->sched.costs;
+    struct sched_load load = {0};
+    if (m->type == WIRE_CALIBRATE) return patience_ms(js, 0, false);
     if (m->type == WIRE_OPEN) return patience_ms(js, c->open_ms, c->opened);
     if (m->type == WIRE_DECODE)
         return patience_ms(js, js->seqs[picked[0]].pixels * c->ms_per_pixel, c->decoded);
-    for (int i = 0; i < n; i++) tokens += js->seqs[picked[i]].tokens;
-    return patience_ms(js, tokens * c->ms_per_token, c->measured);
+    for (int i = 0; i < n; i++) sched_load_add(&load, c, js->seqs[picked[i]].tokens);
+    return patience_ms(js, sched_load_ms(c, &load), c->measured);
 }
 
 static bool send_op(struct jobs *js, const struct wire_msg *m, enum wire_type answer,
                     const int *picked, int n) {
     if (!pool_send(js->ports.pool, m, patience_for(js, m, picked, n))) return false;
     js->op = (struct op){.active = true, .type = answer, .n = n, .slot = -1};
-    for (int i = 0; i < n; i++) js->op.refs[i] = js->refs[picked[i]];
+    for (int i = 0; i < n; i++) {
+        js->op.refs[i] = *jobs_ref(js, picked[i]);
+        js->op.tokens[i] = js->seqs[picked[i]].tokens;
+        js->op.keys[i] = js->seqs[picked[i]].key;
+    }
     return true;
 }
 
+/* Once, with the first worker: if that is the end of it, the first requests tell the costs. */
+static void send_calibrate(struct jobs *js) {
+    struct wire_msg m = {.type = WIRE_CALIBRATE};
+    m.u.calibrate.budget_ms = CALIBRATE_MS;
+    js->opts.calibrate = false;
+    (void)send_op(js, &m, WIRE_CALIBRATED, NULL, 0);
+}
+
 static void send_open(struct jobs *js, const int *picked) {
-    struct job *job = js->refs[picked[0]].job;
-    int index = js->refs[picked[0]].index;
+    const struct image_ref *r = jobs_ref(js, picked[0]);
+    struct job *job = r->job;
+    int index = r->index;
     struct taca_gen_params p = job->request.params;
     struct taca_buf packed;
     p.seed += (uint64_t)index;
@@ -360,24 +284,24 @@ static void send_step(struct jobs *js, const int *picked, int n) {
     struct wire_msg m = {.type = WIRE_STEP};
     m.u.step.n = n;
     for (int i = 0; i < n; i++) {
-        const struct image_ref *r = &js->refs[picked[i]];
+        const struct image_ref *r = jobs_ref(js, picked[i]);
         m.u.step.ids[i] = r->job->images[r->index].seq;
     }
-    if (send_op(js, &m, WIRE_STEPPED, picked, n)) js->turn = (struct sched_turn){0};
+    if (send_op(js, &m, WIRE_STEPPED, picked, n)) js->sched.turn = (struct sched_turn){0};
 }
 
 static void send_decode(struct jobs *js, const int *picked, int slot) {
-    const struct image_ref *r = &js->refs[picked[0]];
+    const struct image_ref *r = jobs_ref(js, picked[0]);
     struct wire_msg m = {.type = WIRE_DECODE};
     m.u.decode = (struct wire_decode){.id = r->job->images[r->index].seq, .slot = slot};
     if (!send_op(js, &m, WIRE_DECODED, picked, 1)) return;
     js->op.slot = slot;
     js->slot_used[slot] = true;
-    js->turn.decodes++;
+    js->sched.turn.decodes++;
 }
 
 static void send_preview(struct jobs *js, const int *picked) {
-    const struct image_ref *r = &js->refs[picked[0]];
+    const struct image_ref *r = jobs_ref(js, picked[0]);
     struct wire_msg m = {.type = WIRE_PREVIEW, .u.seq.id = r->job->images[r->index].seq};
     (void)send_op(js, &m, WIRE_PREVIEWED, picked, 1);
 }
@@ -385,10 +309,12 @@ static void send_preview(struct jobs *js, const int *picked) {
 void jobs_pump(struct jobs *js) {
     expire(js);
     if (!jobs_line_up(js)) return; /* out of memory: the next event tries again */
-    if (!js->op.active && !js->sick && pool_ready(js->ports.pool)) {
+    bool free = !js->op.active && !js->sick && pool_ready(js->ports.pool);
+    if (free && js->opts.calibrate) {
+        send_calibrate(js);
+    } else if (free) {
         int picked[WIRE_MAX_SEQS], n, slot = free_slot(js);
-        switch (sched_next(picked, &n, js->seqs, js->n_line, &js->opts.limits, &js->turn,
-                           js->costs.step_ms, slot >= 0)) {
+        switch (sched_next(&js->sched, picked, &n, js->seqs, js->n_line, slot >= 0)) {
         case SCHED_DO_NOTHING: break;
         case SCHED_DO_OPEN: send_open(js, picked); break;
         case SCHED_DO_STEP: send_step(js, picked, n); break;
@@ -396,5 +322,5 @@ void jobs_pump(struct jobs *js) {
         case SCHED_DO_DECODE: send_decode(js, picked, slot); break;
         }
     }
-    publish(js);
+    jobs_publish(js);
 }

@@ -16,6 +16,11 @@ struct jobs;
 
 struct jobs_opts {
     struct sched_limits limits;
+    enum sched_policy policy;
+    double
+        deadline_factor; /* times what a request takes alone, when the client names no deadline */
+    double fair_quantum_ms; /* 0 = whoever asks */
+    bool calibrate;         /* measure before the first request */
     int start_timeout_ms;
     int step_timeout_ms; /* least patience with a silent worker */
     bool log_prompts;

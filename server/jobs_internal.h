@@ -1,5 +1,6 @@
-/* jobs_internal.h - what the files behind jobs.h share: the table itself (jobs.c), the worker's
- * answers (jobs_steps.c) and what clients are told (jobs_reply.c). */
+/* jobs_internal.h - what the files behind jobs.h share: the table itself (jobs.c), the
+ * line of what waits for the worker (jobs_line.c), the worker's answers (jobs_steps.c) and what
+ * clients are told (jobs_reply.c). */
 #ifndef TACA_SERVER_JOBS_INTERNAL_H
 #define TACA_SERVER_JOBS_INTERNAL_H
 
@@ -27,6 +28,8 @@ struct op {
     enum wire_type type; /* of the answer */
     int n, slot;
     struct image_ref refs[WIRE_MAX_SEQS];
+    int tokens[WIRE_MAX_SEQS]; /* these two stay when a job leaves */
+    uint64_t keys[WIRE_MAX_SEQS];
 };
 
 enum { MAX_ATTEMPTS = 3 };
@@ -40,19 +43,30 @@ struct jobs {
     bool sick; /* the worker is condemned: `lost` will come, nothing is sent before */
     uint64_t last_seq;
     bool slot_used[POOL_SLOTS];
-    struct sched_costs costs;
-    struct sched_turn turn;
+    struct sched sched;
+    int64_t steps; /* so far */
 
-    /* every image that still needs the worker, in order: seqs[i] describes refs[i] */
+    /* every image that still needs the worker, in the order of service: seqs[i] describes
+     * refs[seqs[i].id] */
     struct sched_seq *seqs;
     struct image_ref *refs;
     double *start_ms, *finish_ms;
     int n_line, line_cap;
 };
 
+/* ---- jobs_line.c */
+bool jobs_line_up(struct jobs *js); /* fills seqs and refs; false when out of memory */
+const struct image_ref *jobs_ref(const struct jobs *js, int place);
+void jobs_estimate(struct jobs *js); /* finish_ms of every job, from the line */
+int jobs_position(const struct jobs *js, const struct job *job); /* among those who wait, from 1 */
+/* Jobs that wait and would not be in the next step either; -1 when a newcomer would not wait. */
+int jobs_queued_behind(const struct jobs *js);
+double jobs_isolated_ms(const struct jobs *js, const struct job *job);
+double jobs_pixels(const struct job *job); /* of one image */
+uint64_t jobs_key(const char *user);       /* NULL = nobody in particular */
+void jobs_publish(const struct jobs *js);
+
 /* ---- jobs.c */
-bool jobs_line_up(struct jobs *js);  /* fills seqs and refs; false when out of memory */
-void jobs_estimate(struct jobs *js); /* start_ms and finish_ms of the line */
 /* Takes the job out of everything and frees it as soon as nobody reads it. `outcome` as in
  * METRIC_REQUESTS, `status` for the log. */
 void jobs_finish(struct jobs *js, struct job *job, const char *outcome, int status,

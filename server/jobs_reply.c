@@ -37,7 +37,7 @@ void tell_started(struct jobs *js, struct job *job) {
     job->state = JOB_RUNNING;
     job->started_us = taca_now_us();
     job->timings.queue_ms = (double)(job->started_us - job->received_us) / 1000.0;
-    metric_observe(METRIC_QUEUE_WAIT, job->timings.queue_ms / 1000);
+    metric_observe_sized(METRIC_QUEUE_WAIT, jobs_pixels(job), job->timings.queue_ms / 1000);
     if (!listens(job)) return;
     taca_buf_init(&b, SMALL_FRAME);
     api_event_started(&b, stream_next_id(job->stream), job->id, job->timings.queue_ms,

@@ -20,7 +20,7 @@ static void fail_with(struct jobs *js, struct job *job, const struct taca_err *e
 
 static void opened(struct jobs *js, const struct op *op, const struct wire_opened *a) {
     struct job *job = op->refs[0].job;
-    js->turn.open_ms += a->ms;
+    js->sched.turn.open_ms += a->ms;
     if (!job) return; /* left meanwhile; its CLOSE is on the way */
     struct job_image *im = image_of(&op->refs[0]);
     if (a->err.code != TACA_OK) {
@@ -30,7 +30,7 @@ static void opened(struct jobs *js, const struct op *op, const struct wire_opene
         fail_with(js, job, &err);
         return;
     }
-    sched_saw_open(&js->costs, a->ms);
+    sched_saw_open(&js->sched.costs, a->ms);
     im->stage = IMAGE_OPEN;
     im->step = 0;
     im->steps = a->steps;
@@ -53,17 +53,11 @@ static void step_failed(struct jobs *js, const struct op *op, const struct taca_
     }
 }
 
-static double eta_of(const struct jobs *js, const struct job *job) {
-    double ms = 0;
-    for (int i = 0; i < js->n_line; i++)
-        if (js->refs[i].job == job && js->finish_ms[i] > ms) ms = js->finish_ms[i];
-    return ms;
-}
-
 static void count_step(struct jobs *js, const struct op *op, const struct wire_stepped *a) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    sched_saw_step(&js->costs, a->tokens, a->ms);
+    sched_stepped(&js->sched, op->tokens, op->keys, op->n, a->ms);
+    js->steps++;
     metric_set(METRIC_LAST_STEP, (double)now.tv_sec + (double)now.tv_nsec / 1e9);
     metric_add(METRIC_STEPS, NULL, (uint64_t)op->n);
     metric_observe(METRIC_STEP_DURATION, a->ms / 1000);
@@ -79,7 +73,6 @@ static void stepped(struct jobs *js, const struct op *op, const struct wire_step
         return;
     }
     count_step(js, op, a);
-    struct job *before = NULL;
     bool events = false;
     for (int i = 0; i < op->n; i++) {
         struct job *job = op->refs[i].job;
@@ -91,19 +84,19 @@ static void stepped(struct jobs *js, const struct op *op, const struct wire_step
             if (stream_is_gone(job->stream)) im->preview_due = -1;
             events = true;
         }
-        if (job != before) { /* images of one job are neighbours */
+        if (job->counted != js->steps) { /* once, however many of its images were in it */
+            job->counted = js->steps;
             job->timings.denoise_ms += a->ms;
             job->steps_run++;
             job->sequences_seen += op->n;
         }
-        before = job;
     }
     if (!events || !jobs_line_up(js)) return;
     jobs_estimate(js);
     for (int i = 0; i < op->n; i++) {
         struct job *job = op->refs[i].job;
         if (job && job->reply == API_REPLY_EVENTS)
-            tell_progress(job, op->refs[i].index, a, eta_of(js, job));
+            tell_progress(job, op->refs[i].index, a, job->finish_ms);
     }
 }
 
@@ -173,12 +166,30 @@ static void decoded(struct jobs *js, const struct op *op, const struct wire_pixe
     im->seq = 0;
     im->stage = IMAGE_ENCODING;
     pool_praise(js->ports.pool);
-    sched_saw_decode(&js->costs, (double)a->width_px * a->height_px, a->ms);
+    sched_saw_decode(&js->sched.costs, (double)a->width_px * a->height_px, a->ms);
     t->slot = op->slot;
     /* the encoder only reads; the struct has one type for both directions */
     t->pixels = (struct taca_image){a->width_px, a->height_px,
                                     (uint8_t *)(uintptr_t)pool_slot(js->ports.pool, op->slot)};
     hand_over(js, t);
+}
+
+/* A model that could not be measured is learnt from its first requests. */
+static void calibrated(struct jobs *js, const struct wire_calibrated *a) {
+    struct sched_costs *c = &js->sched.costs;
+    if (a->err.code != TACA_OK) taca_log(TACA_LOG_WARN, "calibration: %s", a->err.text);
+    for (int64_t k = 0; k < a->n; k++) {
+        int tokens[WIRE_MAX_SEQS];
+        for (int i = 0; i < a->steps[k].rows; i++) tokens[i] = a->steps[k].tokens;
+        sched_saw_step(c, tokens, a->steps[k].rows, a->steps[k].ms);
+        taca_log(TACA_LOG_DEBUG, "calibration: %d x %d tokens: %.2f ms", (int)a->steps[k].rows,
+                 (int)a->steps[k].tokens, a->steps[k].ms);
+    }
+    if (a->open_ms > 0) sched_saw_open(c, a->open_ms);
+    sched_saw_decode(c, a->decode_pixels, a->decode_ms);
+    taca_log(TACA_LOG_INFO,
+             "calibrated with %d steps: %.2f ms of each are shared, full at %g tokens", (int)a->n,
+             c->shared_ms, (double)c->saturation);
 }
 
 static enum taca_code code_of(const struct wire_msg *m) {
@@ -187,12 +198,14 @@ static enum taca_code code_of(const struct wire_msg *m) {
     case WIRE_STEPPED: return (enum taca_code)m->u.stepped.err.code;
     case WIRE_PREVIEWED:
     case WIRE_DECODED: return (enum taca_code)m->u.pixels.err.code;
+    case WIRE_CALIBRATED: return (enum taca_code)m->u.calibrated.err.code;
     case WIRE_OPEN:
     case WIRE_STEP:
     case WIRE_PREVIEW:
     case WIRE_DECODE:
     case WIRE_CLOSE:
     case WIRE_QUIT:
+    case WIRE_CALIBRATE:
     case WIRE_HELLO:
     case WIRE_FAILED:
     case WIRE_TYPES_END: break;
@@ -232,6 +245,7 @@ void jobs_answer(struct jobs *js, const struct wire_msg *m) {
     if (m->type == WIRE_STEPPED) stepped(js, &op, &m->u.stepped);
     if (m->type == WIRE_PREVIEWED) previewed(js, &op, m);
     if (m->type == WIRE_DECODED) decoded(js, &op, &m->u.pixels);
+    if (m->type == WIRE_CALIBRATED) calibrated(js, &m->u.calibrated);
 }
 
 /* ---- a worker less --------------------------------------------------------------------------- */
@@ -256,7 +270,7 @@ void jobs_worker_lost(struct jobs *js, const char *reason) {
     if (js->op.active && js->op.slot >= 0) js->slot_used[js->op.slot] = false;
     js->op.active = false;
     js->sick = false;
-    js->turn = (struct sched_turn){0};
+    js->sched.turn = (struct sched_turn){0};
     for (struct job *job = js->first, *next; job; job = next) {
         next = job->next;
         if (!rewind_job(job)) continue;
@@ -318,6 +332,7 @@ static bool keep_result(struct job *job, struct encode_task *t) {
 
 static void image_encoded(struct jobs *js, struct job *job, struct encode_task *t) {
     job->timings.encode_ms += t->ms;
+    sched_saw_encode(&js->sched.costs, jobs_pixels(job), t->ms);
     metric_add(METRIC_IMAGES, NULL, 1);
     metric_add(METRIC_PIXELS, NULL, (uint64_t)t->pixels.width_px * (uint64_t)t->pixels.height_px);
     if (job->reply == API_REPLY_EVENTS) {

@@ -345,13 +345,18 @@ static enum taca_code open_parts(struct serve *s, struct taca_err *err) {
     const struct pool_hooks pool_hooks = {s, hook_ready, hook_answer, hook_lost, hook_refused};
     const struct front_hooks front_hooks = {s, &s->status, hook_submit, hook_client_gone,
                                             hook_metrics};
-    const struct jobs_opts jobs = {.limits = {.batch_images = o->max_batch_images,
-                                              .batch_tokens = o->max_batch_tokens,
-                                              .open_images = 2 * o->max_batch_images,
-                                              .queue = o->max_queue},
-                                   .start_timeout_ms = o->start_timeout_ms,
-                                   .step_timeout_ms = o->step_timeout_ms,
-                                   .log_prompts = o->log_prompts};
+    struct jobs_opts jobs = {.policy = o->policy,
+                             .deadline_factor = o->deadline_factor,
+                             .fair_quantum_ms = o->fair_quantum_s * 1000,
+                             .calibrate = o->calibrate,
+                             .start_timeout_ms = o->start_timeout_ms,
+                             .step_timeout_ms = o->step_timeout_ms,
+                             .log_prompts = o->log_prompts};
+    sched_limits_init(&jobs.limits, o->max_batch_images);
+    jobs.limits.batch_tokens = o->max_batch_tokens;
+    jobs.limits.queue = o->max_queue;
+    jobs.limits.backlog_ms = o->max_backlog_s * 1000;
+    jobs.limits.patience_ms = o->patience_s * 1000;
     enum taca_code rc = pool_open(&s->pool, &pool, &pool_hooks, err);
     if (!rc) rc = encode_open(&s->encode, o->encode_threads, &s->results, err);
     if (!rc)

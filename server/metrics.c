@@ -93,26 +93,41 @@ static const double images_of_step[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, HU
 static const double tokens_of_step[] = {128,  256,   512,   1024,  2048,    4096,
                                         8192, 16384, 32768, 65536, HUGE_VAL};
 
+static const double error_seconds[] = {-60, -30, -10, -5,  -2.5, -1, -.5, -.1,     0,
+                                       .1,  .5,  1,   2.5, 5,    10, 30,  HUGE_VAL};
+
+/* Rows of one name are one family and stand together; the first one has the help. */
 static const struct histogram_info {
-    const char *name, *help, *stage;
+    const char *name, *help;
+    const char *label; /* ready to be printed, NULL = none */
     const double *bounds;
     bool model;
 } histograms[] = {
-    [METRIC_QUEUE_WAIT] = {"taca_queue_wait_seconds", "From acceptance to the first work.", NULL,
-                           metrics_seconds, true},
-    [METRIC_REQUEST_DURATION] = {"taca_request_duration_seconds", "From acceptance to the answer.",
-                                 NULL, metrics_seconds, true},
+#define SIZED(first, metric, text)                                                                 \
+    [first] = {metric, text, "size_class=\"s\"", metrics_seconds, true},                           \
+    [(first) + 1] = {metric, "", "size_class=\"m\"", metrics_seconds, true},                       \
+    [(first) + 2] = {metric, "", "size_class=\"l\"", metrics_seconds, true},                       \
+    [(first) + 3] = {metric, "", "size_class=\"xl\"", metrics_seconds, true}
+    SIZED(METRIC_QUEUE_WAIT, "taca_queue_wait_seconds", "From acceptance to the first work."),
+    SIZED(METRIC_REQUEST_DURATION, "taca_request_duration_seconds",
+          "From acceptance to the answer."),
+#undef SIZED
+    [METRIC_ETA_ERROR] = {"taca_eta_error_seconds", "The first estimate less the time it took.",
+                          NULL, error_seconds, true},
     [METRIC_STEP_DURATION] = {"taca_step_duration_seconds", "One forward of a batch.", NULL,
                               step_seconds, true},
     [METRIC_STEP_IMAGES] = {"taca_step_batch_images", "Sequences in one forward.", NULL,
                             images_of_step, true},
     [METRIC_STEP_TOKENS] = {"taca_step_batch_tokens", "Tokens in one forward.", NULL,
                             tokens_of_step, true},
-    [METRIC_STAGE_TEXT] = {"taca_stage_duration_seconds", "Time of a request's stages.", "text",
-                           metrics_seconds, false},
-    [METRIC_STAGE_DENOISE] = {"taca_stage_duration_seconds", "", "denoise", metrics_seconds, false},
-    [METRIC_STAGE_VAE] = {"taca_stage_duration_seconds", "", "vae", metrics_seconds, false},
-    [METRIC_STAGE_ENCODE] = {"taca_stage_duration_seconds", "", "encode", metrics_seconds, false},
+    [METRIC_STAGE_TEXT] = {"taca_stage_duration_seconds", "Time of a request's stages.",
+                           "stage=\"text\"", metrics_seconds, false},
+    [METRIC_STAGE_DENOISE] = {"taca_stage_duration_seconds", "", "stage=\"denoise\"",
+                              metrics_seconds, false},
+    [METRIC_STAGE_VAE] = {"taca_stage_duration_seconds", "", "stage=\"vae\"", metrics_seconds,
+                          false},
+    [METRIC_STAGE_ENCODE] = {"taca_stage_duration_seconds", "", "stage=\"encode\"", metrics_seconds,
+                             false},
 };
 enum { N_HISTOGRAMS = sizeof histograms / sizeof histograms[0] };
 
@@ -150,6 +165,12 @@ void histogram_add(struct histogram *h, const double *bounds, double v) {
 
 void metric_observe(enum metric_histogram h, double v) {
     histogram_add(&distributions[h], histograms[h].bounds, v);
+}
+
+void metric_observe_sized(enum metric_histogram h, double pixels, double v) {
+    int above = 0;
+    for (double most = 256 * 256; above < 3 && pixels > most; most *= 4) above++;
+    metric_observe((enum metric_histogram)((int)h + above), v);
 }
 
 void metrics_set_model(const char *model) {
@@ -213,8 +234,11 @@ static void render_histogram(struct taca_buf *out, int h) {
     const struct histogram_info *k = &histograms[h];
     char labels[200] = "";
     if (k->help[0]) metrics_head(out, k->name, k->help, "histogram");
-    if (k->stage) snprintf(labels, sizeof labels, "stage=\"%s\"", k->stage);
-    if (k->model) snprintf(labels, sizeof labels, "model=\"%s\"", model_label);
+    if (k->model)
+        snprintf(labels, sizeof labels, "model=\"%s\"%s%s", model_label, k->label ? "," : "",
+                 k->label ? k->label : "");
+    else
+        snprintf(labels, sizeof labels, "%s", k->label ? k->label : "");
     histogram_render(out, k->name, labels, &distributions[h], k->bounds);
 }
 

@@ -35,8 +35,11 @@ enum metric_gauge {
     METRIC_MODEL_LOAD_SECONDS
 };
 enum metric_histogram {
-    METRIC_QUEUE_WAIT, /* seconds */
+    METRIC_QUEUE_WAIT, /* seconds; by size class, as the next one: metric_observe_sized */
+    METRIC_QUEUE_WAIT_XL = METRIC_QUEUE_WAIT + 3,
     METRIC_REQUEST_DURATION,
+    METRIC_REQUEST_DURATION_XL = METRIC_REQUEST_DURATION + 3,
+    METRIC_ETA_ERROR, /* predicted - actual */
     METRIC_STEP_DURATION,
     METRIC_STEP_IMAGES,
     METRIC_STEP_TOKENS,
@@ -51,6 +54,8 @@ void metric_add(enum metric_counter c, const char *label,
 void metric_set(enum metric_gauge g, double v);
 void metric_inc(enum metric_gauge g, int by);
 void metric_observe(enum metric_histogram h, double v);
+/* size_class s m l xl: up to 256, 512, 1024 pixels squared, and more. */
+void metric_observe_sized(enum metric_histogram h, double pixels, double v);
 /* taca_http_requests_total{route,method,code} and its duration. `route` is a constant pattern. */
 void metric_http(const char *route, const char *method, int code, double seconds);
 void metrics_set_model(const char *model); /* once, before READY */

@@ -1,37 +1,181 @@
-/* sched.c - see sched.h. */
+/* sched.c - see sched.h. Order, fill, and what the worker does next. */
 #include "server/sched.h"
 
 #include <math.h>
+#include <stdlib.h>
 
-int sched_pick(int *picked, const struct sched_seq *seqs, int n, const struct sched_limits *l) {
-    int count = 0, held = 0;
-    int64_t tokens = 0;
-    for (int i = 0; i < n; i++) held += seqs[i].stage != SCHED_WAITING;
-    for (int i = 0; i < n && count < l->batch_images; i++) {
-        const struct sched_seq *s = &seqs[i];
-        if (s->stage == SCHED_FINISHED) continue;
-        if (count > 0 && s->alone) break;
-        if (count > 0 && l->batch_tokens > 0 && tokens + s->tokens > l->batch_tokens) break;
-        /* strictly in order: a small one behind must not starve a large one in front */
-        if (s->stage == SCHED_WAITING && held++ >= l->open_images) break;
-        picked[count++] = i;
-        tokens += s->tokens;
-        if (s->alone) break;
+#define LEAST_GAIN 0.97 /* of the time apart: a joint step that saves less is not worth it */
+#define RESERVE    0.1  /* of the time from arrival to deadline: estimates are estimates */
+
+void sched_limits_init(struct sched_limits *l, int batch_images) {
+    *l = (struct sched_limits){.batch_images = batch_images,
+                               .open_images = 2 * batch_images,
+                               .queue = 256,
+                               .backlog_ms = 120e3,
+                               .level_ms = 3e3,
+                               .patience_ms = 60e3,
+                               .aged_share = 8};
+}
+
+void sched_init(struct sched *s, enum sched_policy policy, const struct sched_limits *limits) {
+    *s = (struct sched){.policy = policy, .limits = *limits};
+    sched_costs_init(&s->costs);
+}
+
+void sched_finish(struct sched *s) { sched_fair_finish(&s->fair); }
+
+/* ---- order ----------------------------------------------------------------------------------- */
+
+static void judge(const struct sched *s, struct sched_seq *q, int top) {
+    double waited = s->now_ms - q->arrival_ms;
+    q->solo_ms = sched_solo_ms(&s->costs, q->tokens);
+    q->left_ms = (q->stage == SCHED_WAITING ? s->costs.open_ms : 0) + q->steps_left * q->solo_ms +
+                 sched_tail_ms(&s->costs, q->pixels);
+    q->feasible = s->now_ms + q->left_ms <= q->deadline_ms;
+    q->aged = waited >= s->limits.patience_ms;
+    double raised = s->limits.level_ms > 0 ? floor(waited / s->limits.level_ms) : 0;
+    q->level = q->priority + raised < top ? q->priority + (int)raised : top;
+}
+
+static int earlier(double a, double b) { return (a > b) - (a < b); }
+
+static int by_rank(const void *a, const void *b) {
+    const struct sched_seq *x = a, *y = b;
+    if (x->level != y->level) return x->level > y->level ? -1 : 1;
+    if (x->credit != y->credit) return x->credit ? -1 : 1;
+    if (x->feasible != y->feasible) return x->feasible ? -1 : 1;
+    int c = earlier(x->deadline_ms, y->deadline_ms);
+    if (c == 0) c = earlier(x->arrival_ms, y->arrival_ms);
+    return c ? c : x->id - y->id;
+}
+
+/* Who has waited too long goes in front: the oldest, and only for their share of the time. */
+static void lift_aged(struct sched *s, struct sched_seq *seqs, int n) {
+    int oldest = -1;
+    for (int i = 0; i < n; i++) {
+        if (!seqs[i].aged || seqs[i].stage == SCHED_FINISHED) continue;
+        if (oldest < 0 || seqs[i].arrival_ms < seqs[oldest].arrival_ms) oldest = i;
     }
-    return count;
+    if (oldest < 0) s->aged_credit_ms = 0;
+    if (oldest < 0 || s->aged_credit_ms < 0) return;
+    struct sched_seq q = seqs[oldest];
+    for (int i = oldest; i > 0; i--) seqs[i] = seqs[i - 1];
+    seqs[0] = q;
 }
 
-static int first_finished(const struct sched_seq *seqs, int n) {
+void sched_order(struct sched *s, struct sched_seq *seqs, int n, double now_ms) {
+    int top = INT32_MIN, top_level = INT32_MIN;
+    s->now_ms = now_ms;
     for (int i = 0; i < n; i++)
-        if (seqs[i].stage == SCHED_FINISHED) return i;
-    return -1;
+        if (seqs[i].priority > top) top = seqs[i].priority;
+    for (int i = 0; i < n; i++) {
+        judge(s, &seqs[i], top);
+        bool steps = seqs[i].stage != SCHED_FINISHED;
+        if (steps && seqs[i].level > top_level) top_level = seqs[i].level;
+    }
+    if (s->policy == SCHED_FCFS) return; /* as they came */
+    sched_fair_begin(&s->fair);
+    for (int i = 0; i < n; i++)
+        if (seqs[i].stage != SCHED_FINISHED)
+            sched_fair_join(&s->fair, seqs[i].key, seqs[i].level == top_level);
+    sched_fair_settle(&s->fair);
+    for (int i = 0; i < n; i++) {
+        seqs[i].flow = sched_fair_find(&s->fair, seqs[i].key);
+        seqs[i].credit = sched_fair_may_lead(&s->fair, seqs[i].flow);
+    }
+    qsort(seqs, (size_t)n, sizeof *seqs, by_rank);
+    lift_aged(s, seqs, n);
 }
 
-static int first_preview(const struct sched_seq *seqs, int n) {
-    for (int i = 0; i < n; i++)
-        if (seqs[i].stage == SCHED_OPEN && seqs[i].preview_due) return i;
-    return -1;
+/* ---- fill ------------------------------------------------------------------------------------ */
+
+/* The step while it is put together. */
+struct fill {
+    const struct sched *s;
+    const struct sched_seq *seqs;
+    int *picked, count;
+    struct sched_load load;
+    double ms;       /* of the step so far */
+    int tightest[2]; /* of those that could wait for the leader's step and still be in time */
+};
+
+static double slack(const struct fill *f, int i) {
+    return f->seqs[i].deadline_ms - f->s->now_ms - f->seqs[i].left_ms;
 }
+
+static void take(struct fill *f, int i) {
+    f->picked[f->count++] = i;
+    sched_load_add(&f->load, &f->s->costs, f->seqs[i].tokens);
+    f->ms = sched_load_ms(&f->s->costs, &f->load);
+}
+
+/* A sequence may become late because its turn comes late, but not because of a fill. */
+static void find_tightest(struct fill *f, int n) {
+    double least[2] = {HUGE_VAL, HUGE_VAL};
+    f->tightest[0] = f->tightest[1] = -1;
+    for (int i = 0; i < n; i++) {
+        double x = slack(f, i);
+        if (i == f->picked[0] || f->seqs[i].stage == SCHED_FINISHED || x < f->ms || x >= least[1])
+            continue;
+        int at = x < least[0] ? 0 : 1;
+        if (at == 0) least[1] = least[0], f->tightest[1] = f->tightest[0];
+        least[at] = x;
+        f->tightest[at] = i;
+    }
+}
+
+/* The joint step takes `ms`: is everybody in time who would be without the newcomer? Those who slow
+ * down for others keep a reserve; who has none left is not slowed down. */
+static bool deadlines_hold(const struct fill *f, int newcomer, double ms) {
+    for (int k = 0; k < f->count; k++) {
+        const struct sched_seq *q = &f->seqs[f->picked[k]];
+        double left = q->left_ms + q->steps_left * (ms - q->solo_ms);
+        double until = q->deadline_ms - RESERVE * (q->deadline_ms - q->arrival_ms);
+        if (q->feasible && f->s->now_ms + left > until) return false;
+    }
+    int watched = f->tightest[0] == newcomer ? f->tightest[1] : f->tightest[0];
+    return watched < 0 || slack(f, watched) >= ms;
+}
+
+/* Does the sequence gain by joining? *ms becomes the time of the joint step. */
+static bool gains(const struct fill *f, int i, double *ms) {
+    struct sched_load joint = f->load;
+    sched_load_add(&joint, &f->s->costs, f->seqs[i].tokens);
+    *ms = sched_load_ms(&f->s->costs, &joint);
+    return *ms <= LEAST_GAIN * (f->ms + f->seqs[i].solo_ms);
+}
+
+static bool fits(const struct fill *f, int i) {
+    const struct sched *s = f->s;
+    int64_t limit = s->limits.batch_tokens > 0 ? s->limits.batch_tokens : s->costs.saturation;
+    double ms;
+    if (f->count == 0) return true;
+    if (f->seqs[i].alone || f->seqs[f->picked[0]].alone) return false;
+    if (f->load.tokens + f->seqs[i].tokens > limit || !gains(f, i, &ms)) return false;
+    if (s->policy == SCHED_FCFS) return true;
+    return sched_fair_may_ride(&s->fair, f->seqs[i].flow) && deadlines_hold(f, i, ms);
+}
+
+int sched_pick(const struct sched *s, int *picked, const struct sched_seq *seqs, int n) {
+    struct fill f = {.s = s, .seqs = seqs, .picked = picked};
+    int held = 0;
+    for (int i = 0; i < n; i++) held += seqs[i].stage != SCHED_WAITING;
+    for (int i = 0; i < n && f.count < s->limits.batch_images; i++) {
+        if (seqs[i].stage == SCHED_FINISHED) continue;
+        bool room = seqs[i].stage != SCHED_WAITING || held < s->limits.open_images;
+        if (!room || !fits(&f, i)) {
+            /* first come, first served: a small one behind must not overtake a large one */
+            if (s->policy == SCHED_FCFS) break;
+            continue;
+        }
+        held += seqs[i].stage == SCHED_WAITING;
+        take(&f, i);
+        if (f.count == 1) find_tightest(&f, n);
+    }
+    return f.count;
+}
+
+/* ---- what is next ---------------------------------------------------------------------------- */
 
 static enum sched_act one(int *picked, int *n_picked, int index, enum sched_act act) {
     picked[0] = index;
@@ -39,127 +183,44 @@ static enum sched_act one(int *picked, int *n_picked, int index, enum sched_act 
     return act;
 }
 
-enum sched_act sched_next(int *picked, int *n_picked, const struct sched_seq *seqs, int n,
-                          const struct sched_limits *l, const struct sched_turn *turn,
-                          double step_ms, bool can_decode) {
-    int count = sched_pick(picked, seqs, n, l), ready = 0, waiting = -1;
+enum sched_act sched_next(struct sched *s, int *picked, int *n_picked, const struct sched_seq *seqs,
+                          int n, bool can_decode) {
+    const struct sched_turn *turn = &s->turn;
+    int count = sched_pick(s, picked, seqs, n), ready = 0, waiting = -1;
+    int preview = -1, finished = -1;
+    for (int i = n - 1; i >= 0; i--) {
+        if (seqs[i].stage == SCHED_FINISHED) finished = i;
+        if (seqs[i].stage == SCHED_OPEN && seqs[i].preview_due) preview = i;
+    }
     for (int i = 0; i < count; i++) {
         if (seqs[picked[i]].stage == SCHED_OPEN)
             ready++;
         else if (waiting < 0)
             waiting = picked[i];
     }
-    int preview = first_preview(seqs, n), finished = first_finished(seqs, n);
     if (preview >= 0) return one(picked, n_picked, preview, SCHED_DO_PREVIEW);
     if (finished >= 0 && can_decode && (ready == 0 || turn->decodes == 0))
         return one(picked, n_picked, finished, SCHED_DO_DECODE);
-    if (waiting >= 0 &&
-        (ready == 0 || turn->open_ms <= 0 || step_ms <= 0 || turn->open_ms < step_ms))
+    if (waiting >= 0 && (ready == 0 || turn->open_ms <= 0 || s->costs.step_ms <= 0 ||
+                         turn->open_ms < s->costs.step_ms))
         return one(picked, n_picked, waiting, SCHED_DO_OPEN);
-    if (ready == 0) return *n_picked = 0, SCHED_DO_NOTHING;
     *n_picked = 0;
+    if (ready == 0) return SCHED_DO_NOTHING;
     for (int i = 0; i < count; i++)
         if (seqs[picked[i]].stage == SCHED_OPEN) picked[(*n_picked)++] = picked[i];
+    s->aged_led = seqs[picked[0]].aged;
     return SCHED_DO_STEP;
 }
 
-/* ---- costs ----------------------------------------------------------------------------------- */
-
-void sched_costs_init(struct sched_costs *c) {
-    /* Guesses until the first step: what a small model takes on two cores. */
-    *c = (struct sched_costs){
-        .ms_per_token = 0.1, .step_ms = 0, .open_ms = 10, .ms_per_pixel = 0.005};
-}
-
-/* Moves a fifth of the way: follows a change within a few steps, does not jump at one. */
-static void learn(double *mean, double seen, bool first) {
-    *mean = first ? seen : *mean + 0.2 * (seen - *mean);
-}
-
-void sched_saw_step(struct sched_costs *c, int tokens, double ms) {
-    if (tokens < 1 || !(ms >= 0)) return;
-    learn(&c->ms_per_token, ms / tokens, !c->measured);
-    learn(&c->step_ms, ms, !c->measured);
-    c->measured = true;
-}
-
-void sched_saw_open(struct sched_costs *c, double ms) { learn(&c->open_ms, ms, false); }
-
-void sched_saw_decode(struct sched_costs *c, double pixels, double ms) {
-    if (pixels < 1) return;
-    learn(&c->ms_per_pixel, ms / pixels, !c->decoded);
-    c->decoded = true;
-}
-
-static double own_ms(const struct sched_seq *s, const struct sched_costs *c) {
-    return (s->stage == SCHED_WAITING ? c->open_ms : 0) +
-           (double)s->steps_left * s->tokens * c->ms_per_token + s->pixels * c->ms_per_pixel;
-}
-
-double sched_backlog_ms(const struct sched_seq *seqs, int n, const struct sched_costs *c) {
-    double sum = 0;
-    for (int i = 0; i < n; i++) sum += own_ms(&seqs[i], c);
-    return sum;
-}
-
-/* The walk keeps the sequences that share a forward in `in`; everyone in it steps together until
- * the shortest is done, then the next in line takes the free place. */
-enum { WALK_MAX = 64 };
-struct walk {
-    int in[WALK_MAX], left[WALK_MAX];
-    int count, next; /* next = first index that has not been in yet */
-    int64_t tokens;
-    double now;
-};
-
-static void walk_fill(struct walk *w, double *start_ms, const struct sched_seq *seqs, int n,
-                      const struct sched_limits *l, const struct sched_costs *c) {
-    for (; w->next < n && w->count < l->batch_images && w->count < WALK_MAX; w->next++) {
-        const struct sched_seq *s = &seqs[w->next];
-        if (s->stage == SCHED_FINISHED) continue;
-        start_ms[w->next] = w->now;
-        if (w->count > 0 && (s->alone || seqs[w->in[0]].alone)) break;
-        if (w->count > 0 && l->batch_tokens > 0 && w->tokens + s->tokens > l->batch_tokens) break;
-        if (s->stage == SCHED_WAITING) w->now += c->open_ms;
-        w->in[w->count] = w->next;
-        w->left[w->count++] = s->steps_left;
-        w->tokens += s->tokens;
-    }
-}
-
-void sched_eta(double *start_ms, double *finish_ms, const struct sched_seq *seqs, int n,
-               const struct sched_limits *l, const struct sched_costs *c) {
-    struct walk w = {.count = 0};
-    for (int i = 0; i < n; i++) {
-        if (seqs[i].stage != SCHED_FINISHED) continue;
-        start_ms[i] = 0;
-        finish_ms[i] = w.now += seqs[i].pixels * c->ms_per_pixel;
-    }
-    for (walk_fill(&w, start_ms, seqs, n, l, c); w.count > 0;
-         walk_fill(&w, start_ms, seqs, n, l, c)) {
-        int least = w.left[0], kept = 0;
-        for (int i = 1; i < w.count; i++)
-            if (w.left[i] < least) least = w.left[i];
-        w.now += (double)least * (double)w.tokens * c->ms_per_token;
-        for (int i = 0; i < w.count; i++) {
-            const struct sched_seq *s = &seqs[w.in[i]];
-            if (w.left[i] > least) {
-                w.in[kept] = w.in[i];
-                w.left[kept++] = w.left[i] - least;
-                continue;
-            }
-            w.tokens -= s->tokens;
-            finish_ms[w.in[i]] = w.now += s->pixels * c->ms_per_pixel;
-        }
-        w.count = kept;
-    }
-}
-
-bool sched_admit(int queued, const struct sched_limits *l, double backlog_ms, uint32_t random,
-                 int *retry_after_s) {
-    if (queued < l->queue) return true;
-    double jitter = 1 + 0.2 * (2 * (double)random / (double)UINT32_MAX - 1);
-    double s = ceil(backlog_ms / 1000 * jitter);
-    *retry_after_s = s < 1 ? 1 : s <= 60 ? (int)s : 60; /* NaN becomes 60: never in a hurry */
-    return false;
+void sched_stepped(struct sched *s, const int *tokens, const uint64_t *keys, int rows, double ms) {
+    double all = 0;
+    for (int i = 0; i < rows; i++) all += tokens[i];
+    for (int i = 0; i < rows && all > 0; i++)
+        sched_fair_charge(&s->fair, keys[i], ms * tokens[i] / all);
+    sched_saw_step(&s->costs, tokens, rows, ms);
+    /* neither savings nor debts grow for ever */
+    s->aged_credit_ms += ms / s->limits.aged_share - (s->aged_led ? ms : 0);
+    s->aged_credit_ms = fmin(s->aged_credit_ms, ms);
+    s->aged_credit_ms = fmax(s->aged_credit_ms, -ms * s->limits.aged_share);
+    s->aged_led = false;
 }

@@ -4,6 +4,7 @@
 
 #include "engine/engine.h"
 #include "server/front.h"
+#include "server/sched.h"
 
 struct serve_opts {
     struct front_opts front;
@@ -12,6 +13,12 @@ struct serve_opts {
     int max_queue;        /* jobs waiting */
     int max_batch_images; /* sequences in one step */
     int max_batch_tokens; /* tokens of one forward; 0 = no limit */
+    enum sched_policy policy;
+    double deadline_factor; /* times the time alone: what a request without deadline_ms is given */
+    double fair_quantum_s;  /* device time one user may be ahead of others who wait; 0 = any */
+    double patience_s;      /* who waits longer is served first for an eighth of the time */
+    double max_backlog_s;   /* device time that may wait, 0 = no limit */
+    bool calibrate;         /* a quarter of a second of measuring at the start */
     int encode_threads;
     int start_timeout_ms; /* a job not started by then fails with 504 */
     int drain_grace_ms, drain_timeout_ms;

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { WIRE_MAGIC = 0x57434154 /* "TACW" */, WIRE_VERSION = 1 };
+enum { WIRE_MAGIC = 0x57434154 /* "TACW" */, WIRE_VERSION = 2 };
 
 struct wire_head {
     uint32_t magic;
@@ -21,12 +21,14 @@ static const struct {
     [WIRE_DECODE] = {sizeof(struct wire_decode), 0},
     [WIRE_CLOSE] = {sizeof(struct wire_seq), 0},
     [WIRE_QUIT] = {sizeof(struct wire_seq), 0},
+    [WIRE_CALIBRATE] = {sizeof(struct wire_calibrate), 0},
     [WIRE_HELLO] = {sizeof(struct wire_hello), 0},
     [WIRE_FAILED] = {sizeof(struct wire_opened), 0},
     [WIRE_OPENED] = {sizeof(struct wire_opened), 0},
     [WIRE_STEPPED] = {sizeof(struct wire_stepped), 0},
     [WIRE_PREVIEWED] = {sizeof(struct wire_pixels), WIRE_MAX_TAIL},
     [WIRE_DECODED] = {sizeof(struct wire_pixels), 0},
+    [WIRE_CALIBRATED] = {sizeof(struct wire_calibrated), 0},
 };
 
 void wire_put(struct taca_buf *out, const struct wire_msg *m) {
@@ -67,6 +69,14 @@ static bool pixels_ok(const struct wire_msg *m) {
     return m->type == WIRE_DECODED || m->tail_len == (size_t)p->width_px * p->height_px * 3;
 }
 
+static bool sights_ok(const struct wire_calibrated *c) {
+    if (!err_ok(&c->err) || c->n < 0 || c->n > WIRE_MAX_SIGHTS) return false;
+    for (int64_t i = 0; i < c->n; i++)
+        if (c->steps[i].rows < 1 || c->steps[i].rows > WIRE_MAX_SEQS || c->steps[i].tokens < 1)
+            return false;
+    return true;
+}
+
 /* The values that the receiver uses as counts, indices or strings. */
 static bool contents_ok(const struct wire_msg *m) {
     switch (m->type) {
@@ -82,10 +92,12 @@ static bool contents_ok(const struct wire_msg *m) {
     case WIRE_STEPPED: return err_ok(&m->u.stepped.err) && m->u.stepped.tokens >= 0;
     case WIRE_PREVIEWED:
     case WIRE_DECODED: return pixels_ok(m);
+    case WIRE_CALIBRATED: return sights_ok(&m->u.calibrated);
     case WIRE_OPEN:
     case WIRE_PREVIEW:
     case WIRE_CLOSE:
-    case WIRE_QUIT: return true;
+    case WIRE_QUIT:
+    case WIRE_CALIBRATE: return true;
     case WIRE_TYPES_END: break;
     }
     return false;

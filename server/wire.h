@@ -15,18 +15,20 @@
 enum { WIRE_MAX_SEQS = 64, WIRE_MAX_TAIL = 1 << 20 };
 
 enum wire_type {
-    WIRE_OPEN = 1,  /* to the worker: wire_seq, tail = packed taca_gen_params */
-    WIRE_STEP,      /* wire_step */
-    WIRE_PREVIEW,   /* wire_seq */
-    WIRE_DECODE,    /* wire_decode */
-    WIRE_CLOSE,     /* wire_seq; has no answer */
-    WIRE_QUIT,      /* wire_seq (unused); has no answer but the end of the stream */
-    WIRE_HELLO,     /* from the worker, once: wire_hello */
-    WIRE_FAILED,    /* instead of HELLO: the model cannot be opened; wire_opened.err says why */
-    WIRE_OPENED,    /* wire_opened */
-    WIRE_STEPPED,   /* wire_stepped */
-    WIRE_PREVIEWED, /* wire_pixels, tail = rgb */
-    WIRE_DECODED,   /* wire_pixels; the pixels are in the slot */
+    WIRE_OPEN = 1,   /* to the worker: wire_seq, tail = packed taca_gen_params */
+    WIRE_STEP,       /* wire_step */
+    WIRE_PREVIEW,    /* wire_seq */
+    WIRE_DECODE,     /* wire_decode */
+    WIRE_CLOSE,      /* wire_seq; has no answer */
+    WIRE_QUIT,       /* wire_seq (unused); has no answer but the end of the stream */
+    WIRE_CALIBRATE,  /* wire_calibrate */
+    WIRE_HELLO,      /* from the worker, once: wire_hello */
+    WIRE_FAILED,     /* instead of HELLO: the model cannot be opened; wire_opened.err says why */
+    WIRE_OPENED,     /* wire_opened */
+    WIRE_STEPPED,    /* wire_stepped */
+    WIRE_PREVIEWED,  /* wire_pixels, tail = rgb */
+    WIRE_DECODED,    /* wire_pixels; the pixels are in the slot */
+    WIRE_CALIBRATED, /* wire_calibrated */
     WIRE_TYPES_END
 };
 
@@ -71,6 +73,21 @@ struct wire_pixels {
     struct wire_err err;
 };
 
+struct wire_calibrate {
+    int64_t budget_ms; /* no new measurement that would pass it */
+};
+/* What steps took: by themselves and joint, all rows of a step alike. */
+enum { WIRE_MAX_SIGHTS = 16 };
+struct wire_calibrated {
+    double open_ms, decode_ms, decode_pixels; /* 0 = not measured */
+    int64_t n;
+    struct wire_sight {
+        int32_t rows, tokens; /* tokens of one row */
+        double ms;
+    } steps[WIRE_MAX_SIGHTS];
+    struct wire_err err;
+};
+
 struct wire_msg {
     enum wire_type type;
     union {
@@ -81,6 +98,8 @@ struct wire_msg {
         struct wire_opened opened;
         struct wire_stepped stepped;
         struct wire_pixels pixels;
+        struct wire_calibrate calibrate;
+        struct wire_calibrated calibrated;
     } u;
     const void *tail; /* of wire_get: borrowed from its input */
     size_t tail_len;

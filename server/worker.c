@@ -17,7 +17,7 @@
 #include "base/log.h"
 #include "server/pool.h"
 #include "server/serve.h"
-#include "server/wire.h"
+#include "server/worker_calibrate.h"
 
 enum { PIPE_FD = 3, PIXELS_FD = 4, MAX_OPEN = 4 * WIRE_MAX_SEQS, EXIT_DEVICE = 3 };
 
@@ -194,6 +194,11 @@ static bool serve_one(struct worker *w, const struct wire_msg *m, enum taca_code
         wire_err_set(&a.u.pixels.err, &err, *rc);
         a.u.pixels.ms = since_ms(start);
         break;
+    case WIRE_CALIBRATE:
+        a.type = WIRE_CALIBRATED;
+        *rc = worker_calibrate(w->engine, &m->u.calibrate, &a.u.calibrated, &err);
+        wire_err_set(&a.u.calibrated.err, &err, *rc);
+        break;
     case WIRE_CLOSE: close_seq(w, m->u.seq.id); return true;
     case WIRE_QUIT: return false;
     case WIRE_HELLO:
@@ -202,6 +207,7 @@ static bool serve_one(struct worker *w, const struct wire_msg *m, enum taca_code
     case WIRE_STEPPED:
     case WIRE_PREVIEWED:
     case WIRE_DECODED:
+    case WIRE_CALIBRATED:
     case WIRE_TYPES_END:
         taca_log(TACA_LOG_ERROR, "worker: command %d is none", (int)m->type);
         return false;

@@ -1,7 +1,8 @@
 /* fake_engine.c - engine.h without a model, for tests of the service.
  *
  * Pixels are a function of prompt, seed, size and steps and of nothing else, so two runs of a
- * request can be compared byte for byte. TACA_FAKE_STEP_MS is the time of a step. Words in the
+ * request can be compared byte for byte. TACA_FAKE_STEP_MS is the time of a step, and
+ * TACA_FAKE_PIXEL_NS is added for each pixel of those who share it. Words in the
  * prompt make faults: crash, hang, device (in the second step), nan (decoding), refuse (opening),
  * together (a step of more than one fails), slow (ten times the step time). */
 #include <signal.h>
@@ -15,7 +16,7 @@
 
 struct taca_engine {
     struct taca_model_info info;
-    long step_us;
+    long step_us, pixel_ns;
 };
 
 struct taca_seq {
@@ -31,7 +32,9 @@ enum taca_code taca_engine_open(struct taca_engine **out, const struct taca_engi
     struct taca_engine *e = calloc(1, sizeof *e);
     if (!e) return taca_fail(err, TACA_ENOMEM, "fake engine");
     const char *ms = getenv("TACA_FAKE_STEP_MS");
+    const char *ns = getenv("TACA_FAKE_PIXEL_NS");
     e->step_us = (ms ? strtol(ms, NULL, 10) : 5) * 1000;
+    e->pixel_ns = ns ? strtol(ns, NULL, 10) : 0;
     e->info = (struct taca_model_info){.default_width_px = 128,
                                        .default_height_px = 128,
                                        .default_steps = 8,
@@ -96,6 +99,7 @@ enum taca_code taca_step(struct taca_engine *e, struct taca_seq *const *seqs, in
         if (s->step >= s->steps) return taca_fail(err, TACA_EINVAL, "a finished sequence");
         if (s->together && n > 1) return taca_fail(err, TACA_ENOMEM, "no memory for %d", n);
         if (s->slow) us = 10 * e->step_us;
+        us += (long)s->width_px * s->height_px * e->pixel_ns / 1000;
         if (s->step != 1) continue;
         if (s->crash) raise(SIGKILL);
         if (s->hang) pause();

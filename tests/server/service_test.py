@@ -360,7 +360,8 @@ def test_a_request_that_cannot_start_in_time_is_never_run():
     with Service("--max-batch-images", 1, step_ms=30) as s:
         held = s.open_raw(prompt="a", steps=30)
         s.until(lambda m: m["taca_requests_running"] == 1)
-        status, _, body = s.post(prompt="b", steps=3, start_timeout_ms=150)
+        # longer, so due later: a short one would go first
+        status, _, body = s.post(prompt="b", steps=60, start_timeout_ms=150)
         assert status == 504 and error_of(body)["code"] == "start_timeout", body
         held.close()
         s.until(lambda m: m["taca_requests_running"] == 0)
@@ -371,6 +372,75 @@ def test_a_step_that_fails_together_is_tried_apart():
         with concurrent.futures.ThreadPoolExecutor(3) as pool:
             replies = list(pool.map(lambda i: s.post(prompt=f"together {i}", steps=5), range(3)))
         assert [r[0] for r in replies] == [200] * 3, replies
+
+
+def test_what_is_due_sooner_goes_first_unless_they_are_served_as_they_come():
+    for policy, first in (("edf", "short"), ("fcfs", "long")):
+        with Service("--policy", policy, "--max-batch-images", 1, step_ms=20) as s:
+            order = []
+
+            def ask(name, steps, service=s, done=order):
+                service.png(prompt=name, steps=steps)
+                done.append(name)
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                long = pool.submit(ask, "long", 40)
+                s.until(lambda m: m["taca_requests_running"] == 1)
+                pool.submit(ask, "short", 5).result()
+                long.result()
+            assert order[0] == first, (policy, order)
+
+
+def test_priority_goes_before_deadlines():
+    with Service("--max-batch-images", 1, step_ms=20) as s:
+        order = []
+
+        def ask(name, steps, priority):
+            s.png(prompt=name, steps=steps, priority=priority)
+            order.append(name)
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            asked = [pool.submit(ask, "short", 30, 0)]
+            s.until(lambda m: m["taca_requests_running"] == 1)
+            asked.append(pool.submit(ask, "long but urgent", 40, 5))
+            for a in asked:
+                a.result()
+        assert order == ["long but urgent", "short"], order
+
+
+def test_a_backlog_of_work_is_refused_like_a_full_queue():
+    with Service("--max-backlog-seconds", 1, "--max-batch-images", 1, step_ms=20) as s:
+        held = s.open_raw(prompt="a", steps=60)  # longer than that, but nobody else is there
+        s.until(lambda m: m["taca_requests_running"] == 1)
+        status, headers, body = s.post(prompt="b", steps=30)
+        assert status == 429 and error_of(body)["code"] == "queue_full", (status, body)
+        assert 1 <= int(headers["retry-after"]) <= 2, headers
+        held.close()
+
+
+def test_a_user_who_floods_does_not_keep_another_waiting():
+    with Service("--max-batch-images", 1, "--fair-quantum", 0.2, step_ms=10) as s:
+        with concurrent.futures.ThreadPoolExecutor(9) as pool:
+            flood = [pool.submit(s.png, prompt="f", seed=i, steps=20, user="many")
+                     for i in range(8)]
+            s.until(lambda m: m["taca_requests_running"] + m["taca_requests_waiting"] == 8)
+            pool.submit(s.png, prompt="one", steps=30, user="other").result()
+            left = sum(not f.done() for f in flood)
+            assert left >= 3, left  # half the device: six of them would be done in turn
+            for f in flood:
+                f.result()
+
+
+def test_without_calibration_costs_are_learnt_from_requests():
+    with Service("--no-calibrate", step_ms=10) as s:
+        assert not [r for r in s.records if r["msg"].startswith("calibrated")]
+        _, _, body = s.post(prompt="a", steps=10, stream=True)
+        assert events_of(body)[-1]["type"] == "completed"
+    with Service(step_ms=10) as s:
+        s.wait_for(lambda r: r["msg"].startswith("calibrated"))
+        _, _, body = s.post(prompt="a", steps=50, stream=True)
+        eta = next(e for e in events_of(body) if e["type"] == "queued")["eta_ms"]
+        assert 400 <= eta <= 1500, eta  # 50 steps of 10 ms, and the machine's mood
+        m = s.metrics()
+        assert m["taca_eta_error_seconds_count"] == 1 and m["taca_steps_total"] == 50, m
 
 
 # ---- workers ------------------------------------------------------------------------------------

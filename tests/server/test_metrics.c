@@ -78,7 +78,7 @@ static void *count(void *arg) {
     for (int i = 0; i < 20000; i++) {
         metric_add(METRIC_IMAGES, NULL, 1);
         metric_inc(METRIC_SSE_STREAMS, i % 2 ? -1 : 1);
-        metric_observe(METRIC_QUEUE_WAIT, 1);
+        metric_observe_sized(METRIC_QUEUE_WAIT, 300 * 300, 1);
         if (i % 5000 == 0) metric_http("/threads", "GET", 200, 1);
     }
     return arg;
@@ -91,7 +91,8 @@ static void test_no_count_is_lost_between_threads(void) {
     struct taca_buf b = render();
     CHECK_HAS(b.data, "taca_images_total{model=\"de\\\"mo\\\\x\"} 80000\n");
     CHECK_HAS(b.data, "taca_sse_streams 0\n");
-    CHECK_HAS(b.data, "taca_queue_wait_seconds_sum{model=\"de\\\"mo\\\\x\"} 80000\n");
+    CHECK_HAS(b.data,
+              "taca_queue_wait_seconds_sum{model=\"de\\\"mo\\\\x\",size_class=\"m\"} 80000\n");
     taca_buf_finish(&b);
 }
 

@@ -1,10 +1,10 @@
-/* test_sched.c - the policy as properties over random lines: nobody overtakes, nobody starves, no
- * limit is passed, everybody is served. Time is invented. */
+/* test_sched.c - the policy as properties over random lines and invented time: order as written,
+ * nobody lost, nobody starved, shares fair, no deadline broken by a fill. */
 #include "server/sched.h"
 
 #include "tests/test.h"
 
-enum { N_MAX = 120 };
+enum { N_MAX = 120, KEYS = 4 };
 
 static uint64_t rng_state = 0x9E3779B97F4A7C15u;
 static int random_below(int n) {
@@ -12,250 +12,615 @@ static int random_below(int n) {
     return (int)((rng_state >> 33) % (uint64_t)n);
 }
 
-static struct sched_seq random_seq(void) {
+/* The invented device: a tenth of a millisecond a token and 5 ms a step. */
+static double device_ms(const int *tokens, int rows) {
+    double ms = 5;
+    for (int i = 0; i < rows; i++) ms += 0.1 * tokens[i];
+    return ms;
+}
+
+static void teach(struct sched *s) {
+    int pair[2] = {100, 100};
+    for (int t = 32; t < 10000; t *= 2) sched_saw_step(&s->costs, &t, 1, device_ms(&t, 1));
+    sched_saw_step(&s->costs, pair, 2, device_ms(pair, 2));
+    sched_saw_open(&s->costs, 8);
+    sched_saw_decode(&s->costs, 128 * 128, 4);
+    sched_saw_encode(&s->costs, 128 * 128, 2);
+}
+
+static struct sched known(enum sched_policy policy, int images) {
+    struct sched s;
+    struct sched_limits l;
+    sched_limits_init(&l, images);
+    sched_init(&s, policy, &l);
+    teach(&s);
+    return s;
+}
+
+static struct sched_seq random_seq(int id) {
     enum sched_stage stage = (enum sched_stage)random_below(3);
-    return (struct sched_seq){.stage = stage,
+    return (struct sched_seq){.id = id,
+                              .stage = stage,
                               .tokens = 50 + random_below(4000),
                               .steps_left = stage == SCHED_FINISHED ? 0 : 1 + random_below(30),
                               .pixels = 128 * 128,
                               .preview_due = random_below(10) == 0,
-                              .alone = random_below(20) == 0};
+                              .alone = random_below(20) == 0,
+                              .arrival_ms = -random_below(100000),
+                              .deadline_ms = random_below(60000) - 10000,
+                              .priority = random_below(3) ? 0 : random_below(21) - 10,
+                              .key = (uint64_t)random_below(KEYS)};
 }
 
-static struct sched_limits random_limits(void) {
-    int images = 1 + random_below(32);
-    return (struct sched_limits){.batch_images = images,
-                                 .batch_tokens = random_below(2) ? 500 + random_below(9000) : 0,
-                                 .open_images = 2 * images,
-                                 .queue = 10};
+static struct sched random_sched(enum sched_policy policy) {
+    struct sched s = known(policy, 1 + random_below(32));
+    s.limits.batch_tokens = random_below(2) ? 500 + random_below(9000) : 0;
+    s.fair.quantum_ms = random_below(2) ? 1000 : 0;
+    return s;
 }
 
-static void test_a_step_never_passes_its_limits_and_never_skips_anybody(void) {
+/* ---- one decision ---------------------------------------------------------------------------- */
+
+static bool inside_limits(const struct sched *s, const struct sched_seq *seqs, const int *picked,
+                          int count) {
+    int64_t tokens = 0,
+            most = s->limits.batch_tokens ? s->limits.batch_tokens : s->costs.saturation;
+    bool ok = count <= s->limits.batch_images;
+    for (int i = 0; i < count; i++) {
+        ok = ok && (i == 0 || picked[i] > picked[i - 1]);
+        ok = ok && seqs[picked[i]].stage != SCHED_FINISHED;
+        ok = ok && (!seqs[picked[i]].alone || count == 1);
+        tokens += seqs[picked[i]].tokens;
+    }
+    return ok && (count <= 1 || tokens <= most);
+}
+
+static void test_a_step_never_passes_its_limits(void) {
     for (int round = 0; round < 20000; round++) {
         struct sched_seq seqs[N_MAX];
-        struct sched_limits l = random_limits();
-        int picked[64], n = random_below(N_MAX), tokens = 0, expect = 0;
-        for (int i = 0; i < n; i++) seqs[i] = random_seq();
-        int count = sched_pick(picked, seqs, n, &l);
-        bool ok = count <= l.batch_images;
-        for (int i = 0; i < count; i++) {
-            while (expect < n && seqs[expect].stage == SCHED_FINISHED) expect++;
-            ok = ok && picked[i] == expect++; /* the next in line, no gaps */
-            tokens += seqs[picked[i]].tokens;
-            ok = ok && (!seqs[picked[i]].alone || count == 1);
+        struct sched s = random_sched(random_below(2) ? SCHED_EDF : SCHED_FCFS);
+        int picked[64], n = random_below(N_MAX), steppable = 0, held = 0;
+        for (int i = 0; i < n; i++) seqs[i] = random_seq(i);
+        sched_order(&s, seqs, n, 0);
+        int count = sched_pick(&s, picked, seqs, n);
+        bool ok = inside_limits(&s, seqs, picked, count);
+        for (int i = 0; i < n; i++) {
+            held += seqs[i].stage != SCHED_WAITING;
+            steppable += seqs[i].stage == SCHED_OPEN;
         }
-        ok = ok && (count <= 1 || l.batch_tokens == 0 || tokens <= l.batch_tokens);
+        ok = ok && (count > 0 || steppable == 0 || s.policy == SCHED_FCFS);
+        for (int i = 0; i < count; i++)
+            if (seqs[picked[i]].stage == SCHED_WAITING) ok = ok && held++ < s.limits.open_images;
+        sched_finish(&s);
         if (!CHECK(ok)) return;
     }
 }
 
-static void test_one_sequence_larger_than_the_budget_still_runs(void) {
-    struct sched_seq s = {.stage = SCHED_OPEN, .tokens = 9000, .steps_left = 3};
-    struct sched_limits l = {.batch_images = 4, .batch_tokens = 100, .open_images = 8};
-    int picked[64];
-    CHECK_INT(sched_pick(picked, &s, 1, &l), 1);
+/* The rules of the order, written once more, and slowly. */
+static bool before(const struct sched *s, const struct sched_seq *a, const struct sched_seq *b,
+                   int top) {
+    const struct sched_seq *q[2] = {a, b};
+    int level[2];
+    bool feasible[2];
+    for (int i = 0; i < 2; i++) {
+        level[i] = q[i]->priority + (int)((s->now_ms - q[i]->arrival_ms) / s->limits.level_ms);
+        if (level[i] > top) level[i] = top;
+        double ms = q[i]->steps_left * sched_solo_ms(&s->costs, q[i]->tokens) + 6;
+        if (q[i]->stage == SCHED_WAITING) ms += 8;
+        feasible[i] = s->now_ms + ms <= q[i]->deadline_ms;
+    }
+    if (level[0] != level[1]) return level[0] > level[1];
+    if (feasible[0] != feasible[1]) return feasible[0];
+    return a->deadline_ms <= b->deadline_ms;
 }
 
-static void test_a_small_one_does_not_overtake_a_large_one(void) {
-    struct sched_seq s[3] = {{.stage = SCHED_OPEN, .tokens = 80, .steps_left = 3},
-                             {.stage = SCHED_WAITING, .tokens = 90, .steps_left = 3},
-                             {.stage = SCHED_WAITING, .tokens = 10, .steps_left = 3}};
-    struct sched_limits l = {.batch_images = 4, .batch_tokens = 100, .open_images = 8};
+static void test_the_order_is_priority_then_feasible_then_deadline(void) {
+    for (int round = 0; round < 20000; round++) {
+        struct sched_seq seqs[N_MAX];
+        struct sched s = known(SCHED_EDF, 8);
+        int n = random_below(N_MAX), top = -10;
+        bool seen[N_MAX] = {false};
+        s.limits.patience_ms = 1e12;
+        for (int i = 0; i < n; i++) {
+            seqs[i] = random_seq(i);
+            if (seqs[i].priority > top) top = seqs[i].priority;
+        }
+        sched_order(&s, seqs, n, 0);
+        for (int i = 0; i < n; i++) seen[seqs[i].id] = true;
+        for (int i = 0; i < n; i++)
+            if (!CHECK(seen[i])) return; /* nobody is lost by sorting */
+        for (int i = 1; i < n; i++)
+            if (!CHECK(before(&s, &seqs[i - 1], &seqs[i], top))) return;
+        sched_finish(&s);
+    }
+}
+
+/* Whoever would be in time if only the leader stepped is in time with the fill as well. */
+static void test_a_fill_breaks_no_deadline(void) {
+    int filled = 0;
+    for (int round = 0; round < 50000; round++) {
+        struct sched_seq seqs[N_MAX];
+        struct sched s = random_sched(SCHED_EDF);
+        int picked[64], tokens[64], n = 1 + random_below(24);
+        for (int i = 0; i < n; i++) {
+            seqs[i] = random_seq(i);
+            seqs[i].tokens = 50 + random_below(150);
+            seqs[i].deadline_ms = random_below(3000);
+        }
+        sched_order(&s, seqs, n, 0);
+        int count = sched_pick(&s, picked, seqs, n);
+        for (int i = 0; i < count; i++) tokens[i] = seqs[picked[i]].tokens;
+        struct sched_load load = {0};
+        for (int i = 0; i < count; i++) sched_load_add(&load, &s.costs, tokens[i]);
+        double joint = sched_load_ms(&s.costs, &load);
+        filled += count > 1;
+        bool ok = true;
+        for (int i = 0, k = 0; i < n && count > 1; i++) {
+            const struct sched_seq *q = &seqs[i];
+            double slack = q->deadline_ms - q->left_ms;
+            bool in = k < count && picked[k] == i;
+            k += in;
+            if (q->stage == SCHED_FINISHED) continue;
+            if (i == picked[0])
+                ok = ok && (slack < 0 || slack >= q->steps_left * (joint - q->solo_ms) - 1e-9);
+            else if (!in && slack >= seqs[picked[0]].solo_ms)
+                ok = ok && slack >= joint - 1e-9;
+        }
+        sched_finish(&s);
+        if (!CHECK(ok)) return;
+    }
+    CHECK(filled > 1000); /* it was about something */
+}
+
+static void test_a_fill_must_gain(void) {
+    struct sched s = known(SCHED_EDF, 8);
+    struct sched_seq seqs[8];
     int picked[64];
-    CHECK_INT(sched_pick(picked, s, 3, &l), 1);
-    CHECK_INT(picked[0], 0);
+    for (int i = 0; i < 8; i++)
+        seqs[i] = (struct sched_seq){
+            .id = i, .stage = SCHED_OPEN, .tokens = 100, .steps_left = 3, .deadline_ms = 1e6};
+    sched_order(&s, seqs, 8, 0);
+    CHECK(sched_pick(&s, picked, seqs, 8) > 1); /* 15 ms each, 5 of them shared */
+    for (int i = 0; i < 8; i++) seqs[i].tokens = 4000;
+    sched_order(&s, seqs, 8, 0);
+    CHECK_INT(sched_pick(&s, picked, seqs, 8), 1); /* 405 ms each: one percent is not worth it */
+    CHECK(s.costs.saturation > 200 && s.costs.saturation < 4000);
+}
+
+static void test_one_sequence_larger_than_the_budget_still_runs(void) {
+    struct sched s = known(SCHED_EDF, 4);
+    struct sched_seq q = {.stage = SCHED_OPEN, .tokens = 9000, .steps_left = 3};
+    int picked[64];
+    s.limits.batch_tokens = 100;
+    sched_order(&s, &q, 1, 0);
+    CHECK_INT(sched_pick(&s, picked, &q, 1), 1);
+    sched_finish(&s);
+}
+
+static void test_first_come_is_first_served_without_gaps(void) {
+    for (int round = 0; round < 20000; round++) {
+        struct sched_seq seqs[N_MAX];
+        struct sched s = random_sched(SCHED_FCFS);
+        int picked[64], n = random_below(N_MAX), expect = 0;
+        for (int i = 0; i < n; i++) seqs[i] = random_seq(i);
+        sched_order(&s, seqs, n, 0);
+        int count = sched_pick(&s, picked, seqs, n);
+        for (int i = 0; i < count; i++) {
+            while (expect < n && seqs[expect].stage == SCHED_FINISHED) expect++;
+            if (!CHECK(picked[i] == expect++ && seqs[picked[i]].id == picked[i])) return;
+        }
+        sched_finish(&s);
+    }
 }
 
 static void test_sequences_held_at_once_are_bounded(void) {
-    struct sched_seq s[10];
-    struct sched_limits l = {.batch_images = 8, .open_images = 5};
+    struct sched s = known(SCHED_FCFS, 8);
+    struct sched_seq seqs[10];
     int picked[64];
+    s.limits.open_images = 5;
     for (int i = 0; i < 10; i++)
-        s[i] = (struct sched_seq){.stage = i < 4 ? SCHED_FINISHED : SCHED_WAITING,
-                                  .tokens = 1,
-                                  .steps_left = i < 4 ? 0 : 1};
-    CHECK_INT(sched_pick(picked, s, 10, &l), 1); /* four finished ones are held already */
+        seqs[i] = (struct sched_seq){.id = i,
+                                     .stage = i < 4 ? SCHED_FINISHED : SCHED_WAITING,
+                                     .tokens = 40,
+                                     .steps_left = i < 4 ? 0 : 1};
+    sched_order(&s, seqs, 10, 0);
+    CHECK_INT(sched_pick(&s, picked, seqs, 10), 1); /* four finished ones are held already */
 }
 
-/* A worker in miniature: does what sched_next says, takes time for it, and counts. */
+static void test_at_most_one_is_decoded_between_two_steps_of_others(void) {
+    struct sched s = known(SCHED_EDF, 8);
+    struct sched_seq q[3] = {{.id = 0, .stage = SCHED_FINISHED, .tokens = 1},
+                             {.id = 1, .stage = SCHED_FINISHED, .tokens = 1},
+                             {.id = 2, .stage = SCHED_OPEN, .tokens = 100, .steps_left = 4}};
+    int picked[64], n;
+    for (int i = 0; i < 3; i++) q[i].deadline_ms = 1000 + i;
+    sched_order(&s, q, 3, 0);
+    CHECK_INT(sched_next(&s, picked, &n, q, 3, true), SCHED_DO_DECODE);
+    CHECK_INT(picked[0], 0);
+    s.turn.decodes = 1;
+    CHECK_INT(sched_next(&s, picked, &n, q, 3, true), SCHED_DO_STEP);
+    CHECK_INT(n, 1);
+    CHECK_INT(picked[0], 2);
+    CHECK_INT(sched_next(&s, picked, &n, q, 2, true), SCHED_DO_DECODE);
+    CHECK_INT(sched_next(&s, picked, &n, q, 2, false), SCHED_DO_NOTHING);
+    sched_finish(&s);
+}
+
+/* ---- a worker in miniature ------------------------------------------------------------------- */
+
+/* Does what sched_next says, takes invented time for it, and counts. */
 struct world {
+    struct sched s;
     struct sched_seq seqs[N_MAX];
-    int id[N_MAX], n;
-    struct sched_turn turn;
-    int decodes_in_turn;
-    double open_in_turn, longest_open;
-    int started[N_MAX * 4], n_started, served;
-    double now;
+    int n, arrived, served, left;
+    double now, open_in_turn, longest_open, longest_stay, longest_step;
+    double device[KEYS]; /* ms of steps by key */
 };
 
-static void remove_at(struct world *w, int at) {
-    for (int i = at; i + 1 < w->n; i++) {
-        w->seqs[i] = w->seqs[i + 1];
-        w->id[i] = w->id[i + 1];
+static void world_open(struct world *w, enum sched_policy policy, int images) {
+    *w = (struct world){.n = 0};
+    w->s = known(policy, images);
+}
+
+static void add(struct world *w, struct sched_seq q) {
+    q.id = w->arrived++;
+    q.arrival_ms = w->now;
+    q.deadline_ms += w->now;
+    w->seqs[w->n++] = q;
+}
+
+static struct sched_seq job(int tokens, int steps, double deadline_ms) {
+    return (struct sched_seq){.stage = SCHED_WAITING,
+                              .tokens = tokens,
+                              .steps_left = steps,
+                              .pixels = 128 * 128,
+                              .deadline_ms = deadline_ms};
+}
+
+static void drop(struct world *w, int at) {
+    memmove(w->seqs + at, w->seqs + at + 1, (size_t)(--w->n - at) * sizeof *w->seqs);
+}
+
+static void do_step(struct world *w, const int *picked, int n) {
+    int tokens[64];
+    uint64_t keys[64];
+    int64_t sum = 0;
+    for (int i = 0; i < n; i++) {
+        struct sched_seq *q = &w->seqs[picked[i]];
+        CHECK(q->stage == SCHED_OPEN && q->steps_left > 0);
+        if (--q->steps_left == 0) q->stage = SCHED_FINISHED;
+        tokens[i] = q->tokens;
+        keys[i] = q->key;
+        sum += q->tokens;
     }
-    w->n--;
+    double ms = device_ms(tokens, n);
+    for (int i = 0; i < n; i++) w->device[keys[i]] += ms * tokens[i] / (double)sum;
+    w->s.turn = (struct sched_turn){0};
+    w->open_in_turn = 0;
+    w->now += ms;
+    if (ms > w->longest_step) w->longest_step = ms;
+    sched_stepped(&w->s, tokens, keys, n, ms);
+}
+
+static void do_decode(struct world *w, int at) {
+    CHECK(w->seqs[at].stage == SCHED_FINISHED);
+    w->s.turn.decodes++;
+    w->now += 4;
+    w->served++;
+    double stay = w->now - w->seqs[at].arrival_ms;
+    if (stay > w->longest_stay) w->longest_stay = stay;
+    drop(w, at);
 }
 
 /* One action; false when there is nothing to do. */
-static bool act(struct world *w, const struct sched_limits *l, bool can_decode) {
+static bool act(struct world *w, bool can_decode) {
     int picked[64], n, ready = 0;
+    sched_order(&w->s, w->seqs, w->n, w->now);
     for (int i = 0; i < w->n; i++) ready += w->seqs[i].stage == SCHED_OPEN;
-    switch (sched_next(picked, &n, w->seqs, w->n, l, &w->turn, 20, can_decode)) {
+    switch (sched_next(&w->s, picked, &n, w->seqs, w->n, can_decode)) {
     case SCHED_DO_NOTHING: return false;
     case SCHED_DO_OPEN:
         CHECK(w->seqs[picked[0]].stage == SCHED_WAITING);
         w->seqs[picked[0]].stage = SCHED_OPEN;
-        w->started[w->n_started++] = w->id[picked[0]];
-        w->turn.open_ms += 8;
-        if (ready > 0 && w->turn.open_ms > w->longest_open) w->longest_open = w->turn.open_ms;
+        w->s.turn.open_ms += 8;
         w->now += 8;
         break;
-    case SCHED_DO_STEP:
-        for (int i = 0; i < n; i++) {
-            struct sched_seq *s = &w->seqs[picked[i]];
-            CHECK(s->stage == SCHED_OPEN && s->steps_left > 0);
-            if (--s->steps_left == 0) s->stage = SCHED_FINISHED;
-        }
-        w->turn = (struct sched_turn){0};
-        w->now += 20;
-        break;
+    case SCHED_DO_STEP: do_step(w, picked, n); break;
     case SCHED_DO_PREVIEW:
         CHECK(w->seqs[picked[0]].preview_due);
         w->seqs[picked[0]].preview_due = false;
         break;
     case SCHED_DO_DECODE:
-        CHECK(can_decode && w->seqs[picked[0]].stage == SCHED_FINISHED);
-        w->turn.decodes++;
-        w->served++;
-        remove_at(w, picked[0]);
+        CHECK(can_decode);
+        do_decode(w, picked[0]);
         break;
     }
     return true;
 }
 
-static void test_everybody_is_served_in_the_order_of_arrival_whatever_happens(void) {
-    for (int round = 0; round < 300; round++) {
-        struct world w = {.n = 0};
-        struct sched_limits l = random_limits();
-        int arrived = 0, left = 0, actions = 0;
-        while (arrived < N_MAX - 1 || w.n > 0) {
-            if (arrived < N_MAX - 1 && random_below(4) == 0) {
-                w.seqs[w.n] = random_seq();
-                w.seqs[w.n].stage = SCHED_WAITING;
-                w.seqs[w.n].steps_left = 1 + random_below(30);
-                w.seqs[w.n].preview_due = false;
-                w.id[w.n++] = arrived++;
-            }
-            if (w.n > 0 && random_below(40) == 0) { /* a client leaves */
-                remove_at(&w, random_below(w.n));
-                left++;
-            }
-            bool busy = act(&w, &l, random_below(10) != 0);
-            if (!CHECK(++actions < 100000)) return; /* it would never end */
-            (void)busy;
+/* Comes, leaves, finishes, fails to be decoded: whatever happens, everyone is accounted for. */
+static void lose_nobody(enum sched_policy policy, int events) {
+    struct world w;
+    int actions = 0;
+    world_open(&w, policy, 1 + random_below(32));
+    w.s.fair.quantum_ms = 500;
+    while (w.arrived < events || w.n > 0) {
+        if (w.arrived < events && w.n < N_MAX && random_below(6) == 0) {
+            struct sched_seq q =
+                job(50 + random_below(2000), 1 + random_below(8), random_below(20000));
+            q.key = (uint64_t)random_below(KEYS);
+            q.priority = random_below(21) - 10;
+            q.alone = random_below(20) == 0;
+            q.preview_due = random_below(10) == 0;
+            add(&w, q);
         }
-        CHECK_INT(w.served + left, arrived);
-        for (int i = 1; i < w.n_started; i++)
-            if (!CHECK(w.started[i] > w.started[i - 1])) return;
-        CHECK(w.longest_open <= 20 + 8); /* a step's time, and the one that passed it */
+        if (w.n > 0 && random_below(60) == 0) {
+            drop(&w, random_below(w.n));
+            w.left++;
+        }
+        if (!act(&w, random_below(10) != 0)) w.now += 1;
+        if (!CHECK(++actions < 100 * events)) return; /* it would never end */
+    }
+    CHECK_INT(w.served + w.left, w.arrived);
+    sched_finish(&w.s);
+}
+
+static void test_nobody_is_lost_whatever_happens(void) {
+    lose_nobody(SCHED_FCFS, 20000);
+    lose_nobody(SCHED_EDF, 100000); /* about two million decisions */
+}
+
+/* A stream of work that is always in time and always sooner due would keep the others out. */
+static void test_nobody_starves_beyond_the_bound(void) {
+    struct world w;
+    world_open(&w, SCHED_EDF, 1);
+    w.s.limits.patience_ms = 10000;
+    double backlog = 0;
+    for (int i = 0; i < 20; i++) { /* hopeless from the start */
+        add(&w, job(1000, 10, 1));
+        backlog += 8 + 10 * 105 + 6;
+    }
+    for (int i = 0; i < 100000 && w.arrived - w.served > w.n - 20; i++) {
+        int old = 0;
+        for (int k = 0; k < w.n; k++) old += w.seqs[k].id < 20;
+        if (old == 0) break;
+        if (w.n - old < 5) add(&w, job(200, 4, 2000)); /* there is always one more */
+        act(&w, true);
+    }
+    int old = 0;
+    for (int k = 0; k < w.n; k++) old += w.seqs[k].id < 20;
+    CHECK_INT(old, 0);
+    double bound = 10000 + w.s.limits.aged_share * (backlog + 20 * 105) + backlog;
+    if (!CHECK(w.now <= bound)) printf("        %g > %g\n", w.now, bound);
+    CHECK(w.now > 10000 + (w.s.limits.aged_share - 2) * backlog); /* and it was not given more */
+    sched_finish(&w.s);
+}
+
+static void test_low_priority_waits_but_rises(void) {
+    struct world w;
+    world_open(&w, SCHED_EDF, 1);
+    struct sched_seq low = job(200, 10, 20000), high = job(200, 10, 2000);
+    low.priority = -10;
+    high.priority = 10;
+    add(&w, low);
+    bool early = false, there = true;
+    while (w.now < 120000 && there) {
+        if (w.n < 4) add(&w, high);
+        act(&w, true);
+        there = false;
+        for (int i = 0; i < w.n; i++)
+            if (w.seqs[i].id == 0) there = true, early = early || w.seqs[i].stage == SCHED_OPEN;
+        if (w.now < 30000 && w.n > 1) CHECK(!early);
+    }
+    CHECK(!there);
+    CHECK(w.now > 30000 && w.now < 20 * 3000 + 60000);
+    sched_finish(&w.s);
+}
+
+static void test_high_priority_is_next_at_the_next_step(void) {
+    struct world w;
+    world_open(&w, SCHED_EDF, 4);
+    for (int i = 0; i < 10; i++) add(&w, job(200, 20, 3000));
+    for (int i = 0; i < 30; i++) act(&w, true);
+    struct sched_seq high = job(200, 1, 5000);
+    high.priority = 5;
+    add(&w, high);
+    double start = w.now;
+    int id = w.arrived - 1, there = 1;
+    while (there && w.now < start + 10000) {
+        act(&w, true);
+        there = 0;
+        for (int i = 0; i < w.n; i++) there += w.seqs[i].id == id;
+    }
+    CHECK(w.now - start <= 8 + 2 * w.longest_step + 2 * 4);
+    sched_finish(&w.s);
+}
+
+/* Keys that have work all the time differ by a quantum and a step, whatever they ask for. */
+static void test_shares_are_fair_within_a_quantum(void) {
+    for (int round = 0; round < 20; round++) {
+        struct world w;
+        int busy[KEYS];
+        world_open(&w, SCHED_EDF, 1 + random_below(8));
+        w.s.fair.quantum_ms = 3000;
+        w.s.limits.patience_ms = 1e12; /* lateness is another rule */
+        w.s.limits.level_ms = 0;
+        for (int i = 0; i < 15000; i++) {
+            memset(busy, 0, sizeof busy);
+            for (int k = 0; k < w.n; k++)
+                if (w.seqs[k].stage != SCHED_FINISHED) busy[w.seqs[k].key]++;
+            for (int k = 0; k < KEYS; k++) /* key k asks for larger ones, due later or sooner */
+                for (; busy[k] < 3 && w.n < N_MAX; busy[k]++) {
+                    struct sched_seq q = job(100 + 300 * k, 1 + random_below(12),
+                                             200 + random_below(round % 2 ? 900 * k + 1 : 2000));
+                    q.key = (uint64_t)k;
+                    add(&w, q);
+                }
+            act(&w, true);
+            double least = w.device[0], most = least;
+            for (int k = 1; k < KEYS; k++) {
+                least = w.device[k] < least ? w.device[k] : least;
+                most = w.device[k] > most ? w.device[k] : most;
+            }
+            if (!CHECK(most - least <= w.s.fair.quantum_ms + 2 * w.longest_step)) {
+                printf("        %g - %g after %d\n", most, least, i);
+                return;
+            }
+        }
+        sched_finish(&w.s);
     }
 }
 
-static void test_at_most_one_is_decoded_between_two_steps_of_others(void) {
-    struct sched_seq s[3] = {{.stage = SCHED_FINISHED, .tokens = 1},
-                             {.stage = SCHED_FINISHED, .tokens = 1},
-                             {.stage = SCHED_OPEN, .tokens = 1, .steps_left = 4}};
-    struct sched_limits l = {.batch_images = 8, .open_images = 16};
-    struct sched_turn turn = {0};
-    int picked[64], n;
-    CHECK_INT(sched_next(picked, &n, s, 3, &l, &turn, 10, true), SCHED_DO_DECODE);
-    turn.decodes = 1;
-    CHECK_INT(sched_next(picked, &n, s, 3, &l, &turn, 10, true), SCHED_DO_STEP);
-    CHECK_INT(n, 1);
-    CHECK_INT(picked[0], 2);
-    CHECK_INT(sched_next(picked, &n, s, 2, &l, &turn, 10, true), SCHED_DO_DECODE);
-    CHECK_INT(sched_next(picked, &n, s, 2, &l, &turn, 10, false), SCHED_DO_NOTHING);
+static void test_leaving_and_coming_back_brings_no_new_share(void) {
+    struct sched_fair f = {.quantum_ms = 1000};
+    sched_fair_begin(&f);
+    sched_fair_join(&f, 1, true);
+    sched_fair_join(&f, 2, true);
+    sched_fair_settle(&f);
+    sched_fair_charge(&f, 1, 600);
+    CHECK(!sched_fair_may_lead(&f, sched_fair_find(&f, 1)));
+    CHECK(sched_fair_may_ride(&f, sched_fair_find(&f, 1)));
+    sched_fair_begin(&f); /* 1 has left */
+    sched_fair_join(&f, 2, true);
+    sched_fair_settle(&f);
+    sched_fair_begin(&f); /* and is back */
+    sched_fair_join(&f, 1, true);
+    sched_fair_join(&f, 2, true);
+    sched_fair_settle(&f);
+    CHECK(!sched_fair_may_lead(&f, sched_fair_find(&f, 1)));
+    CHECK(sched_fair_may_lead(&f, sched_fair_find(&f, 2)));
+    sched_fair_charge(&f, 2, 500); /* both are out: a new round */
+    sched_fair_settle(&f);
+    CHECK(sched_fair_may_lead(&f, sched_fair_find(&f, 1)));
+    CHECK_NEAR(f.flows[0].credit_ms, 400, 1e-9);
+    CHECK_NEAR(f.flows[1].credit_ms, 500, 1e-9);
+    sched_fair_finish(&f);
 }
 
-static void test_eta_follows_the_policy(void) {
-    /* one token costs 1 ms a step, opening and decoding nothing: two places, three jobs */
-    struct sched_costs c = {.ms_per_token = 1};
-    struct sched_limits l = {.batch_images = 2, .open_images = 4};
-    struct sched_seq s[3] = {{.stage = SCHED_OPEN, .tokens = 10, .steps_left = 2},
-                             {.stage = SCHED_OPEN, .tokens = 10, .steps_left = 4},
-                             {.stage = SCHED_WAITING, .tokens = 10, .steps_left = 2}};
-    double start[3], finish[3];
-    sched_eta(start, finish, s, 3, &l, &c);
-    CHECK_NEAR(finish[0], 40, 1e-9); /* 2 steps of 20 tokens */
-    CHECK_NEAR(start[2], 40, 1e-9);  /* takes the place of the first */
-    CHECK_NEAR(finish[1], 80, 1e-9);
-    CHECK_NEAR(finish[2], 80, 1e-9);
-    CHECK_NEAR(sched_backlog_ms(s, 3, &c), 80, 1e-9);
-}
+/* ---- estimates and costs --------------------------------------------------------------------- */
 
-static void test_every_line_gets_an_eta_and_it_is_the_time_that_the_walk_takes(void) {
+static void test_eta_is_the_time_that_the_walk_takes(void) {
     for (int round = 0; round < 2000; round++) {
-        struct sched_seq s[N_MAX];
-        struct sched_limits l = random_limits();
-        struct sched_costs c = {.ms_per_token = 0.5};
-        double start[N_MAX], finish[N_MAX], total = 0, last = 0;
+        struct sched_seq q[N_MAX];
+        struct sched s = random_sched(random_below(2) ? SCHED_EDF : SCHED_FCFS);
+        double start[N_MAX], finish[N_MAX], last = 0, apart = 0;
         int n = 1 + random_below(N_MAX - 1);
         for (int i = 0; i < n; i++) {
-            s[i] = random_seq();
+            q[i] = random_seq(i);
             start[i] = finish[i] = -1;
         }
-        sched_eta(start, finish, s, n, &l, &c);
+        sched_order(&s, q, n, 0);
+        sched_eta(&s, start, finish, q, n);
         for (int i = 0; i < n; i++) {
-            total += s[i].steps_left * s[i].tokens * 0.5;
-            if (!CHECK(finish[i] >= start[i] && start[i] >= 0)) return;
+            apart += q[i].left_ms;
+            if (!CHECK(start[i] >= 0 && finish[i] >= start[i])) return;
             if (finish[i] > last) last = finish[i];
         }
-        if (!CHECK(fabs(last - total) <= 1e-6 * (total + 1)))
-            return; /* nothing lost, nothing twice */
+        CHECK_NEAR(sched_backlog_ms(q, n), apart, 1e-6 * apart);
+        sched_finish(&s);
+        if (!CHECK(last <= apart * 1.001 + 1)) return; /* sharing is never estimated to be slower */
     }
+}
+
+static void test_a_job_alone_takes_its_isolated_time(void) {
+    struct sched s = known(SCHED_EDF, 8);
+    struct sched_seq q = job(256, 10, 1e6);
+    double start, finish;
+    sched_order(&s, &q, 1, 0);
+    sched_eta(&s, &start, &finish, &q, 1);
+    CHECK_NEAR(finish, sched_isolated_ms(&s.costs, 256, 10, 128 * 128), 1e-6);
+    CHECK_NEAR(finish, 8 + 10 * (5 + 25.6) + 4 + 2, 1e-6);
+    sched_finish(&s);
 }
 
 static void test_a_full_queue_says_when_to_come_back(void) {
     struct sched_limits l = {.queue = 3};
     int after = -1;
-    CHECK(sched_admit(2, &l, 1e6, 0, &after));
+    CHECK(sched_admit(&l, 2, 1e6, 1e6, 0, &after));
     CHECK_INT(after, -1);
-    CHECK(!sched_admit(3, &l, 0, 0, &after));
+    CHECK(!sched_admit(&l, 3, 0, 0, 0, &after));
     CHECK_INT(after, 1);
-    CHECK(!sched_admit(3, &l, 10000, UINT32_MAX / 2, &after));
+    CHECK(!sched_admit(&l, 3, 10000, 0, UINT32_MAX / 2, &after));
     CHECK_INT(after, 10);
-    CHECK(!sched_admit(3, &l, 10000, UINT32_MAX, &after));
+    CHECK(!sched_admit(&l, 3, 10000, 0, UINT32_MAX, &after));
     CHECK_INT(after, 12);
-    CHECK(!sched_admit(3, &l, 10000, 0, &after));
+    CHECK(!sched_admit(&l, 3, 10000, 0, 0, &after));
     CHECK_INT(after, 8);
-    CHECK(!sched_admit(3, &l, 1e12, 5, &after));
+    CHECK(!sched_admit(&l, 3, 1e12, 0, 5, &after));
     CHECK_INT(after, 60);
-    CHECK(!sched_admit(3, &l, nan(""), 5, &after));
+    CHECK(!sched_admit(&l, 3, nan(""), 0, 5, &after));
     CHECK_INT(after, 60);
 }
 
-static void test_costs_are_learnt_and_nonsense_is_not(void) {
+static void test_so_does_a_backlog_but_an_idle_service_takes_anything(void) {
+    struct sched_limits l = {.queue = 100, .backlog_ms = 30000};
+    int after = -1;
+    CHECK(sched_admit(&l, 0, 0, 1e9, 0, &after));
+    CHECK(sched_admit(&l, 5, 20000, 10000, 0, &after));
+    CHECK(!sched_admit(&l, 5, 28000, 6000, UINT32_MAX / 2, &after));
+    CHECK_INT(after, 4);
+    CHECK(!sched_admit(&l, -1, 5000, 90000, UINT32_MAX / 2, &after)); /* gone in five seconds */
+    CHECK_INT(after, 5);
+}
+
+static void test_costs_follow_what_is_seen_and_nonsense_is_not_learnt(void) {
     struct sched_costs c;
+    int tokens = 100, more = 0;
     sched_costs_init(&c);
-    sched_saw_step(&c, 100, 50);
-    CHECK_NEAR(c.ms_per_token, 0.5, 1e-12);
-    for (int i = 0; i < 50; i++) sched_saw_step(&c, 100, 100);
-    CHECK_NEAR(c.ms_per_token, 1, 1e-4);
-    sched_saw_step(&c, 0, 5);
-    sched_saw_step(&c, 10, nan(""));
-    CHECK_NEAR(c.ms_per_token, 1, 1e-4);
+    CHECK(!c.measured);
+    sched_saw_step(&c, &tokens, 1, 50);
+    CHECK(c.measured);
+    CHECK_NEAR(sched_solo_ms(&c, 100), 50, 1e-9);
+    for (int i = 0; i < 80; i++) sched_saw_step(&c, &tokens, 1, 100);
+    CHECK_NEAR(sched_solo_ms(&c, 100), 100, 0.1);
+    sched_saw_step(&c, &more, 1, 5);
+    sched_saw_step(&c, &tokens, 1, nan(""));
+    sched_saw_step(&c, &tokens, 0, 5);
+    sched_saw_decode(&c, 0, 5);
+    sched_saw_open(&c, -1);
+    CHECK_NEAR(sched_solo_ms(&c, 100), 100, 0.1);
+    CHECK_NEAR(c.open_ms, 10, 1e-9);
+    sched_saw_step(&c, &tokens, 1, 1e6); /* the machine slept: not the new truth */
+    CHECK(sched_solo_ms(&c, 100) < 140);
+}
+
+static void test_joint_steps_are_learnt_by_their_bucket(void) {
+    struct sched_costs c;
+    int tokens[8] = {100, 100, 100, 100, 100, 100, 100, 100};
+    sched_costs_init(&c);
+    sched_saw_step(&c, tokens, 1, 15);
+    sched_saw_step(&c, tokens, 4, 45); /* 5 shared, 10 own */
+    CHECK_NEAR(c.shared_ms, 5, 1e-9);
+    struct sched_load load = {0};
+    for (int i = 0; i < 8; i++) sched_load_add(&load, &c, 100);
+    CHECK_NEAR(sched_load_ms(&c, &load), 85, 1e-9);
+    for (int i = 0; i < 60; i++) sched_saw_step(&c, tokens, 8, 100); /* eight are not as good */
+    CHECK_NEAR(sched_load_ms(&c, &load), 100, 1);
+    load = (struct sched_load){0};
+    for (int i = 0; i < 4; i++) sched_load_add(&load, &c, 100);
+    CHECK_NEAR(sched_load_ms(&c, &load), 45, 0.5);
 }
 
 int main(void) {
-    TEST(test_a_step_never_passes_its_limits_and_never_skips_anybody);
+    TEST(test_a_step_never_passes_its_limits);
+    TEST(test_the_order_is_priority_then_feasible_then_deadline);
+    TEST(test_a_fill_breaks_no_deadline);
+    TEST(test_a_fill_must_gain);
     TEST(test_one_sequence_larger_than_the_budget_still_runs);
-    TEST(test_a_small_one_does_not_overtake_a_large_one);
+    TEST(test_first_come_is_first_served_without_gaps);
     TEST(test_sequences_held_at_once_are_bounded);
-    TEST(test_everybody_is_served_in_the_order_of_arrival_whatever_happens);
     TEST(test_at_most_one_is_decoded_between_two_steps_of_others);
-    TEST(test_eta_follows_the_policy);
-    TEST(test_every_line_gets_an_eta_and_it_is_the_time_that_the_walk_takes);
+    TEST(test_nobody_is_lost_whatever_happens);
+    TEST(test_nobody_starves_beyond_the_bound);
+    TEST(test_low_priority_waits_but_rises);
+    TEST(test_high_priority_is_next_at_the_next_step);
+    TEST(test_shares_are_fair_within_a_quantum);
+    TEST(test_leaving_and_coming_back_brings_no_new_share);
+    TEST(test_eta_is_the_time_that_the_walk_takes);
+    TEST(test_a_job_alone_takes_its_isolated_time);
     TEST(test_a_full_queue_says_when_to_come_back);
-    TEST(test_costs_are_learnt_and_nonsense_is_not);
+    TEST(test_so_does_a_backlog_but_an_idle_service_takes_anything);
+    TEST(test_costs_follow_what_is_seen_and_nonsense_is_not_learnt);
+    TEST(test_joint_steps_are_learnt_by_their_bucket);
     return TEST_END();
 }

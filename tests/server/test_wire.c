@@ -40,6 +40,11 @@ static void put_one(struct taca_buf *b, enum wire_type type) {
     case WIRE_CLOSE:
     case WIRE_QUIT: m.u.seq.id = 9; break;
     case WIRE_DECODE: m.u.decode.slot = 2; break;
+    case WIRE_CALIBRATE: m.u.calibrate.budget_ms = 250; break;
+    case WIRE_CALIBRATED:
+        m.u.calibrated.n = 1;
+        m.u.calibrated.steps[0] = (struct wire_sight){4, 282, 20};
+        break;
     case WIRE_TYPES_END: break;
     }
     wire_put(b, &m);

@@ -1,0 +1,154 @@
+/* jobs_line.c - the jobs as the scheduler sees them: one line of images with costs and deadlines,
+ * and what can be told from it. See jobs.h. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "server/jobs_internal.h"
+#include "server/metrics.h"
+
+static bool grow(void *array, size_t n, size_t size) {
+    void *p = realloc(*(void **)array, n * size);
+    if (p) *(void **)array = p;
+    return p != NULL;
+}
+
+static bool line_room(struct jobs *js, int n) {
+    if (n <= js->line_cap) return true;
+    size_t cap = (size_t)n * 2;
+    if (!grow(&js->seqs, cap, sizeof *js->seqs) || !grow(&js->refs, cap, sizeof *js->refs) ||
+        !grow(&js->start_ms, cap, sizeof(double)) || !grow(&js->finish_ms, cap, sizeof(double)))
+        return false;
+    js->line_cap = (int)cap;
+    return true;
+}
+
+/* FNV-1a. Two users of one key share a share: at 64 bits nobody will see it. */
+uint64_t jobs_key(const char *user) {
+    uint64_t h = 0xCBF29CE484222325u;
+    if (!user) return 0;
+    for (; *user; user++) h = (h ^ (unsigned char)*user) * 0x100000001B3u;
+    return h;
+}
+
+double jobs_pixels(const struct job *job) {
+    return (double)job->request.params.width_px * job->request.params.height_px;
+}
+
+/* Before the worker has said it: patches of the picture and the text, for each side of CFG. */
+static int guess_tokens(const struct jobs *js, const struct taca_gen_params *p) {
+    const struct taca_model_info *m = &js->ports.status->model;
+    int side = m->side_multiple_px > 0 ? m->side_multiple_px : 16;
+    int t5 = p->max_sequence_length > 0 ? p->max_sequence_length : m->t5_tokens;
+    int tokens = (p->width_px / side) * (p->height_px / side) + m->clip_tokens + t5;
+    return p->cfg_scale > 1 ? 2 * tokens : tokens;
+}
+
+static double image_ms(const struct jobs *js, const struct job *job) {
+    const struct taca_gen_params *p = &job->request.params;
+    return sched_isolated_ms(&js->sched.costs, guess_tokens(js, p), p->steps, jobs_pixels(job));
+}
+
+double jobs_isolated_ms(const struct jobs *js, const struct job *job) {
+    return job->request.n * image_ms(js, job);
+}
+
+/* The client's own, or a multiple of the time alone. The latter stays as it was set with the first
+ * known costs: a machine that slows down does not get more time. */
+static double deadline_ms(const struct jobs *js, struct job *job) {
+    if (job->request.deadline_ms > 0)
+        return (double)job->received_us / 1000 + job->request.deadline_ms;
+    if (job->deadline_us > 0) return (double)job->deadline_us / 1000;
+    double ms =
+        (double)job->received_us / 1000 + js->opts.deadline_factor * jobs_isolated_ms(js, job);
+    if (js->sched.costs.measured) job->deadline_us = (int64_t)(ms * 1000);
+    return ms;
+}
+
+/* Of several images the earlier ones are due earlier, each by the time of one: so that who can no
+ * longer make it is known before the last one starts. */
+static void describe(const struct jobs *js, struct job *job, int index, struct sched_seq *out) {
+    const struct taca_gen_params *p = &job->request.params;
+    const struct job_image *im = &job->images[index];
+    bool opened = im->stage != IMAGE_WAITING;
+    int behind = job->request.n - 1 - index;
+    *out = (struct sched_seq){
+        .stage = im->stage == IMAGE_WAITING ? SCHED_WAITING
+                 : im->stage == IMAGE_OPEN  ? SCHED_OPEN
+                                            : SCHED_FINISHED,
+        .tokens = opened ? im->tokens : guess_tokens(js, p),
+        .steps_left = opened ? im->steps - im->step : p->steps,
+        .pixels = jobs_pixels(job),
+        .preview_due = im->preview_due >= 0,
+        .alone = job->alone || job->attempts >= 2,
+        .arrival_ms = (double)job->received_us / 1000,
+        .deadline_ms = deadline_ms(js, job) - (behind ? behind * image_ms(js, job) : 0),
+        .priority = job->request.priority,
+        .key = job->flow,
+    };
+}
+
+bool jobs_line_up(struct jobs *js) {
+    js->n_line = 0;
+    for (struct job *job = js->first; job; job = job->next) {
+        if (!line_room(js, js->n_line + job->request.n)) return false;
+        for (int i = 0; i < job->request.n; i++) {
+            if (job->images[i].stage >= IMAGE_ENCODING) continue;
+            describe(js, job, i, &js->seqs[js->n_line]);
+            js->seqs[js->n_line].id = js->n_line;
+            js->refs[js->n_line++] = (struct image_ref){job, i};
+        }
+    }
+    sched_order(&js->sched, js->seqs, js->n_line, taca_now_ms());
+    return true;
+}
+
+const struct image_ref *jobs_ref(const struct jobs *js, int place) {
+    return &js->refs[js->seqs[place].id];
+}
+
+/* ---- what can be told ------------------------------------------------------------------------ */
+
+void jobs_estimate(struct jobs *js) {
+    sched_eta(&js->sched, js->start_ms, js->finish_ms, js->seqs, js->n_line);
+    for (struct job *job = js->first; job; job = job->next) job->finish_ms = 0;
+    for (int i = 0; i < js->n_line; i++) {
+        struct job *job = jobs_ref(js, i)->job;
+        if (js->finish_ms[i] > job->finish_ms) job->finish_ms = js->finish_ms[i];
+    }
+}
+
+int jobs_position(const struct jobs *js, const struct job *job) {
+    int position = 1;
+    for (int i = 0; i < js->n_line; i++) {
+        const struct image_ref *r = jobs_ref(js, i);
+        if (r->job == job) break;
+        /* the first image of a job that waits is in front of its others */
+        if (r->job->state == JOB_QUEUED && r->index == 0) position++;
+    }
+    return position;
+}
+
+int jobs_queued_behind(const struct jobs *js) {
+    int picked[WIRE_MAX_SEQS], queued = 0, steppable = 0;
+    int n = sched_pick(&js->sched, picked, js->seqs, js->n_line);
+    for (const struct job *job = js->first; job; job = job->next)
+        queued += job->state == JOB_QUEUED;
+    for (int i = 0; i < n; i++) {
+        const struct image_ref *r = jobs_ref(js, picked[i]);
+        if (r->job->state == JOB_QUEUED && r->index == 0) queued--;
+    }
+    for (int i = 0; i < js->n_line; i++) steppable += js->seqs[i].stage != SCHED_FINISHED;
+    return n == steppable && n < js->opts.limits.batch_images ? -1 : queued;
+}
+
+void jobs_publish(const struct jobs *js) {
+    int waiting = 0;
+    for (const struct job *job = js->first; job; job = job->next)
+        waiting += job->state == JOB_QUEUED;
+    atomic_store(&js->ports.status->waiting, waiting);
+    atomic_store(&js->ports.status->running, js->count - waiting);
+    metric_set(METRIC_WAITING, waiting);
+    metric_set(METRIC_RUNNING, js->count - waiting);
+    metric_set(METRIC_BACKLOG_SECONDS, sched_backlog_ms(js->seqs, js->n_line) / 1000);
+}

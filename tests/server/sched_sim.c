@@ -1,0 +1,262 @@
+/* sched_sim.c - replays invented traffic through the real scheduler on a modelled device and prints
+ * which load each policy carries.
+ *
+ *     sched_sim [SEEDS [REQUESTS]]        (a full table: 3 and 700, a minute)
+ *
+ * The device is one H100 with FLUX.1 [dev], 28 steps: a step takes 4 ms and the larger of 7.9 ms
+ * (reading the weights) and its operations at 680 TFLOP/s; text and pixels take 30 and 10 ms, in
+ * line with the steps, whatever the policy. Goodput is the highest rate, as a share of what a
+ * serial server can do, at which 95 of 100 requests are done within k times their time alone. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/sched.h"
+
+enum { STEPS = 28, N_SIZES = 3, MAX_REQUESTS = 20000 };
+#define OPEN_MS   30.0
+#define DECODE_MS 10.0
+
+static const struct size {
+    const char *name;
+    int tokens, side_px;
+    double flop_ms;
+} sizes[N_SIZES] = {
+    {"256", 768, 256, 15.26}, {"512", 1536, 512, 31.57}, {"1024", 4608, 1024, 109.14}};
+
+static const struct mix {
+    const char *name;
+    double share[N_SIZES];
+    int burst; /* requests that come together */
+} mixes[] = {{"30/40/30 %", {.3, .4, .3}, 1},
+             {"30/40/30 %, in pairs", {.3, .4, .3}, 2},
+             {"only 256", {1, 0, 0}, 1},
+             {"only 512", {0, 1, 0}, 1},
+             {"only 1024", {0, 0, 1}, 1}};
+
+static const struct mode {
+    const char *name;
+    enum sched_policy policy;
+    int batch_images;
+} modes[] = {{"fcfs, one row", SCHED_FCFS, 1},
+             {"fcfs, fill", SCHED_FCFS, 8},
+             {"edf, one row", SCHED_EDF, 1},
+             {"edf, fill", SCHED_EDF, 8}};
+enum { N_MIXES = sizeof mixes / sizeof *mixes, N_MODES = sizeof modes / sizeof *modes };
+
+static uint64_t rng_state;
+static double random_unit(void) {
+    rng_state ^= rng_state << 13, rng_state ^= rng_state >> 7, rng_state ^= rng_state << 17;
+    return ((double)(rng_state >> 11) + 0.5) / 9007199254740992.0;
+}
+
+/* ---- the device ------------------------------------------------------------------------------ */
+
+static double step_ms(double flop_ms) { return 4 + fmax(7.9, flop_ms); }
+static double isolated_ms(int size) {
+    return OPEN_MS + STEPS * step_ms(sizes[size].flop_ms) + DECODE_MS;
+}
+
+static double serial_capacity(const struct mix *m) {
+    double mean = 0;
+    for (int i = 0; i < N_SIZES; i++) mean += m->share[i] * isolated_ms(i);
+    return 1000 / mean;
+}
+
+static void calibrate(struct sched *s) {
+    for (int i = 0; i < N_SIZES; i++)
+        sched_saw_step(&s->costs, &sizes[i].tokens, 1, step_ms(sizes[i].flop_ms));
+    int four[4] = {768, 768, 768, 768};
+    sched_saw_step(&s->costs, four, 4, step_ms(4 * sizes[0].flop_ms));
+    sched_saw_open(&s->costs, OPEN_MS);
+    sched_saw_decode(&s->costs, 512 * 512, DECODE_MS);
+    s->costs.encode_ms_per_pixel = 0;
+}
+
+/* ---- a run ----------------------------------------------------------------------------------- */
+
+struct request {
+    double arrival_ms;
+    int size;
+};
+struct run {
+    const struct request *requests;
+    int n, next, done, in_time, line;
+    struct sched_seq *seqs;
+    double now, k, worst;
+    double *slowdown;
+    int in_time_of[N_SIZES], of[N_SIZES];
+};
+
+static void trace(struct request *out, int n, const struct mix *m, double rate) {
+    double at = 0;
+    for (int i = 0; i < n; i++) {
+        if (i % m->burst == 0) at -= log(random_unit()) * 1000 / rate * m->burst;
+        double u = random_unit();
+        int size = 0;
+        while (size < N_SIZES - 1 && u > m->share[size]) u -= m->share[size++];
+        out[i] = (struct request){at, size};
+    }
+}
+
+static void arrive(struct run *r) {
+    for (; r->next < r->n && r->requests[r->next].arrival_ms <= r->now; r->next++) {
+        const struct request *q = &r->requests[r->next];
+        const struct size *z = &sizes[q->size];
+        r->seqs[r->line++] =
+            (struct sched_seq){.id = r->next,
+                               .stage = SCHED_WAITING,
+                               .tokens = z->tokens,
+                               .steps_left = STEPS,
+                               .pixels = 512 * 512,
+                               .arrival_ms = q->arrival_ms,
+                               .deadline_ms = q->arrival_ms + r->k * isolated_ms(q->size)};
+    }
+}
+
+static void leave(struct run *r, int at) {
+    int id = r->seqs[at].id, size = r->requests[id].size;
+    double slowdown = (r->now - r->requests[id].arrival_ms) / isolated_ms(size);
+    r->slowdown[r->done++] = slowdown;
+    r->of[size]++;
+    r->in_time += slowdown <= r->k;
+    r->in_time_of[size] += slowdown <= r->k;
+    memmove(r->seqs + at, r->seqs + at + 1, (size_t)(--r->line - at) * sizeof *r->seqs);
+}
+
+static void step(struct run *r, struct sched *s, const int *picked, int n) {
+    int tokens[64];
+    uint64_t keys[64];
+    double flop_ms = 0;
+    for (int i = 0; i < n; i++) {
+        struct sched_seq *q = &r->seqs[picked[i]];
+        flop_ms += sizes[r->requests[q->id].size].flop_ms;
+        tokens[i] = q->tokens;
+        keys[i] = q->key;
+        if (--q->steps_left == 0) q->stage = SCHED_FINISHED;
+    }
+    s->turn = (struct sched_turn){0};
+    r->now += step_ms(flop_ms);
+    sched_stepped(s, tokens, keys, n, step_ms(flop_ms));
+}
+
+static void act(struct run *r, struct sched *s) {
+    int picked[64], n;
+    if (s->policy == SCHED_EDF || r->line > 0) sched_order(s, r->seqs, r->line, r->now);
+    switch (sched_next(s, picked, &n, r->seqs, r->line, true)) {
+    case SCHED_DO_NOTHING: r->now = r->requests[r->next].arrival_ms; return;
+    case SCHED_DO_OPEN:
+        r->now += OPEN_MS;
+        s->turn.open_ms += OPEN_MS;
+        r->seqs[picked[0]].stage = SCHED_OPEN;
+        return;
+    case SCHED_DO_STEP: step(r, s, picked, n); return;
+    case SCHED_DO_DECODE:
+        r->now += DECODE_MS;
+        s->turn.decodes++;
+        leave(r, picked[0]);
+        return;
+    case SCHED_DO_PREVIEW: return;
+    }
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Plays `n` requests; gives up as soon as more than `misses` are late. */
+static void play(struct run *r, const struct mode *mode, const struct request *q, int n, double k,
+                 int misses) {
+    struct sched_limits limits;
+    struct sched s;
+    sched_limits_init(&limits, mode->batch_images);
+    limits.open_images = 64;
+    sched_init(&s, mode->policy, &limits);
+    calibrate(&s);
+    struct sched_seq *seqs = r->seqs;
+    double *slowdown = r->slowdown;
+    *r = (struct run){.requests = q, .n = n, .seqs = seqs, .slowdown = slowdown, .k = k};
+    while (r->done < n && r->done - r->in_time <= misses) {
+        arrive(r);
+        act(r, &s);
+    }
+    qsort(r->slowdown, (size_t)r->done, sizeof *r->slowdown, by_value);
+    sched_finish(&s);
+}
+
+static struct run run;
+static struct request requests[MAX_REQUESTS];
+
+static bool carries(const struct mix *m, const struct mode *mode, double rate, double k,
+                    const int *effort) {
+    int late = 0;
+    for (int seed = 1; seed <= effort[0]; seed++) {
+        rng_state = 0x9E3779B97F4A7C15u * (uint64_t)seed;
+        trace(requests, effort[1], m, rate);
+        play(&run, mode, requests, effort[1], k, effort[0] * effort[1] / 20);
+        late += run.done - run.in_time;
+    }
+    return late <= effort[0] * effort[1] / 20;
+}
+
+static double goodput(const struct mix *m, const struct mode *mode, double k, const int *effort) {
+    double capacity = serial_capacity(m), lo = 0, hi = 2;
+    while (hi - lo > 0.005) {
+        double mid = (lo + hi) / 2;
+        *(carries(m, mode, mid * capacity, k, effort) ? &lo : &hi) = mid;
+    }
+    return lo;
+}
+
+static void print_goodput(const int *effort) {
+    printf("highest load with 95 of 100 in k times their time alone, 1 = a serial server's most\n");
+    for (int i = 0; i < N_MIXES; i++) {
+        for (int k = 2; k <= 3; k++) {
+            double base = 0;
+            printf("%-22s k=%d", mixes[i].name, k);
+            for (int j = 0; j < N_MODES; j++) {
+                double g = goodput(&mixes[i], &modes[j], k, effort);
+                if (j == 0) base = g;
+                printf("  %s %.2f (%.2fx)", modes[j].name, g, g / base);
+                fflush(stdout);
+            }
+            printf("\n");
+        }
+    }
+}
+
+static void print_tails(const int *effort) {
+    static const double loads[] = {0.2, 0.5, 0.8, 1.0, 1.1};
+    const struct mix *m = &mixes[0];
+    printf("\nslowdown at a given load, %s, k = 3: p50 p99, and who was in time (256/512/1024)\n",
+           m->name);
+    for (size_t i = 0; i < sizeof loads / sizeof *loads; i++) {
+        for (int j = 0; j < N_MODES; j++) {
+            rng_state = 77;
+            trace(requests, effort[1], m, loads[i] * serial_capacity(m));
+            play(&run, &modes[j], requests, effort[1], 3, effort[1]);
+            printf("%.1f %-14s %6.2f %7.2f   %.3f  (", loads[i], modes[j].name,
+                   run.slowdown[run.done / 2], run.slowdown[(int)(run.done * 0.99)],
+                   (double)run.in_time / run.done);
+            for (int z = 0; z < N_SIZES; z++)
+                printf("%s%.2f", z ? "/" : "", (double)run.in_time_of[z] / run.of[z]);
+            printf(")\n");
+        }
+    }
+}
+
+int main(int argc, char **argv) {
+    int effort[2] = {argc > 1 ? atoi(argv[1]) : 1, argc > 2 ? atoi(argv[2]) : 100};
+    if (effort[0] < 1 || effort[1] < 20 || effort[1] > MAX_REQUESTS)
+        return fprintf(stderr, "usage: sched_sim [SEEDS [REQUESTS of 20..%d]]\n", MAX_REQUESTS), 2;
+    run.seqs = calloc((size_t)effort[1], sizeof *run.seqs);
+    run.slowdown = calloc((size_t)effort[1], sizeof *run.slowdown);
+    if (!run.seqs || !run.slowdown) return 1;
+    print_goodput(effort);
+    print_tails(effort);
+    free(run.seqs);
+    free(run.slowdown);
+    return 0;
+}
