@@ -19,6 +19,7 @@
 
 #include "base/clock.h"
 #include "cli/bench.h"
+#include "cli/bench_load.h"
 #include "cli/cli.h"
 #include "cli/client.h"
 #include "cli/flags.h"
@@ -265,6 +266,7 @@ static enum taca_code bench_http(const struct bench *b, struct taca_err *err) {
 }
 
 int cli_bench(int argc, char **argv) {
+    if (bench_load_wanted(argc, argv)) return bench_load_run(argc, argv);
     struct bench b = {.engine = {.model_path = cli_demo_model()},
                       .runs = 10,
                       .picture = true,
@@ -301,7 +303,8 @@ int cli_bench(int argc, char **argv) {
     };
     struct flag_set set = {
         .usage = "bench [options]",
-        .about = "Times this machine, then the model's default picture: engine, process, HTTP.",
+        .about = "Times this machine, then the model's default picture: engine, process, HTTP.\n"
+                 "`taca bench --server URL` puts a running service under load (its --help).",
         .flags = flags,
         .n_flags = FLAGS_COUNT(flags)};
     enum flags_result parsed = flags_parse(&set, argc, argv);
