@@ -344,18 +344,32 @@ enum taca_code taca_ckpt_get(struct taca_ckpt *c, struct taca_tensor *out, const
     }
     *out = v->t;
     if (v->owned) out->data = v->owned;
+    if (v->out) return TACA_OK;
+    v->out = true;
+    v->next_out = c->out;
+    c->out = v;
     return TACA_OK;
+}
+
+/* The file's bytes behind a view: whoever looks again gets them again. */
+static void let_go(const struct ckpt_view *v) {
+    const struct taca_stored *t = &v->raw->t;
+    const struct taca_storage_traits *s = taca_storage_traits(t->type);
+    io_map_let_go((const unsigned char *)t->data + v->first / s->block * s->bytes,
+                  (size_t)ckpt_stored_bytes(v));
 }
 
 void taca_ckpt_drop(struct taca_ckpt *c) {
     if (c->random) ckpt_random_drop(c->random);
-    for (struct ckpt_view *v = c->owned, *next; v; v = next) {
-        next = v->next_owned;
+    for (struct ckpt_view *v = c->out, *next; v; v = next) {
+        next = v->next_out;
+        let_go(v);
         free(v->owned);
         v->owned = NULL;
-        v->next_owned = NULL;
+        v->next_out = NULL;
+        v->out = false;
     }
-    c->owned = NULL;
+    c->out = NULL;
 }
 
 void taca_ckpt_set_floats(struct taca_ckpt *c, enum taca_dtype dtype) {

@@ -57,7 +57,8 @@ const struct taca_tensor *taca_ckpt_peek(const struct taca_ckpt *c, const char *
  * memory of the checkpoint, valid until taca_ckpt_drop or close. */
 enum taca_code taca_ckpt_get(struct taca_ckpt *c, struct taca_tensor *out, const char *name,
                              int rank, const int64_t *dim, struct taca_err *err) TACA_MUST_USE;
-/* Frees everything converted so far. Loaders call it after each layer they have prepared, so the
+/* Frees everything converted so far, and takes the file's pages of what was handed out from memory
+ * (pointers into the file stay good). Loaders call it after each layer they have prepared, so the
  * peak is that of a layer. */
 void taca_ckpt_drop(struct taca_ckpt *c);
 /* What conversions of floats give: TACA_F32 (as opened) or TACA_BF16. Drops what is converted. */

@@ -24,8 +24,9 @@ struct ckpt_view {
     int64_t first; /* element of raw */
     unsigned how;  /* IO_SWAP or IO_TRANSPOSE or 0 */
     bool alias, asked;
+    bool out;    /* handed out since the last drop, and in the list */
     void *owned; /* converted */
-    struct ckpt_view *next_owned;
+    struct ckpt_view *next_out;
 };
 
 struct taca_ckpt {
@@ -38,8 +39,8 @@ struct taca_ckpt {
     struct io_names names; /* the same */
     struct io_found part;  /* layout NULL: names as stored */
     struct ckpt_view *views;
-    size_t n, cap; /* sorted by name */
-    struct ckpt_view *owned;
+    size_t n, cap;              /* sorted by name */
+    struct ckpt_view *out;      /* the list */
     struct taca_arena arena;    /* names of views */
     struct ckpt_random *random; /* there is no file: every tensor is made when asked for */
     enum taca_dtype floats;

@@ -106,7 +106,5 @@ enum taca_code ckpt_convert(struct taca_ckpt *c, struct ckpt_view *v, struct tac
         return rc;
     }
     v->owned = dst;
-    v->next_owned = c->owned;
-    c->owned = v;
     return TACA_OK;
 }

@@ -54,6 +54,12 @@ void io_map_close(struct io_map *m) {
     *m = (struct io_map){0};
 }
 
+void io_map_let_go(const void *data, size_t bytes) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)data;
+    const uintptr_t first = (at + page - 1) / page * page, end = (at + bytes) / page * page;
+    if (first < end) madvise((char *)(uintptr_t)data + (first - at), end - first, MADV_DONTNEED);
+}
+
 static bool starts(const unsigned char *data, size_t size, const char *magic, size_t len) {
     return size >= len && memcmp(data, magic, len) == 0;
 }

@@ -21,6 +21,8 @@ struct io_map {
 enum taca_code io_map_open(struct io_map *out, const char *path,
                            struct taca_err *err) TACA_MUST_USE;
 void io_map_close(struct io_map *m);
+/* Takes these bytes of a mapping out of memory for now; reading them brings them back. */
+void io_map_let_go(const void *data, size_t bytes);
 
 /* What a file that is not a safetensors file looks like, as the end of "x is ...", or NULL. Only
  * for messages: a legal length prefix may look like another format's magic. */
