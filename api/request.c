@@ -1,48 +1,28 @@
 /* request.c - from the bytes of a body to a checked request; see request.h. */
 #include "api/request.h"
 
-#include <stdlib.h>
 #include <string.h>
-#include <threads.h>
 
 #include "api/fields.h"
 #include "api/write.h"
+#include "base/json.h"
 
 /* A request has some forty fields, none nested deeper than two. The bounds keep the parser's memory
  * within a few hundred bytes a value whatever the body is: {},{},... would take 73 times its size.
  */
 enum { MAX_DEPTH = 16, MAX_VALUES = 2000 };
 
-/* Counts what opens or separates values, outside strings. Wrong JSON may pass: the parser is next.
- */
 static int check_complexity(const char *body, size_t len, struct api_error *err) {
-    int depth = 0, values = 0;
-    bool in_string = false;
-    for (size_t i = 0; i < len; i++) {
-        char c = body[i];
-        if (in_string) {
-            if (c == '\\')
-                i++;
-            else if (c == '"')
-                in_string = false;
-            continue;
-        }
-        if (c == '"') in_string = true;
-        if (c == '{' || c == '[') depth++;
-        if (c == '}' || c == ']') depth--;
-        values += c == '{' || c == '[' || c == ',' || c == ':';
-        if (depth > MAX_DEPTH)
-            return api_fail(err, 400, "too_complex", NULL,
-                            "the body is nested deeper than %d levels", MAX_DEPTH);
-        if (values > MAX_VALUES)
-            return api_fail(err, 400, "too_complex", NULL, "the body has more than %d JSON values",
-                            MAX_VALUES);
+    switch (taca_json_fit(body, len, MAX_DEPTH, MAX_VALUES)) {
+    case TACA_JSON_FITS: return 0;
+    case TACA_JSON_TOO_DEEP:
+        return api_fail(err, 400, "too_complex", NULL, "the body is nested deeper than %d levels",
+                        MAX_DEPTH);
+    case TACA_JSON_TOO_MANY: break;
     }
-    return 0;
+    return api_fail(err, 400, "too_complex", NULL, "the body has more than %d JSON values",
+                    MAX_VALUES);
 }
-
-/* jansson takes its allocator for the whole process; ours is as good for everyone else. */
-static void note_failures(void) { json_set_alloc_funcs(taca_noted_malloc, free); }
 
 static int load(json_t **out, const char *body, size_t len, const struct api_limits *limits,
                 struct api_error *err) {
@@ -58,14 +38,9 @@ static int load(json_t **out, const char *body, size_t len, const struct api_lim
                         "the body begins with a byte order mark: send JSON without it");
     int rc = check_complexity(body, len, err);
     if (rc) return rc;
-    static once_flag once = ONCE_FLAG_INIT;
-    call_once(&once, note_failures);
-    taca_noted_take();
-    json_t *root = json_loadb(body, len, JSON_REJECT_DUPLICATES, &why);
-    if (taca_noted_take()) { /* jansson may have dropped a byte of a string and gone on */
-        json_decref(root);
-        return api_fail(err, 503, "gpu_oom", NULL, "out of memory reading the request");
-    }
+    bool no_memory;
+    json_t *root = taca_json_parse(body, len, &why, &no_memory);
+    if (no_memory) return api_fail(err, 503, "gpu_oom", NULL, "out of memory reading the request");
     if (!root)
         return api_fail(err, 400, "invalid_json", NULL,
                         "the body is not valid JSON: %s (line %d, column %d)", why.text, why.line,

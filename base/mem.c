@@ -53,17 +53,3 @@ void taca_arena_finish(struct taca_arena *a) {
     }
     a->total_bytes = 0;
 }
-
-static _Thread_local bool noted;
-
-void *taca_noted_malloc(size_t bytes) {
-    void *p = malloc(bytes);
-    if (!p) noted = true;
-    return p;
-}
-
-bool taca_noted_take(void) {
-    bool was = noted;
-    noted = false;
-    return was;
-}

@@ -35,10 +35,4 @@ void *taca_arena_alloc(struct taca_arena *a, size_t bytes);
 char *taca_arena_strndup(struct taca_arena *a, const char *s, size_t len);
 void taca_arena_finish(struct taca_arena *a); /* frees everything; *a is empty and usable again */
 
-/* malloc for libraries that may swallow a failed allocation and go on with less than they were
- * given (jansson's lexer drops the byte and reports success): install taca_noted_malloc and free as
- * their allocator, take the note before and after the call. */
-void *taca_noted_malloc(size_t bytes);
-bool taca_noted_take(void); /* whether one failed on this thread since the last call */
-
 #endif

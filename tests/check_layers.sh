@@ -15,7 +15,8 @@ forbid() {
     sed 's/^/    /' <<<"$hits"
     bad=1
 }
-forbid base '(kernels|engine|api|server|cli)/|(jansson|png|uv|microhttpd|sqlite3)\.h'
+forbid base '(kernels|engine|api|server|cli)/|(png|uv|microhttpd|sqlite3)\.h'
+forbid base 'jansson\.h' 'base/json\.h'
 forbid kernels '(engine|api|server|cli)/|(jansson|png|uv|microhttpd|sqlite3)\.h'
 forbid engine '(api|server|cli)/|kernels/(cpu|cuda)/|(png|uv|microhttpd|sqlite3)\.h|pthread\.h'
 forbid api '(kernels|server|cli)/|engine/(engine|core|dit|text|vae|sample|io|verify)|(uv|microhttpd|sqlite3|pthread)\.h'

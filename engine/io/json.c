@@ -3,60 +3,25 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <threads.h>
 
 #include "base/buf.h"
-#include "base/mem.h"
+#include "base/json.h"
 #include "engine/io/checkpoint.h"
 #include "engine/io/io.h"
 
 enum { MAX_FILE = 16 << 20, MAX_DEPTH = 64, MAX_VALUES = 4 << 20, INT_DIGITS = 18 };
 
-/* Depth and number of values of a JSON text, by its punctuation alone. Malformed text gives some
- * number; the parser refuses it later. */
-static bool within(const char *text, size_t len, int max_depth, size_t max_values, bool *deep) {
-    int depth = 0;
-    size_t values = 0;
-    bool in_string = false;
-    for (size_t i = 0; i < len; i++) {
-        char c = text[i];
-        if (in_string) {
-            if (c == '\\')
-                i++;
-            else if (c == '"')
-                in_string = false;
-            continue;
-        }
-        if (c == '"') in_string = true;
-        if (c == '{' || c == '[') depth++;
-        if (c == '}' || c == ']') depth--;
-        if (c == ',' || c == ':' || c == '{' || c == '[') values++;
-        *deep = depth > max_depth;
-        if (*deep || values > max_values) return false;
-    }
-    return true;
-}
-
-/* jansson takes its allocator for the whole process; ours is as good for everyone else. */
-static void note_failures(void) { json_set_alloc_funcs(taca_noted_malloc, free); }
-
 enum taca_code io_json_parse(json_t **out, const char *text, size_t len, int max_depth,
                              size_t max_values, const char *what, struct taca_err *err) {
-    bool deep = false;
-    if (!within(text, len, max_depth, max_values, &deep)) {
-        if (deep)
-            return taca_fail(err, TACA_EFORMAT, "%s: JSON nested deeper than %d", what, max_depth);
+    const enum taca_json_fit fit = taca_json_fit(text, len, max_depth, max_values);
+    if (fit == TACA_JSON_TOO_DEEP)
+        return taca_fail(err, TACA_EFORMAT, "%s: JSON nested deeper than %d", what, max_depth);
+    if (fit == TACA_JSON_TOO_MANY)
         return taca_fail(err, TACA_EFORMAT, "%s: JSON of more than %zu values", what, max_values);
-    }
-    static once_flag once = ONCE_FLAG_INIT;
-    call_once(&once, note_failures);
-    taca_noted_take();
+    bool no_memory;
     json_error_t e = {.text = ""};
-    json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
-    if (taca_noted_take()) { /* else a short key would pass for another key */
-        json_decref(root);
-        return taca_fail(err, TACA_ENOMEM, "%s: out of memory reading JSON", what);
-    }
+    json_t *root = taca_json_parse(text, len, &e, &no_memory);
+    if (no_memory) return taca_fail(err, TACA_ENOMEM, "%s: out of memory reading JSON", what);
     if (!root) {
         char shown[IO_SHOWN];
         return taca_fail(err, TACA_EFORMAT, "%s: not valid JSON, line %d column %d: %s", what,
