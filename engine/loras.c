@@ -160,6 +160,7 @@ enum taca_code batch_loras_init(struct batch_loras *out, const struct taca_engin
     for (const struct engine_lora *l = e->loras; l; l = l->next) {
         float *gate = out->gate + (size_t)out->all.n * (size_t)items;
         bool on = false;
+        if (!l->users) continue;
         for (int i = 0, item = 0; i < n; i++) {
             const float scale = scale_in_step(seqs[i], l);
             for (int k = 0; k < seqs[i]->n_branches; k++) gate[item++] = scale;
