@@ -35,9 +35,9 @@ for command in (("check", "rules", "rules.yaml"), ("check", "config", "prometheu
 with tempfile.TemporaryDirectory(prefix="taca-rules-") as temp:
     temp = pathlib.Path(temp)
     shutil.copy(folder / "rules_test.yaml", temp)
+    text = (folder / "rules.yaml").read_text()
+    (temp / "rules.yaml").write_text(text.replace("alert: Taca", "alert: Gone"))
+    done = run(promtool, "test", "rules", "rules_test.yaml", cwd=temp)
     for name in rules:
-        text = (folder / "rules.yaml").read_text()
-        (temp / "rules.yaml").write_text(text.replace(f"alert: {name}\n", "alert: Another\n"))
-        done = run(promtool, "test", "rules", "rules_test.yaml", cwd=temp)
-        check(done.returncode != 0 and name in done.stdout, f"the tests miss {name} when it is gone")
+        check(f"alertname: {name}," in done.stdout, f"the tests miss {name} when it is gone")
 finish(f"{len(rules)} alerts")
