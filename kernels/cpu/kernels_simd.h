@@ -77,7 +77,26 @@ static void gate_add(float *x, struct cpu_run y, const float *gate, int64_t n) {
     }
 }
 
+/* Rows of one head, kept in registers: nv full vectors, constant at the call. */
+INLINE void rms_head(struct cpu_run y, struct cpu_run x, const float *gain, float eps, int nv) {
+    vf v[8], q = v_set(0);
+    for (int i = 0; i < nv; i++) {
+        v[i] = v_get(x, i * VL, VL);
+        q = v_fma(v[i], v[i], q);
+    }
+    const vf r = v_set(1.0f / sqrtf(v_sum(q) / (float)(nv * VL) + eps));
+    for (int i = 0; i < nv; i++) v_put(y, i * VL, v[i] * r * v_load(gain + i * VL), VL);
+}
+
 static void rms(struct cpu_run y, struct cpu_run x, int64_t n, const float *gain, float eps) {
+    if (n == 64) {
+        rms_head(y, x, gain, eps, 64 / VL);
+        return;
+    }
+    if (n == 128 && VL == 16) {
+        rms_head(y, x, gain, eps, 8);
+        return;
+    }
     float sum, squares;
     moments(x, n, 0, &sum, &squares);
     const vf r = v_set(1.0f / sqrtf(squares / (float)n + eps));
@@ -258,24 +277,56 @@ static void attn_tile(const struct cpu_attn_tile *t) {
 /* ---- channels of a map
  * --------------------------------------------------------------------------- */
 
-static void channel_sums(float *sum, struct cpu_run x, int64_t n, int64_t c) {
-    for (int64_t k = 0; k < c; k += VL) {
-        vf s = v_set(0);
-        for (int64_t i = 0; i < n; i++) s += v_get(x, i * c + k, c - k);
-        v_store_n(sum + k, v_load_n(sum + k, c - k) + s, c - k);
+enum { WIDE = 8 }; /* vectors of channels at a time: whole cache lines next to each other */
+
+/* sum[k] += x, or (x - mean[k])^2, over n pixels for the channels of nv vectors; `left` channels
+ * are there. nv and squares are constant at the call. */
+INLINE void channel_block(float *sum, struct cpu_run x, const float *mean, int64_t n, int64_t c,
+                          int nv, int64_t left, bool squares) {
+    vf m[WIDE], s[WIDE];
+    for (int v = 0; v < nv; v++) {
+        m[v] = squares ? v_load_n(mean + v * VL, left - v * VL) : v_set(0);
+        s[v] = v_set(0);
+    }
+    for (int64_t i = 0; i < n; i++)
+        for (int v = 0; v < nv; v++) {
+            const vf d = v_get(x, i * c + v * VL, left - v * VL) - m[v];
+            if (squares)
+                s[v] = v_fma(d, d, s[v]);
+            else
+                s[v] += d;
+        }
+    for (int v = 0; v < nv; v++)
+        v_store_n(sum + v * VL, v_load_n(sum + v * VL, left - v * VL) + s[v], left - v * VL);
+}
+
+/* The same of all channels; x.dtype constant at the call. */
+INLINE void all_channels(float *sum, struct cpu_run x, const float *mean, int64_t n, int64_t c,
+                         bool squares) {
+    const int64_t bytes = (int64_t)taca_dtype_bytes(x.dtype);
+    int64_t k = 0;
+    for (; k + WIDE * VL <= c; k += WIDE * VL) {
+        const struct cpu_run at = {(char *)x.p + k * bytes, x.dtype};
+        channel_block(sum + k, at, mean + k, n, c, WIDE, WIDE * VL, squares);
+    }
+    for (; k < c; k += VL) {
+        const struct cpu_run at = {(char *)x.p + k * bytes, x.dtype};
+        channel_block(sum + k, at, mean + k, n, c, 1, c - k, squares);
     }
 }
 
+static void channel_sums(float *sum, struct cpu_run x, int64_t n, int64_t c) {
+    if (x.dtype == TACA_F32)
+        all_channels(sum, (struct cpu_run){x.p, TACA_F32}, sum, n, c, false);
+    else
+        all_channels(sum, (struct cpu_run){x.p, TACA_BF16}, sum, n, c, false);
+}
+
 static void channel_squares(float *sq, struct cpu_run x, const float *mean, int64_t n, int64_t c) {
-    for (int64_t k = 0; k < c; k += VL) {
-        const vf m = v_load_n(mean + k, c - k);
-        vf s = v_set(0);
-        for (int64_t i = 0; i < n; i++) {
-            vf d = v_get(x, i * c + k, c - k) - m;
-            s = v_fma(d, d, s);
-        }
-        v_store_n(sq + k, v_load_n(sq + k, c - k) + s, c - k);
-    }
+    if (x.dtype == TACA_F32)
+        all_channels(sq, (struct cpu_run){x.p, TACA_F32}, mean, n, c, true);
+    else
+        all_channels(sq, (struct cpu_run){x.p, TACA_BF16}, mean, n, c, true);
 }
 
 static void channel_affine(struct cpu_run y, struct cpu_run x, const float *mul, const float *plus,
