@@ -2,7 +2,7 @@
  * must come out of the file in the original layout, bit for bit, and nothing beside. */
 #include "engine/io/checkpoint.h"
 #include "engine/io/safetensors.h"
-#include "tests/io/tmp.h"
+#include "tests/io/gguf_make.h"
 #include "tests/test.h"
 
 #define MODELS TACA_GOLDEN_DIR "/models/"
@@ -238,6 +238,40 @@ static void test_t5_has_one_table_under_two_names(void) {
     taca_ckpt_close(c);
 }
 
+static void test_t5_may_have_the_names_of_llama_cpp(void) {
+    static const char *const names[][2] = {
+        {"token_embd.weight", "shared.weight"},
+        {"enc.blk.0.attn_q.weight", "encoder.block.0.layer.0.SelfAttention.q.weight"},
+        {"enc.blk.1.attn_k.weight", "encoder.block.1.layer.0.SelfAttention.k.weight"},
+        {"enc.blk.1.attn_v.weight", "encoder.block.1.layer.0.SelfAttention.v.weight"},
+        {"enc.blk.1.attn_o.weight", "encoder.block.1.layer.0.SelfAttention.o.weight"},
+        {"enc.blk.0.attn_rel_b.weight",
+         "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"},
+        {"enc.blk.23.attn_norm.weight", "encoder.block.23.layer.0.layer_norm.weight"},
+        {"enc.blk.1.ffn_gate.weight", "encoder.block.1.layer.1.DenseReluDense.wi_0.weight"},
+        {"enc.blk.1.ffn_up.weight", "encoder.block.1.layer.1.DenseReluDense.wi_1.weight"},
+        {"enc.blk.1.ffn_down.weight", "encoder.block.1.layer.1.DenseReluDense.wo.weight"},
+        {"enc.blk.1.ffn_norm.weight", "encoder.block.1.layer.1.layer_norm.weight"},
+        {"enc.output_norm.weight", "encoder.final_layer_norm.weight"},
+    };
+    enum { N = sizeof names / sizeof *names };
+    gg_begin(3, N, 1);
+    gg_key_text("general.architecture", "t5encoder");
+    for (uint64_t i = 0; i < N; i++) gg_tensor(names[i][0], 8, 2, 0, 64 * i); /* f32 [2, 8] */
+    gg_pad(32);
+    for (int i = 0; i < N; i++)
+        for (int k = 0; k < 16; k++) {
+            float x = (float)(1000 * i + k);
+            taca_buf_put(&gg, &x, sizeof x);
+        }
+    struct taca_ckpt *c = must_open(gg_end("t5.gguf"), TACA_T5);
+    taca_buf_finish(&gg);
+    if (!c) return;
+    for (int i = 0; i < N; i++) is(c, names[i][1], 2, (int64_t[]){2, 8}, (float)(1000 * i));
+    CHECK_INT(taca_ckpt_parameters(c), 16 * N);
+    taca_ckpt_close(c);
+}
+
 /* ---- whole published forms, when the large folder is there ----------------------------------- */
 
 static void test_single_files_are_their_directories(void) {
@@ -296,6 +330,7 @@ int main(void) {
     TEST(test_open_clip_is_cut_and_turned);
     TEST(test_clip_may_lack_its_first_word);
     TEST(test_t5_has_one_table_under_two_names);
+    TEST(test_t5_may_have_the_names_of_llama_cpp);
     TEST(test_single_files_are_their_directories);
     tmp_end();
     return TEST_END();
