@@ -1,7 +1,8 @@
 """compose.yaml: closed by default, patient, its mounts there."""
 import re
 
-from common import DEPLOY, check, default_of, equal, finish, load_yaml, project_version, skip
+from common import (DEPLOY, check, default_of, equal, finish, load_yaml, project_version, run, skip,
+                    tool)
 
 compose = load_yaml((DEPLOY / "compose.yaml").read_text())[0]
 services = compose["services"]
@@ -43,4 +44,10 @@ for name, service in services.items():
 scrape = load_yaml((DEPLOY / "prometheus/prometheus.yml").read_text())[0]["scrape_configs"]
 equal([(job["job_name"], job["static_configs"][0]["targets"]) for job in scrape],
       [("taca", ["taca:8081"])], "what is scraped")
+if tool("check-jsonschema"):
+    done = run(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec",
+               DEPLOY / "compose.yaml")
+    equal(done.returncode, 0, f"schema of compose files:\n{done.stdout}")
+else:
+    skip("no check-jsonschema: the schema is not checked (tests/deploy/tools.sh fetches it)")
 finish("compose.yaml")
