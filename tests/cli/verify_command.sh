@@ -52,7 +52,6 @@ expect 1 "$taca" verify "$tmp/nothing"
 says 'no case nothing'
 expect 1 "$taca" verify --layout bfl "$golden/models/sd3_tiny"
 says 'sd3_tiny has no sd3_tiny.bfl.safetensors'
-expect 0 "$taca" verify --layout orig "$golden/models/sd3_tiny"
 expect 0 "$taca" verify --layout orig "$golden/models/sd35m_tiny"
 expect 1 "$taca" verify --weights "$tmp/nowhere" "$golden/models/sd3_tiny"
 says 'no such folder'
