@@ -361,7 +361,7 @@ static int check_taca_sets(const char *root) {
 }
 
 static void test_velocity_and_every_block_are_the_references(void) {
-    CHECK_INT(check_plain_sets(TACA_GOLDEN_DIR), 6);
+    CHECK_INT(check_plain_sets(TACA_GOLDEN_DIR), 5);
 }
 
 static void test_taca_is_the_references(void) { CHECK_INT(check_taca_sets(TACA_GOLDEN_DIR), 5); }

@@ -67,7 +67,6 @@ static void test_every_tensor_of_a_checkpoint_is_used(void) {
     static const char *const set[][2] = {
         {CONFIG("sd3_tiny"), WEIGHTS("sd3_tiny")},
         {CONFIG("sd35m_tiny"), WEIGHTS("sd35m_tiny")},
-        {CONFIG("difftest_sd3"), WEIGHTS("difftest_sd3")},
         {CONFIG("difftest_flux"), WEIGHTS("difftest_flux")},
         {CONFIG("flux_tiny_dev"), WEIGHTS("flux_tiny_dev")},
         {CONFIG("flux_tiny_schnell"), WEIGHTS("flux_tiny_schnell")}};
@@ -98,7 +97,6 @@ static void check_position(const char *weights, int64_t side, int64_t base, int6
 }
 static void test_the_formula_gives_the_tables_of_random_models(void) {
     check_position(WEIGHTS("sd3_tiny"), 24, 32 / 2, 32);
-    check_position(WEIGHTS("difftest_sd3"), 96, 32, 32);
     check_position(WEIGHTS("pipe_sd3.transformer"), 16, 8 / 2, 32);
 }
 

@@ -191,7 +191,7 @@ static void test_gguf_open_survives_every_failed_allocation(void) {
 }
 
 static void test_original_names_survive_every_failed_allocation(void) {
-    sweep("original sd3", open_part, TACA_GOLDEN_DIR "/models/sd3_tiny.orig.safetensors");
+    sweep("original sd3", open_part, TACA_GOLDEN_DIR "/models/sd35m_tiny.orig.safetensors");
     sweep("single file", open_single, TACA_GOLDEN_DIR "/models/sd35m_tiny.orig.safetensors");
 }
 
