@@ -67,6 +67,7 @@ static void add_front(struct table *t, struct options *o) {
          .arg = "ADDR:PORT", .help = "probes and /metrics on a listener of their own, none = off"},
         {"insecure", 0, FLAG_SWITCH, &o->insecure, .env = "TACA_INSECURE",
          .help = "listen beyond this machine though nobody has to log in"},
+        {"ui", 0, FLAG_SWITCH, &f->ui, .env = "TACA_UI", .help = "the playground at /"},
         {"max-connections", 0, FLAG_INT, &f->max_connections, 1, 1000000,
          .env = "TACA_MAX_CONNECTIONS", .arg = "N", .help = "more get 503 at once"},
         {"head-timeout", 0, FLAG_NUMBER, &o->head_timeout_s, 0.1, 3600, .env = "TACA_HEAD_TIMEOUT",
@@ -168,6 +169,7 @@ static void set_defaults(struct options *o) {
     s->front.port = 8080;
     s->front.admin_listen = "127.0.0.1:8081";
     s->front.max_connections = 6000;
+    s->front.ui = true;
     api_limits_init(&s->front.limits);
     o->max_pixels = (int)s->front.limits.max_pixels;
     o->max_body_bytes = (int)s->front.limits.max_body_bytes;

@@ -185,7 +185,7 @@ enum taca_code front_open(struct front **out, uv_loop_t *loop, const struct fron
     struct front *f = calloc(1, sizeof *f);
     if (!f) return taca_fail(err, TACA_ENOMEM, "front door");
     f->loop = loop;
-    f->routes = (struct routes){.hooks = *hooks, .limits = opts->limits};
+    f->routes = (struct routes){.hooks = *hooks, .limits = opts->limits, .ui = opts->ui};
     raise_descriptor_limit(opts->max_connections);
     start_handles(f, opts);
     enum taca_code rc = watch_open(&f->watch, loop, on_watch, f, err);

@@ -1,3 +1,5 @@
 # The front door's files.
 target_sources(taca_server PRIVATE answer.c conns.c front.c generate.c head.c health.c http.c
-               listener.c listener_bind.c listener_guest.c routes.c stream.c watch.c)
+               listener.c listener_bind.c listener_guest.c page.c routes.c stream.c watch.c)
+include(${CMAKE_SOURCE_DIR}/web/sources.cmake)
+target_link_libraries(taca_server PRIVATE taca_web)

@@ -35,6 +35,7 @@ struct front_opts {
     int body_timeout_ms;
     int sse_ping_ms;
     struct api_limits limits;
+    bool ui; /* the pages for people: the playground */
 };
 
 struct front_hooks {

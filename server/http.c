@@ -69,9 +69,20 @@ static void add_lines(struct MHD_Response *r, char *lines) {
     }
 }
 
-static void add_common(struct MHD_Response *r, const struct request *q, const char *content_type) {
+/* Whether one of the "Name: value\n" lines has this name. */
+static bool names(const char *lines, const char *name) {
+    size_t len = strlen(name);
+    for (; lines; lines = strchr(lines, '\n'), lines += lines != NULL)
+        if (strncmp(lines, name, len) == 0 && lines[len] == ':') return true;
+    return false;
+}
+
+/* The fixed headers, but for those that the route's own `lines` replace. */
+static void add_common(struct MHD_Response *r, const struct request *q, const char *content_type,
+                       const char *lines) {
     for (int i = 0; answer_headers[i]; i += 2)
-        add_header(r, answer_headers[i], answer_headers[i + 1]);
+        if (!names(lines, answer_headers[i]))
+            add_header(r, answer_headers[i], answer_headers[i + 1]);
     add_header(r, "X-Request-Id", q->id);
     if (content_type) add_header(r, "Content-Type", content_type);
 }
@@ -86,7 +97,7 @@ static enum MHD_Result queue_bytes(struct request *q, const struct stream_answer
         free(a->body);
         return MHD_NO;
     }
-    add_common(r, q, a->content_type);
+    add_common(r, q, a->content_type, a->headers);
     add_lines(r, a->headers);
     q->status = a->status;
     enum MHD_Result rc = MHD_queue_response(q->mhd, (unsigned)a->status, r);
@@ -137,7 +148,7 @@ static enum MHD_Result queue_events(struct request *q) {
     struct MHD_Response *r =
         MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, READER_BLOCK, read_events, q, NULL);
     if (!r) return MHD_NO;
-    add_common(r, q, "text/event-stream");
+    add_common(r, q, "text/event-stream", q->reply.headers.data);
     add_header(r, "X-Accel-Buffering", "no");
     add_lines(r, q->reply.headers.data);
     q->status = MHD_HTTP_OK;
@@ -179,6 +190,7 @@ static void describe(const struct request *q, const char *url, struct http_reque
                                  .path = path_of(url),
                                  .accept = header(q, "Accept"),
                                  .content_type = header(q, "Content-Type"),
+                                 .if_none_match = header(q, "If-None-Match"),
                                  .request_id = q->id,
                                  .body = q->body.data ? q->body.data : "",
                                  .body_len = q->body.len,

@@ -21,8 +21,8 @@ struct http;
 
 /* Valid during the call. */
 struct http_request {
-    const char *method, *path;         /* the path without query, %XX decoded */
-    const char *accept, *content_type; /* NULL = not sent */
+    const char *method, *path;                         /* the path without query, %XX decoded */
+    const char *accept, *content_type, *if_none_match; /* NULL = not sent */
     const char *request_id;
     const char *body; /* NUL behind it */
     size_t body_len;
@@ -34,7 +34,7 @@ struct http_reply {
     int status;
     const char *route;        /* a constant pattern, for the metrics */
     const char *content_type; /* a constant; NULL = none */
-    struct taca_buf headers;  /* "Name: value\n" lines */
+    struct taca_buf headers;  /* "Name: value\n" lines, instead of fixed ones of that name */
     struct taca_buf body;
     struct stream *stream; /* one reference, the http side's now */
     uint64_t job_key;      /* named to `left` if the client leaves before the stream's last word */

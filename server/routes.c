@@ -60,8 +60,12 @@ bool refuse_unless_ready(const struct routes *r, struct http_reply *out) {
 /* ---- small routes ---------------------------------------------------------------------------- */
 
 static void root(const struct routes *r, const struct http_request *q, struct http_reply *out) {
-    (void)r, (void)q;
+    if (page_wanted(q)) {
+        page_answer(r, q, out);
+        return;
+    }
     reply_json(out, 200);
+    taca_buf_puts(&out->headers, "Vary: Accept\n");
     taca_buf_puts(&out->body, "{\"name\":\"taca\",\"version\":\"" TACA_VERSION "\",\"links\":{"
                               "\"generate\":\"/v1/generate\",\"models\":\"/v1/models\","
                               "\"capabilities\":\"/v1/capabilities\",\"queue\":\"/v1/queue\","
@@ -115,6 +119,7 @@ static const struct route {
     early_fn *early;
 } table[] = {
     {"/", PUBLIC, false, root, NULL},
+    {PAGE_FILES "{file}", PUBLIC, false, page_file_answer, NULL},
     {"/v1/generate", PUBLIC, true, generate_answer, generate_early},
     {"/v1/models", PUBLIC, false, models, NULL},
     {"/v1/capabilities", PUBLIC, false, capabilities, NULL},
@@ -130,8 +135,10 @@ static const struct route {
 
 static const struct route *find(const struct http_request *q) {
     int here = q->admin ? ADMIN : PUBLIC;
+    const char *path =
+        strncmp(q->path, PAGE_FILES, strlen(PAGE_FILES)) ? q->path : PAGE_FILES "{file}";
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if ((table[i].where & here) && strcmp(table[i].path, q->path) == 0) return &table[i];
+        if ((table[i].where & here) && strcmp(table[i].path, path) == 0) return &table[i];
     return NULL;
 }
 

@@ -9,6 +9,7 @@
 struct routes {
     struct front_hooks hooks;
     struct api_limits limits;
+    bool ui; /* the pages for people */
 };
 
 /* The http side's `answer`. */
@@ -25,6 +26,11 @@ bool refuse_unless_ready(const struct routes *r, struct http_reply *out);
 /* generate.c */
 bool generate_early(const struct routes *r, const struct http_request *q, struct http_reply *out);
 void generate_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
+/* page.c */
+#define PAGE_FILES "/ui/"
+bool page_wanted(const struct http_request *q); /* a browser asks */
+void page_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
+void page_file_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
 /* health.c */
 void health_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
 void livez_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);

@@ -1,0 +1,255 @@
+// app.js - the playground: what happens when.
+import { asCurl, asPython } from "./code.js";
+import * as form from "./form.js";
+import { parametersOf } from "./png.js";
+import { Refusal, generate, pictureBlob, refusalOf } from "./stream.js";
+import { Pane, copyFrom, historyItem } from "./view.js";
+
+const KEPT = 60; // runs in the strip
+const $ = (id) => document.getElementById(id);
+const runs = [];
+let current = null; // the AbortController of what is being made
+
+// ---- saying things ----
+
+const announce = (text) => { $("live").textContent = text; };
+function alertOf(text) {
+  $("alert").textContent = text;
+  $("alert").hidden = !text;
+}
+
+function explain(error) {
+  if (!(error instanceof Refusal)) return alertOf(`Something went wrong: ${error.message}.`);
+  if (form.showError(error.param, error.message)) return undefined;
+  const retry = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
+  return alertOf(`${error.message}.${retry}`);
+}
+
+// ---- making pictures ----
+
+/** One or, to compare, two shots of the same seed. */
+function plan() {
+  const params = form.read();
+  if (!$("compare").checked) return [{ params }];
+  if (params.seed === undefined) {
+    form.rollSeed();
+    params.seed = form.read().seed;
+    $("seed").value = ""; // the next one is random again
+  }
+  return [{ params: { ...params, taca: false }, label: "Without TACA" },
+    { params: { ...params, taca: form.taca() }, label: "With TACA" }];
+}
+
+function busy(is) {
+  const moves = document.activeElement === $(is ? "generate" : "stop");
+  $("generate").disabled = is;
+  $("stop").disabled = !is;
+  if (moves) $(is ? "stop" : "generate").focus();
+}
+
+function onEvent(shot, pane, event) {
+  if (event.type === "queued") {
+    pane.queued(event);
+    if (event.position > 0) announce(`In the queue, number ${event.position}`);
+  } else if (event.type === "started") {
+    pane.waiting = "Reading the prompt";
+  } else if (event.type === "progress") {
+    pane.progress(event);
+    if (event.step === Math.ceil(event.steps / 2)) announce(`Step ${event.step} of ${event.steps}`);
+  } else if (event.type === "preview") {
+    pane.preview(URL.createObjectURL(pictureBlob(event)));
+  } else if (event.type === "retrying") {
+    pane.waiting = "Starting again after a fault";
+  } else if (event.type === "image") {
+    shot.blob = pictureBlob(event);
+    shot.seed = event.seed;
+    shot.params = { ...shot.params, seed: event.seed };
+    shot.width = event.width;
+    shot.height = event.height;
+  } else if (event.type === "completed") {
+    shot.warnings = event.warnings;
+  }
+}
+
+async function make(shot, pane, abort) {
+  const begun = performance.now();
+  const clock = setInterval(() => pane.tick(performance.now() - begun), 100);
+  const previews = Math.min(8, Math.max(0, (shot.params.steps ?? 9) - 1));
+  try {
+    await generate({ ...shot.params, previews }, abort.signal, (e) => onEvent(shot, pane, e));
+    shot.ms = performance.now() - begun;
+    shot.url = URL.createObjectURL(shot.blob);
+    pane.finished();
+  } catch (error) {
+    pane.ended(abort.signal.aborted ? "Stopped" : "Not made");
+    if (!abort.signal.aborted) throw error;
+  } finally {
+    clearInterval(clock);
+  }
+}
+
+async function start() {
+  if (current) return;
+  form.clearErrors();
+  alertOf("");
+  if (!$("prompt").value.trim()) {
+    form.showError("prompt", "Say what to draw.");
+    return;
+  }
+  const abort = new AbortController();
+  const shots = plan();
+  const panes = shots.map((shot) => new Pane({ ...shot, width: shot.params.width,
+    height: shot.params.height }, reuse));
+  panes.forEach((pane, i) => { pane.shot = shots[i]; });
+  current = abort;
+  busy(true);
+  stage(panes);
+  mark(null);
+  announce("Sent");
+  const ends = await Promise.allSettled(shots.map((shot, i) => make(shot, panes[i], abort)));
+  current = null;
+  busy(false);
+  const failed = ends.find((end) => end.status === "rejected");
+  if (failed) explain(failed.reason);
+  const done = shots.filter((shot) => shot.url);
+  if (done.length) keep({ shots: done });
+  if (done.length === shots.length)
+    announce(`Done in ${(done[0].ms / 1000).toFixed(1)} seconds, seed ${done[0].seed}`);
+  else if (abort.signal.aborted) announce("Stopped");
+}
+
+function stop() {
+  current?.abort();
+}
+
+// ---- the stage and the strip ----
+
+function stage(panes) {
+  $("empty").hidden = true;
+  $("panes").classList.toggle("pair", panes.length > 1);
+  $("panes").replaceChildren(...panes.map((pane) => pane.root));
+}
+
+function mark(run) {
+  for (const other of runs) other.button.removeAttribute("aria-current");
+  run?.button.setAttribute("aria-current", "true");
+}
+
+function show(run) {
+  if (current) return;
+  stage(run.shots.map((shot) => new Pane(shot, reuse)));
+  mark(run);
+}
+
+function keep(run) {
+  runs.unshift(run);
+  $("strip").prepend(historyItem(run, show));
+  $("history").hidden = false;
+  mark(run);
+  if (runs.length <= KEPT) return;
+  for (const shot of runs.pop().shots) URL.revokeObjectURL(shot.url);
+  $("strip").lastElementChild.remove();
+}
+
+function reuse(params) {
+  form.clearErrors();
+  form.write(params);
+  announce("Settings taken");
+}
+
+// ---- pictures as files ----
+
+function sizeOf(url) {
+  return new Promise((resolve, reject) => {
+    const image = new Image();
+    image.onload = () => resolve([image.naturalWidth, image.naturalHeight]);
+    image.onerror = () => reject(new Error("this picture cannot be shown"));
+    image.src = url;
+  });
+}
+
+async function restore(file) {
+  alertOf("");
+  try {
+    const params = await parametersOf(await file.arrayBuffer());
+    reuse(params);
+    announce(`Settings restored, seed ${params.seed}`);
+    if (params.model && params.model !== modelId)
+      alertOf(`This picture was made with the model ${params.model}; here is ${modelId}.`);
+    if (current) return;
+    const url = URL.createObjectURL(file);
+    const [width, height] = await sizeOf(url);
+    const shot = { params, url, width, height, seed: params.seed };
+    const { model, ...rest } = params; // another server may call it otherwise
+    shot.params = rest;
+    const run = { shots: [shot] };
+    keep(run);
+    show(run);
+  } catch (error) {
+    alertOf(`Nothing restored: ${error.message}.`);
+  }
+}
+
+function acceptDrops() {
+  let depth = 0;
+  const hasFile = (e) => e.dataTransfer?.types.includes("Files");
+  const set = (n) => {
+    depth = n;
+    document.body.classList.toggle("dropping", depth > 0);
+  };
+  addEventListener("dragenter", (e) => { if (hasFile(e)) { e.preventDefault(); set(depth + 1); } });
+  addEventListener("dragleave", (e) => { if (hasFile(e)) set(Math.max(0, depth - 1)); });
+  addEventListener("dragover", (e) => { if (hasFile(e)) e.preventDefault(); });
+  addEventListener("drop", (e) => {
+    if (!hasFile(e)) return;
+    e.preventDefault();
+    set(0);
+    if (e.dataTransfer.files[0]) restore(e.dataTransfer.files[0]);
+  });
+}
+
+// ---- the beginning ----
+
+let modelId = "";
+
+/** Asks until the model is there. */
+async function capabilities() {
+  for (;;) {
+    try {
+      const response = await fetch("v1/capabilities");
+      if (response.ok) return await response.json();
+      $("model").textContent = (await refusalOf(response)).message;
+    } catch {
+      $("model").textContent = "The service does not answer.";
+    }
+    await new Promise((wake) => { setTimeout(wake, 1500); });
+  }
+}
+
+function connect() {
+  form.connect();
+  acceptDrops();
+  $("form").addEventListener("submit", (e) => { e.preventDefault(); start(); });
+  $("stop").addEventListener("click", stop);
+  $("reset").addEventListener("click", () => { form.clearErrors(); form.reset(); });
+  $("open").addEventListener("click", () => $("file").click());
+  $("file").addEventListener("change", () => {
+    if ($("file").files[0]) restore($("file").files[0]);
+    $("file").value = "";
+  });
+  $("form_curl").addEventListener("click", (e) => copyFrom(e.currentTarget, asCurl(form.read())));
+  $("form_python").addEventListener("click", (e) => copyFrom(e.currentTarget, asPython(form.read())));
+  addEventListener("keydown", (e) => {
+    if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) { e.preventDefault(); start(); }
+    if (e.key === "Escape") stop();
+  });
+  if (matchMedia("(max-width: 52rem)").matches) $("settings").open = false;
+}
+
+connect();
+const known = await capabilities();
+form.setLimits(known);
+form.reset();
+modelId = known.model.id;
+$("model").textContent = `${known.model.id} \u00b7 ${known.model.family} on ${known.model.device || known.model.backend}`;
+$("generate").disabled = false;

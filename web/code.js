@@ -1,0 +1,61 @@
+// code.js - a request as text that people paste elsewhere.
+
+const url = () => new URL("v1/generate", document.baseURI).href;
+const fileName = (params) => `taca-${params.seed ?? "random"}.png`;
+
+/** In single quotes for a POSIX shell. */
+const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+
+export function asCurl(params) {
+  return `curl --no-progress-meter --fail-with-body ${shell(url())} \\
+  --json ${shell(JSON.stringify(params))} \\
+  -H 'Accept: image/png' -o ${fileName(params)}
+`;
+}
+
+/** JSON as a Python literal. */
+function python(value) {
+  if (value === true) return "True";
+  if (value === false) return "False";
+  if (value === null) return "None";
+  if (Array.isArray(value)) return `[${value.map(python).join(", ")}]`;
+  if (typeof value === "object")
+    return `{${Object.entries(value).map(([k, v]) => `${python(k)}: ${python(v)}`).join(", ")}}`;
+  return JSON.stringify(value);
+}
+
+export function asPython(params) {
+  const fields = Object.entries(params).map(([k, v]) => `    ${python(k)}: ${python(v)},\n`).join("");
+  return `import json
+import urllib.request
+
+request = {
+${fields}}
+call = urllib.request.Request(
+    ${python(url())},
+    data=json.dumps(request).encode(),
+    headers={"Content-Type": "application/json", "Accept": "image/png"},
+)
+with urllib.request.urlopen(call) as answer, open(${python(fileName(params))}, "wb") as file:
+    file.write(answer.read())
+`;
+}
+
+/** Where the clipboard may not be used (plain http from elsewhere), the old way. */
+export async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const focused = document.activeElement;
+    const area = document.createElement("textarea");
+    area.value = text;
+    area.className = "unseen";
+    document.body.append(area);
+    area.select();
+    const copied = document.execCommand("copy");
+    area.remove();
+    focused?.focus();
+    return copied;
+  }
+}

@@ -1,0 +1,150 @@
+// form.js - the settings: limits and defaults from the server, values to and from a request, and
+// the place of each error.
+
+const $ = (id) => document.getElementById(id);
+const TEXTS = ["prompt", "negative_prompt"];
+const NUMBERS = ["width", "height", "steps", "cfg_scale", "guidance_scale"];
+const TACA = { taca_scale: "scale", taca_fraction: "fraction" };
+/** Which input shows an error about a parameter, where the names differ. */
+const PLACES = { size: "width", "taca.scale": "taca_scale", "taca.fraction": "taca_fraction" };
+/** Parts of a picture's settings that say nothing about a repetition. */
+const FORGET = ["model", "n", "output_format", "png_level", "metadata", "seed", "taca"];
+
+let defaults = {};
+let extras = {}; // restored settings that have no input here
+let tacaWindow = null; // a restored window other than a fraction
+
+function limit(id, range, step) {
+  const input = $(id);
+  const slider = document.querySelector(`[data-for="${id}"]`);
+  for (const [key, value] of Object.entries({ min: range.min, max: range.max, step })) {
+    if (value === undefined) continue;
+    input[key] = value;
+    if (slider) slider[key] = value;
+  }
+  if (slider?.dataset.max) slider.max = Math.min(range.max, Number(slider.dataset.max));
+}
+
+/** Everything that depends on the model. */
+export function setLimits(capabilities) {
+  const p = capabilities.parameters;
+  const multiple = capabilities.model.side_multiple_px;
+  limit("width", p.width, multiple);
+  limit("height", p.height, multiple);
+  limit("steps", p.steps);
+  limit("cfg_scale", p.cfg_scale, 0.1);
+  $("guidance_field").hidden = !p.guidance_scale;
+  if (p.guidance_scale) limit("guidance_scale", p.guidance_scale, 0.1);
+  limit("taca_scale", capabilities.taca.scale, 0.05);
+  limit("taca_fraction", { min: 0, max: 1 }, 0.05);
+  $("prompt").maxLength = p.prompt.max_bytes;
+  $("negative_prompt").maxLength = p.negative_prompt.max_bytes;
+  defaults = { taca: capabilities.taca.default };
+  for (const name of NUMBERS) defaults[name] = p[name]?.default ?? null;
+}
+
+function put(id, value) {
+  $(id).value = value ?? "";
+  const slider = document.querySelector(`[data-for="${id}"]`);
+  if (slider) slider.value = value ?? slider.min;
+}
+
+export function reset() {
+  for (const name of NUMBERS) put(name, defaults[name]);
+  for (const [id, member] of Object.entries(TACA)) put(id, defaults.taca[member]);
+  put("negative_prompt", "");
+  put("seed", "");
+  $("taca").checked = $("compare").checked = false;
+  setExtras({}, null);
+}
+
+function setExtras(others, otherWindow) {
+  extras = others;
+  tacaWindow = otherWindow;
+  const names = [...Object.keys(extras), ...(tacaWindow ? [`TACA ${Object.keys(tacaWindow)[0]}`] : [])];
+  $("extras").hidden = names.length === 0;
+  $("extras_text").textContent = `Also restored: ${names.join(", ")}.`;
+  $("taca_fraction").disabled = tacaWindow !== null;
+}
+export const dropExtras = () => setExtras({}, null);
+
+/** The request that the form describes. Without a seed the server chooses one. */
+export function read() {
+  const params = { prompt: $("prompt").value, ...extras };
+  if ($("negative_prompt").value) params.negative_prompt = $("negative_prompt").value;
+  for (const name of NUMBERS)
+    if ($(name).value !== "" && !$(name).closest("[hidden]")) params[name] = Number($(name).value);
+  const seed = $("seed").value.trim();
+  if (seed !== "" && seed !== "-1") params.seed = /^\d+$/.test(seed) ? Number(seed) : seed;
+  params.taca = $("taca").checked ? taca() : false;
+  return params;
+}
+
+export function taca() {
+  const value = {};
+  for (const [id, member] of Object.entries(TACA))
+    if ($(id).value !== "" && !$(id).disabled) value[member] = Number($(id).value);
+  return { ...value, ...tacaWindow };
+}
+
+/** The settings of a picture back into the form. */
+export function write(params) {
+  for (const name of TEXTS) put(name, params[name]);
+  for (const name of NUMBERS) put(name, params[name] ?? defaults[name]);
+  put("seed", params.seed);
+  const { scale, fraction, ...otherWindow } = params.taca || {};
+  $("taca").checked = Boolean(params.taca);
+  put("taca_scale", scale ?? defaults.taca.scale);
+  put("taca_fraction", fraction ?? defaults.taca.fraction);
+  const known = [...TEXTS, ...NUMBERS, ...FORGET];
+  const others = Object.entries(params).filter(([name]) => !known.includes(name));
+  setExtras(Object.fromEntries(others), Object.keys(otherWindow).length ? otherWindow : null);
+}
+
+// ---- errors ----
+
+export function clearErrors() {
+  for (const note of document.querySelectorAll(".error")) note.remove();
+  for (const input of document.querySelectorAll("[aria-invalid]")) {
+    input.removeAttribute("aria-invalid");
+    input.removeAttribute("aria-errormessage");
+  }
+}
+
+/** True when an input took the message. */
+export function showError(param, message) {
+  const input = param && ($(PLACES[param] ?? param) ?? $(param.split(".")[0]));
+  if (!input?.closest("#form") || input.closest("[hidden]")) return false;
+  const note = document.createElement("p");
+  note.className = "error";
+  note.id = `${input.id}_error`;
+  note.setAttribute("role", "alert");
+  note.textContent = message;
+  input.closest("details")?.setAttribute("open", "");
+  input.closest(".field, label").append(note);
+  input.setAttribute("aria-invalid", "true");
+  input.setAttribute("aria-errormessage", note.id);
+  input.focus();
+  return true;
+}
+
+// ---- what the inputs do to each other ----
+
+export function rollSeed() {
+  put("seed", crypto.getRandomValues(new Uint32Array(1))[0]);
+}
+
+export function connect() {
+  for (const slider of document.querySelectorAll("[data-for]")) {
+    const input = $(slider.dataset.for);
+    slider.addEventListener("input", () => { input.value = slider.value; });
+    input.addEventListener("input", () => { slider.value = input.value; });
+  }
+  $("dice").addEventListener("click", rollSeed);
+  $("swap").addEventListener("click", () => {
+    const width = $("width").value;
+    put("width", $("height").value);
+    put("height", width);
+  });
+  $("extras_drop").addEventListener("click", dropExtras);
+}
