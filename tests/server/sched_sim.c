@@ -219,7 +219,8 @@ static void print_goodput(const int *effort) {
             for (int j = 0; j < N_MODES; j++) {
                 double g = goodput(&mixes[i], &modes[j], k, effort);
                 if (j == 0) base = g;
-                printf("  %s %.2f (%.2fx)", modes[j].name, g, g / base);
+                printf("  %s %.2f", modes[j].name, g);
+                if (base > 0) printf(" (%.2fx)", g / base);
                 fflush(stdout);
             }
             printf("\n");

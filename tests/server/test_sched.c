@@ -185,6 +185,7 @@ static void test_a_fill_must_gain(void) {
     sched_order(&s, seqs, 8, 0);
     CHECK_INT(sched_pick(&s, picked, seqs, 8), 1); /* 405 ms each: one percent is not worth it */
     CHECK(s.costs.saturation > 200 && s.costs.saturation < 4000);
+    sched_finish(&s);
 }
 
 static void test_one_sequence_larger_than_the_budget_still_runs(void) {
