@@ -28,6 +28,14 @@ static bool changed(const struct dit_pass *p, const struct taca_linear *w, int s
     return false;
 }
 
+/* Whether anyone has the pass's i-th adapter. */
+static bool is_on(const struct dit_pass *p, int i) {
+    const int n = p->layout ? p->layout->n_segs : 1;
+    for (int k = 0; k < n; k++)
+        if (p->loras.list[i].gate[k] != 0) return true;
+    return false;
+}
+
 static bool changed_anywhere(const struct dit_pass *p, const struct taca_linear *w) {
     const int n = p->layout ? p->layout->n_segs : 1;
     for (int i = 0; i < n && p->loras.n; i++)
@@ -39,6 +47,7 @@ static void add_changes(const struct dit_pass *p, struct taca_mat y, struct taca
                         const struct taca_linear *w, enum taca_stream stream) {
     for (int i = 0; i < p->loras.n; i++) {
         int n;
+        if (!is_on(p, i)) continue;
         const struct dit_change *c = dit_adapter_changes(p->loras.list[i].adapter, w, &n);
         const struct taca_gates gates = {p->loras.list[i].gate, p->layout, stream};
         for (int k = 0; k < n; k++) {

@@ -205,7 +205,7 @@ static enum taca_code scale_of(struct reader *r, const struct group *g, int64_t 
     const struct taca_stored *t = part(g, LORA_ALPHA);
     const float *alpha;
     if (!t) {
-        r->without_alpha++;
+        r->without_alpha += !r->meta.json && isnan(r->meta.alpha);
         return lora_meta_scale(&r->meta, g->core.name, rank, scale, r->err);
     }
     r->with_alpha++;
