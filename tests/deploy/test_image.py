@@ -30,12 +30,12 @@ if os.getuid() != 0:
 
 PORT, ADMIN = 18080, 18081
 temp = pathlib.Path(tempfile.mkdtemp(prefix="taca-image-", dir="/var/tmp"))
-os.environ["STORAGE_DRIVER"] = "vfs"
 
 
 def buildah(*command):
-    done = run("buildah", "--root", temp / "store", "--runroot", temp / "run", *command,
-               stderr=subprocess.PIPE)
+    # vfs: copies, but works where overlays cannot be mounted
+    done = run("buildah", "--storage-driver", "vfs", "--root", temp / "store", "--runroot",
+               temp / "run", *command, stderr=subprocess.PIPE)
     if done.returncode:
         sys.exit(f"buildah {' '.join(map(str, command))}:\n{done.stdout}\n{done.stderr}")
     return done.stdout.strip()
@@ -171,5 +171,7 @@ try:
     check_files(mounted)
     check_service(mounted, image_config)
 finally:
+    buildah("umount", "--all")
     shutil.rmtree(temp, ignore_errors=True)
+check(not temp.exists(), f"{temp} is gone")
 finish("image")
