@@ -19,9 +19,8 @@ static const char *const samplers[] = {"euler", NULL};
 static const char *const schedules[] = {"default", "normal", NULL};
 static const char *const formats[] = {"png", NULL}; /* enum api_format */
 static const char *const later_formats[] = {"jpeg", "webp", NULL};
-static const char *const responses[] = {"", "b64_json", "binary", NULL}; /* enum api_response */
-static const char *const later_responses[] = {"url", NULL};
-static const char *const disconnects[] = {"cancel", "continue", NULL}; /* enum api_on_disconnect */
+static const char *const responses[] = {"", "b64_json", "binary", "url", NULL}; /* enum api_response */
+static const char *const disconnects[] = {"", "cancel", "continue", NULL}; /* enum api_on_disconnect */
 
 static const struct api_field fields[] = {
     {.name = "prompt",
@@ -77,7 +76,7 @@ static const struct api_field fields[] = {
      .why = "this model's text has no T5 part"},
     CHOICE("output_format", r.format, formats, later_formats),
     {.name = "png_level", .kind = API_INT, .max = 9, .at = AT(r.png_level)},
-    CHOICE("response_format", r.response, responses, later_responses),
+    CHOICE("response_format", r.response, responses, NULL),
     {.name = "metadata", .kind = API_BOOL, .at = AT(r.metadata)},
     {.name = "stream", .kind = API_BOOL, .at = AT(r.stream)},
     {.name = "previews",

@@ -15,6 +15,9 @@ struct api_draft {
     int64_t seed; /* -1 = the server chooses */
     int sampler, schedule;
     bool round_size;
+    bool openai;            /* fields are read as OpenAI means them */
+    int quality;            /* openai: index into its list */
+    char ignored[256];      /* openai: names, ", " between them */
     const char *size_param; /* "size" once that field gave the sides, else NULL */
 };
 
@@ -67,6 +70,12 @@ int api_set_size(struct api_draft *d, const json_t *v, struct api_name name);
 int api_set_previews(struct api_draft *d, const json_t *v, struct api_name name);
 /* field_taca.c */
 int api_set_taca(struct api_draft *d, const json_t *v, struct api_name name);
+
+/* openai.c: one field of OpenAI's. *ours = true: it means what it means natively. */
+int api_openai_field(struct api_draft *d, const char *key, const json_t *v, bool *ours);
+void api_openai_ignore(struct api_draft *d, const char *key);
+/* Once all fields are read: what quality asks for. */
+void api_openai_finish(struct api_draft *d, bool steps_given);
 
 /* suggest.c: the known name that `name` was likely meant to be, or NULL. */
 const char *api_suggest(const char *name);

@@ -136,15 +136,18 @@ int api_negotiate(enum api_reply *out, const char *accept, const struct api_requ
                   struct api_error *err) {
     struct wish wishes[N_OFFERS] = {0};
     if (r->stream) return *out = API_REPLY_EVENTS, 0;
+    /* its clients send Accept: application/json whatever they ask for */
+    if (r->openai) return *out = API_REPLY_JSON, 0;
     if (r->response == API_RESPONSE_BINARY) return *out = API_REPLY_IMAGE, 0;
     if (!accept || !read_accept(wishes, accept)) return *out = API_REPLY_JSON, 0;
 
     bool image_wanted = wishes[API_REPLY_IMAGE].q > 0;
-    /* one body holds one picture, and b64_json asks for JSON or events by name */
-    if (r->n > 1 || r->response == API_RESPONSE_B64_JSON) wishes[API_REPLY_IMAGE].q = 0;
+    bool text = r->response == API_RESPONSE_B64_JSON || r->response == API_RESPONSE_URL;
+    /* one body holds one picture, and these two ask for JSON or events by name */
+    if (r->n > 1 || text) wishes[API_REPLY_IMAGE].q = 0;
     int i = best(wishes);
     if (i >= 0) return *out = offers[i].reply, 0;
-    if (r->response == API_RESPONSE_B64_JSON) return *out = API_REPLY_JSON, 0;
+    if (text) return *out = API_REPLY_JSON, 0;
     if (image_wanted)
         return api_fail(err, 406, "not_acceptable", "n",
                         "an image reply holds one image and n is %d: accept application/json or "

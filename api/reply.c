@@ -43,11 +43,20 @@ void api_put_timings(struct taca_buf *out, const struct api_timings *t) {
     taca_buf_puts(out, "}");
 }
 
-void api_put_picture(struct taca_buf *out, const struct api_result_image *img) {
-    taca_buf_printf(out, "\"format\":\"png\",\"width\":%d,\"height\":%d,\"b64_json\":\"",
-                    img->width_px, img->height_px);
+void api_put_bytes(struct taca_buf *out, const struct api_result_image *img) {
+    if (img->url_prefix) { /* host and id were checked: nothing in them needs an escape */
+        taca_buf_printf(out, "\"url\":\"%s%d\"", img->url_prefix, img->index);
+        return;
+    }
+    taca_buf_puts(out, "\"b64_json\":\"");
     api_base64(out, img->bytes, img->len);
     taca_buf_puts(out, "\"");
+}
+
+void api_put_picture(struct taca_buf *out, const struct api_result_image *img) {
+    taca_buf_printf(out, "\"format\":\"png\",\"width\":%d,\"height\":%d,", img->width_px,
+                    img->height_px);
+    api_put_bytes(out, img);
 }
 
 void api_reply_json(struct taca_buf *out, const char *id, int64_t created_s,

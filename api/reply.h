@@ -8,7 +8,8 @@
 #include "api/error.h"
 #include "api/request.h"
 
-enum { API_ID_LEN = 32 };
+enum { API_ID_LEN = 32, API_ID_MAX = 64 }; /* made here; chosen by a client */
+enum { API_BASE_MAX = 272 };               /* "http://host:port" */
 
 struct api_timings {
     double queue_ms, text_ms, denoise_ms, vae_ms, encode_ms, total_ms;
@@ -19,6 +20,8 @@ struct api_result_image {
     int width_px, height_px;
     const void *bytes; /* encoded file */
     size_t len;
+    uint64_t event_id;      /* of its event */
+    const char *url_prefix; /* the picture is at this and its index; NULL = base64 */
 };
 
 void api_base64(struct taca_buf *out, const void *bytes, size_t len);
@@ -55,6 +58,33 @@ void api_event_error(struct taca_buf *out, uint64_t event_id, const char *id,
                      const struct api_error *e);
 void api_event_retrying(struct taca_buf *out, uint64_t event_id, const char *id, int attempt,
                         const char *reason);
+
+/* How a job stands: {"id","status","created","position","eta_ms","started","completed","result",
+ * "error","urls"}; what does not apply is null. */
+struct api_job {
+    const char *id, *status;                   /* queued running completed failed cancelled */
+    const char *base;                          /* of the urls */
+    int64_t created_s, started_s, completed_s; /* 0 = not yet */
+    int position;                              /* 1 = next; 0 = does not wait */
+    double eta_ms;                             /* < 0 = over */
+    const struct api_error *error;             /* NULL = none */
+    const struct api_result_image *images;     /* completed */
+    int n;
+    const struct api_timings *timings;
+    unsigned warnings;
+};
+void api_job_json(struct taca_buf *out, const struct api_job *j);
+
+/* OpenAI's words: the body of a finished request and the frames of a stream. */
+void api_openai_json(struct taca_buf *out, int64_t created_s, const struct api_request *r,
+                     const struct taca_model_info *m, const struct api_result_image *images);
+void api_openai_partial(struct taca_buf *out, uint64_t event_id, int64_t created_s,
+                        const struct api_request *r, int partial_index,
+                        const struct api_result_image *img);
+void api_openai_completed(struct taca_buf *out, int64_t created_s, const struct api_request *r,
+                          const struct taca_model_info *m, const struct api_result_image *img);
+void api_openai_queued(struct taca_buf *out, uint64_t event_id, int position, double eta_ms);
+void api_openai_progress(struct taca_buf *out, uint64_t event_id, const struct api_progress *p);
 
 /* {"object":"list","data":[...]} of /v1/models and the body of /v1/capabilities. */
 void api_models_json(struct taca_buf *out, const struct taca_model_info *m, int64_t created_s);

@@ -81,6 +81,16 @@ static int read_fields(struct api_draft *d, json_t *root) {
     json_t *v;
     json_object_foreach(root, key, v) {
         const struct api_field *f = find(key);
+        bool ours = true;
+        if (d->openai && !json_is_null(v)) {
+            int rc = api_openai_field(d, key, v, &ours);
+            if (rc) return rc;
+        }
+        if (!ours) continue;
+        if (!f && d->openai) {
+            api_openai_ignore(d, key);
+            continue;
+        }
         if (!f) return unknown(key, d->err);
         if (json_is_null(v)) continue;
         if (strcmp(key, f->name) != 0 && given(root, f->name))
@@ -175,22 +185,42 @@ static int normalise(struct api_draft *d, size_t body_len) {
     return api_fail(d->err, 503, "gpu_oom", NULL, "out of memory reading the request");
 }
 
+static int parse(struct api_draft *d, const char *body, size_t len, uint64_t random_seed) {
+    json_t *root = NULL;
+    int rc = load(&root, body, len, d->limits, d->err);
+    if (rc) return rc;
+    rc = read_fields(d, root);
+    if (!rc && d->openai) {
+        api_openai_finish(d, given(root, "steps") || given(root, "num_inference_steps"));
+        if (d->ignored[0] &&
+            !(d->r.ignored = taca_arena_strndup(&d->r.arena, d->ignored, strlen(d->ignored))))
+            rc = api_fail(d->err, 503, "gpu_oom", NULL, "out of memory reading the request");
+    }
+    if (!rc) rc = check_together(d, random_seed);
+    if (!rc) rc = normalise(d, len);
+    json_decref(root);
+    if (rc) api_request_finish(&d->r);
+    return rc;
+}
+
 int api_request_parse(struct api_request *out, const char *body, size_t len,
                       const struct taca_model_info *model, const struct api_limits *limits,
                       uint64_t random_seed, struct api_error *err) {
-    json_t *root = NULL;
     struct api_draft d;
-    int rc = load(&root, body, len, limits, err);
-    if (rc) return rc;
     api_draft_init(&d, model, limits, err);
-    rc = read_fields(&d, root);
-    if (!rc) rc = check_together(&d, random_seed);
-    if (!rc) rc = normalise(&d, len);
-    json_decref(root);
-    if (rc)
-        api_request_finish(&d.r);
-    else
-        *out = d.r;
+    int rc = parse(&d, body, len, random_seed);
+    if (!rc) *out = d.r;
+    return rc;
+}
+
+int api_request_parse_openai(struct api_request *out, const char *body, size_t len,
+                             const struct taca_model_info *model, const struct api_limits *limits,
+                             uint64_t random_seed, struct api_error *err) {
+    struct api_draft d;
+    api_draft_init(&d, model, limits, err);
+    d.openai = d.r.openai = true;
+    int rc = parse(&d, body, len, random_seed);
+    if (!rc) *out = d.r;
     return rc;
 }
 

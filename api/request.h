@@ -11,8 +11,14 @@
 
 enum api_format { API_PNG };
 /* Where the body itself says how pictures travel; ANY leaves it to Accept. */
-enum api_response { API_RESPONSE_ANY, API_RESPONSE_B64_JSON, API_RESPONSE_BINARY };
-enum api_on_disconnect { API_DISCONNECT_CANCEL, API_DISCONNECT_CONTINUE };
+enum api_response {
+    API_RESPONSE_ANY,
+    API_RESPONSE_B64_JSON,
+    API_RESPONSE_BINARY,
+    API_RESPONSE_URL
+};
+/* DEFAULT: cancel when the client waits for the result, continue when it will come back for it. */
+enum api_on_disconnect { API_DISCONNECT_DEFAULT, API_DISCONNECT_CANCEL, API_DISCONNECT_CONTINUE };
 enum { API_MAX_N = 64, API_MAX_PREVIEWS = 8 };
 
 struct api_request {
@@ -31,8 +37,12 @@ struct api_request {
     int start_timeout_ms;    /* 0 = the server's own */
     int deadline_ms;         /* 0 = none */
     enum api_on_disconnect on_disconnect;
-    const char *user; /* NULL = none */
-    char *json;       /* the request as it will be repeated: normalised, seed fixed */
+    const char *user;     /* NULL = none */
+    bool openai;          /* read by api_request_parse_openai */
+    bool progress_events; /* openai: queued and progress in the stream too */
+    const char *quality;  /* openai: as asked, a constant */
+    const char *ignored;  /* openai: names that mean nothing here, "a, b"; NULL = none */
+    char *json;           /* the request as it will be repeated: normalised, seed fixed */
 };
 
 /* Parses and checks `len` bytes of JSON (RFC 8259, duplicates refused, depth and size limited).
@@ -41,6 +51,11 @@ struct api_request {
 int api_request_parse(struct api_request *out, const char *body, size_t len,
                       const struct taca_model_info *model, const struct api_limits *limits,
                       uint64_t random_seed, struct api_error *err);
+/* The same for the body of POST /v1/images/generations: OpenAI's fields beside ours. What neither
+ * knows is ignored and named in out->ignored. */
+int api_request_parse_openai(struct api_request *out, const char *body, size_t len,
+                             const struct taca_model_info *model, const struct api_limits *limits,
+                             uint64_t random_seed, struct api_error *err);
 void api_request_finish(struct api_request *r); /* zeroed is fine */
 
 /* Which preview (0, 1, ...) is due once `steps_done` of the request's steps are; -1 = none. Never
@@ -51,7 +66,8 @@ void api_preview_shrink(struct taca_image *img, int max_side_px);
 
 /* How the client wants its answer. `accept` is the header's value or NULL. */
 enum api_reply { API_REPLY_JSON, API_REPLY_IMAGE, API_REPLY_EVENTS };
-/* Section order: stream:true, then Accept by q-value, then JSON. 0, or 406 with *err filled (n > 1
+/* In this order: OpenAI's way when it is one, stream:true, response_format, Accept by q-value,
+ * JSON. 0, or 406 with *err filled (n > 1
  * with only image types acceptable, or nothing that we make). */
 int api_negotiate(enum api_reply *out, const char *accept, const struct api_request *r,
                   struct api_error *err);

@@ -16,7 +16,7 @@ struct options {
     struct serve_opts serve;
     int precision, policy, text_cache_bytes, max_pixels, max_body_bytes, max_prompt_bytes;
     double head_timeout_s, body_timeout_s, sse_ping_s, start_timeout_s, drain_grace_s,
-        drain_timeout_s, step_timeout_s;
+        drain_timeout_s, step_timeout_s, job_ttl_s, max_stored_bytes;
     int log_level, log_format;
     bool insecure;
 };
@@ -131,6 +131,11 @@ static void add_queue(struct table *t, struct options *o) {
         {"step-timeout", 0, FLAG_NUMBER, &o->step_timeout_s, 0.01, 86400,
          .env = "TACA_STEP_TIMEOUT", .arg = "S",
          .help = "a worker silent for longer, and for 20 times its usual, is replaced"},
+        {"job-ttl", 0, FLAG_NUMBER, &o->job_ttl_s, 0, 86400, .env = "TACA_JOB_TTL", .arg = "S",
+         .help = "a finished job can be asked for so long"},
+        {"max-stored-bytes", 0, FLAG_NUMBER, &o->max_stored_bytes, 0, 1e13,
+         .env = "TACA_MAX_STORED_BYTES", .arg = "N",
+         .help = "memory for results of finished jobs; the oldest go first"},
         {"drain-grace", 0, FLAG_NUMBER, &o->drain_grace_s, 0, 3600, .env = "TACA_DRAIN_GRACE",
          .arg = "S", .help = "after SIGTERM: new requests for so long"},
         {"drain-timeout", 0, FLAG_NUMBER, &o->drain_timeout_s, 0, 86400,
@@ -162,6 +167,8 @@ static void set_defaults(struct options *o) {
                           .body_timeout_s = 10,
                           .sse_ping_s = 15,
                           .start_timeout_s = 300,
+                          .job_ttl_s = 600,
+                          .max_stored_bytes = 256 << 20,
                           .drain_grace_s = 5,
                           .drain_timeout_s = 60,
                           .step_timeout_s = 30};
@@ -197,6 +204,8 @@ static void apply(struct options *o) {
     s->front.head_timeout_ms = to_ms(o->head_timeout_s);
     s->front.body_timeout_ms = to_ms(o->body_timeout_s);
     s->front.sse_ping_ms = to_ms(o->sse_ping_s);
+    s->job_ttl_ms = to_ms(o->job_ttl_s);
+    s->max_stored_bytes = (size_t)o->max_stored_bytes;
     s->start_timeout_ms = to_ms(o->start_timeout_s);
     s->step_timeout_ms = to_ms(o->step_timeout_s);
     s->drain_grace_ms = to_ms(o->drain_grace_s);

@@ -62,14 +62,6 @@ static struct api_result_image result_of(const struct encode_task *t, const stru
                                      .len = png->len};
 }
 
-static enum taca_code do_image(struct encode_task *t) {
-    enum taca_code rc = image_png(t);
-    if (rc || t->job->reply != API_REPLY_EVENTS) return rc;
-    struct api_result_image img = result_of(t, &t->png);
-    api_event_image(&t->frame, UINT64_MAX, t->job->id, &img);
-    return t->frame.failed ? taca_fail(&t->err, TACA_ENOMEM, "an image event") : TACA_OK;
-}
-
 /* Halves the picture until its frame is short enough for every reader. */
 static enum taca_code do_preview(struct encode_task *t) {
     int side = t->job->request.preview_max_side_px;
@@ -80,7 +72,11 @@ static enum taca_code do_preview(struct encode_task *t) {
         enum taca_code rc = api_png_write(&t->png, &t->pixels, PREVIEW_PNG_LEVEL, NULL, 0, &t->err);
         if (rc) return rc;
         struct api_result_image img = result_of(t, &t->png);
-        api_event_preview(&t->frame, UINT64_MAX, t->job->id, t->step, t->partial_index, &img);
+        if (t->job->request.openai)
+            api_openai_partial(&t->frame, UINT64_MAX, t->job->created_s, &t->job->request,
+                               t->partial_index, &img);
+        else
+            api_event_preview(&t->frame, UINT64_MAX, t->job->id, t->step, t->partial_index, &img);
         if (t->frame.failed) return taca_fail(&t->err, TACA_ENOMEM, "a preview event");
         side = t->pixels.width_px > t->pixels.height_px ? t->pixels.width_px / 2
                                                         : t->pixels.height_px / 2;
@@ -88,11 +84,40 @@ static enum taca_code do_preview(struct encode_task *t) {
     }
 }
 
-static enum taca_code do_reply(struct encode_task *t) {
+/* The images' events in the order of their ids. */
+static void put_events(struct encode_task *t, const struct api_result_image *images) {
     const struct job *j = t->job;
-    t->timings.total_ms = (double)(taca_now_us() - j->received_us) / 1000.0;
-    api_reply_json(&t->frame, j->id, j->created_s, &j->request, t->model, t->images, j->request.n,
-                   &t->timings, t->warnings);
+    for (uint64_t left = t->render.mask; left;) {
+        int next = -1;
+        for (int i = 0; i < j->request.n; i++)
+            if ((left >> i & 1) && (next < 0 || images[i].event_id < images[next].event_id))
+                next = i;
+        if (next < 0) return;
+        left &= ~(UINT64_C(1) << next);
+        if (t->render.openai)
+            api_openai_completed(&t->frame, j->created_s, &j->request, t->model, &images[next]);
+        else
+            api_event_image(&t->frame, images[next].event_id, j->id, &images[next]);
+    }
+}
+
+static enum taca_code do_render(struct encode_task *t) {
+    const struct job *j = t->job;
+    struct api_result_image images[API_MAX_N];
+    char prefix[API_BASE_MAX + API_ID_MAX + 32];
+    snprintf(prefix, sizeof prefix, "%s/v1/jobs/%s/images/", t->render.base, j->id);
+    for (int i = 0; i < j->request.n; i++) {
+        if (!(t->render.mask >> i & 1)) continue; /* the loop may be writing it now */
+        images[i] = t->render.images[i];
+        images[i].url_prefix = t->render.urls ? prefix : NULL;
+    }
+    if (t->render.form == API_REPLY_EVENTS)
+        put_events(t, images);
+    else if (t->render.openai)
+        api_openai_json(&t->frame, j->created_s, &j->request, t->model, images);
+    else
+        api_reply_json(&t->frame, j->id, j->created_s, &j->request, t->model, images, j->request.n,
+                       &t->render.timings, t->render.warnings);
     return t->frame.failed ? taca_fail(&t->err, TACA_ENOMEM, "the reply") : TACA_OK;
 }
 
@@ -101,9 +126,9 @@ static void work(struct encode_task *t) {
     taca_buf_init(&t->png, MAX_PNG_BYTES);
     taca_buf_init(&t->frame, MAX_REPLY_BYTES);
     switch (t->kind) {
-    case ENCODE_IMAGE: t->rc = do_image(t); break;
+    case ENCODE_IMAGE: t->rc = image_png(t); break;
     case ENCODE_PREVIEW: t->rc = do_preview(t); break;
-    case ENCODE_REPLY: t->rc = do_reply(t); break;
+    case ENCODE_RENDER: t->rc = do_render(t); break;
     }
     t->ms = (double)(taca_now_us() - start) / 1000.0;
 }

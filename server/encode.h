@@ -12,9 +12,9 @@
 #include "server/job.h"
 
 enum encode_kind {
-    ENCODE_IMAGE,   /* pixels -> png, and its frame for an event stream */
+    ENCODE_IMAGE,   /* pixels -> png */
     ENCODE_PREVIEW, /* pixels (owned) -> frame */
-    ENCODE_REPLY    /* all images -> frame, which is the JSON body */
+    ENCODE_RENDER   /* encoded images -> frame: a JSON body, or their events one after another */
 };
 
 struct encode_task {
@@ -25,10 +25,16 @@ struct encode_task {
     int index;                           /* of the image in its request */
     int slot;                            /* IMAGE: what `pixels` points into; for the loop */
     struct taca_image pixels;
-    int step, partial_index;               /* PREVIEW */
-    const struct api_result_image *images; /* REPLY: [job->request.n], borrowed */
-    struct api_timings timings;            /* REPLY: total_ms is filled in at the end */
-    unsigned warnings;                     /* REPLY */
+    int step, partial_index; /* PREVIEW */
+    struct {
+        enum api_reply form; /* JSON or EVENTS */
+        bool openai, urls;
+        char base[API_BASE_MAX];
+        uint64_t mask;                         /* of the images */
+        const struct api_result_image *images; /* [job->request.n], borrowed */
+        struct api_timings timings;
+        unsigned warnings;
+    } render;
 
     struct taca_buf png, frame; /* results */
     double ms;

@@ -12,6 +12,7 @@
 #include "api/limits.h"
 #include "base/err.h"
 #include "engine/params.h"
+#include "server/ask.h"
 #include "server/job.h"
 
 /* What the loop tells the front door, readable from any thread. */
@@ -44,9 +45,11 @@ struct front_hooks {
     /* Any http thread. True: the job is the loop's now. False: draining, the caller still owns it.
      */
     bool (*submit)(void *ctx, struct job *job);
-    /* Loop thread: the client of this job left (half-closed or reset) before its answer was
+    /* The same for a question. */
+    bool (*ask)(void *ctx, struct ask *ask);
+    /* Loop thread: the client of this reader left (half-closed or reset) before its answer was
      * complete. */
-    void (*client_gone)(void *ctx, uint64_t job_key);
+    void (*client_gone)(void *ctx, uint64_t reader_key);
     /* Any http thread: the text of /metrics. */
     void (*metrics)(void *ctx, struct taca_buf *out);
 };

@@ -1,5 +1,7 @@
-/* generate.c - POST /v1/generate up to the border: what the client wants becomes a job, the job is
- * the loop's, and the connection waits at the job's stream. */
+/* generate.c - requests for pictures up to the border: what the client wants becomes a job, the job
+ * is the loop's, and the connection waits at the stream of the job's reader. */
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/random.h>
@@ -42,48 +44,155 @@ static bool random_seed(uint64_t *out) {
     return true;
 }
 
-static bool fill_job(struct job *j, const struct routes *r, const struct http_request *q,
-                     struct api_error *e) {
+/* ---- how the answer is wanted ---------------------------------------------------------------- */
+
+enum { MAX_WAIT_S = 120 };
+
+struct preference {
+    bool async;
+    int wait_s; /* 0 = none */
+};
+
+/* "respond-async, wait=10"; what is unknown or malformed counts as not said (RFC 7240). */
+static struct preference read_prefer(const char *s) {
+    struct preference p = {0};
+    while (s && *s) {
+        s += strspn(s, " \t,");
+        size_t len = strcspn(s, ",;");
+        size_t word = len;
+        while (word > 0 && (s[word - 1] == ' ' || s[word - 1] == '\t')) word--;
+        if (word == 13 && strncasecmp(s, "respond-async", 13) == 0) p.async = true;
+        if (word > 5 && word < 10 && strncasecmp(s, "wait=", 5) == 0 &&
+            strspn(s + 5, "0123456789") == word - 5)
+            p.wait_s = (int)strtol(s + 5, NULL, 10);
+        s += strcspn(s, ",");
+    }
+    if (p.wait_s > MAX_WAIT_S) p.wait_s = MAX_WAIT_S;
+    return p;
+}
+
+void request_base(char out[API_BASE_MAX], const struct http_request *q) {
+    static const char ok[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]";
+    bool tls = q->forwarded_proto && strcasecmp(q->forwarded_proto, "https") == 0;
+    out[0] = 0;
+    if (!q->host || !q->host[0] || strspn(q->host, ok) != strlen(q->host)) return;
+    int n = snprintf(out, API_BASE_MAX, "%s://%s", tls ? "https" : "http", q->host);
+    if (n < 0 || n >= API_BASE_MAX) out[0] = 0;
+}
+
+static bool open_reader(struct job *j, const struct http_request *q, struct http_reply *out,
+                        struct api_error *e) {
+    const struct api_request *a = &j->request;
+    enum api_reply form;
+    struct preference p = read_prefer(q->prefer);
+    /* a stream that was asked for in the body is stronger than a header */
+    bool async = !a->stream && (p.async || p.wait_s > 0), ticket = async && p.wait_s == 0;
+    if (ticket)
+        form = API_REPLY_JSON;
+    else if (api_negotiate(&form, q->accept, a, e))
+        return false;
+    if (form == API_REPLY_EVENTS && !ticket) async = false;
+    struct reader *r = reader_open(form);
+    if (!r) {
+        api_fail(e, 503, "too_many_connections", NULL, "out of memory");
+        return false;
+    }
+    r->openai = a->openai;
+    r->progress = a->progress_events;
+    r->urls = a->response == API_RESPONSE_URL;
+    r->ticket = ticket;
+    r->holds = true;
+    request_base(r->base, q);
+    if (async && !ticket) r->wait_ms = p.wait_s * 1000;
+    if (async && p.async) taca_buf_puts(&out->headers, "Preference-Applied: respond-async\n");
+    if (r->wait_ms) taca_buf_printf(&out->headers, "Preference-Applied: wait=%d\n", p.wait_s);
+    j->comes_back = async || j->named || j->idempotency_key[0];
+    j->readers = r;
+    return true;
+}
+
+/* ---- jobs ------------------------------------------------------------------------------------ */
+
+static bool set_key(struct job *j, const char *key, bool openai, struct api_error *e) {
+    size_t len = key ? strlen(key) : 0;
+    if (!key) return true;
+    for (size_t i = 0; i < len; i++)
+        if (key[i] < ' ' || key[i] > '~') len = 0;
+    if (len < 1 || len > IDEMPOTENCY_KEY_MAX) {
+        api_fail(e, 400, "invalid_idempotency_key", "Idempotency-Key",
+                 "Idempotency-Key must be 1..%d printable ASCII characters", IDEMPOTENCY_KEY_MAX);
+        return false;
+    }
+    /* each route has keys of its own */
+    snprintf(j->idempotency_key, sizeof j->idempotency_key, "%c%s", openai ? 'o' : 'n', key);
+    return true;
+}
+
+static bool parse_body(struct job *j, const struct routes *r, const struct http_request *q,
+                       bool openai, struct api_error *e) {
     uint64_t seed;
+    struct api_request parsed = {0};
     if (!random_seed(&seed)) {
         api_fail(e, 500, "internal", NULL, "no random numbers");
         return false;
     }
-    struct api_request parsed = {0};
-    if (api_request_parse(&parsed, q->body, q->body_len, &r->hooks.status->model, &r->limits, seed,
-                          e))
-        return false;
-    j->request = parsed;
-    if (api_negotiate(&j->reply, q->accept, &j->request, e)) return false;
-    j->stream = stream_open(j->reply == API_REPLY_EVENTS ? STREAM_EVENTS : STREAM_REPLY);
-    if (!j->stream) {
-        api_fail(e, 503, "too_many_connections", NULL, "out of memory");
-        return false;
-    }
+    int rc = (openai ? api_request_parse_openai : api_request_parse)(
+        &parsed, q->body, q->body_len, &r->hooks.status->model, &r->limits, seed, e);
+    if (!rc) j->request = parsed;
+    return rc == 0;
+}
+
+static bool fill_job(struct job *j, const struct routes *r, const struct http_request *q,
+                     bool openai, struct http_reply *out, struct api_error *e) {
+    if (!j->named && !set_key(j, q->idempotency_key, openai, e)) return false;
+    if (!parse_body(j, r, q, openai, e)) return false;
+    if (!open_reader(j, q, out, e)) return false;
+    sha256(j->body_hash, q->body, q->body_len);
     j->received_us = q->received_us;
     j->created_s = time(NULL);
     memcpy(j->request_id, q->request_id, strlen(q->request_id) + 1);
+    if (j->request.ignored)
+        taca_buf_printf(&out->headers, "X-Ignored-Params: %s\n", j->request.ignored);
     return true;
 }
 
-void generate_answer(const struct routes *r, const struct http_request *q, struct http_reply *out) {
+void reply_no_memory(struct http_reply *out) {
+    struct api_error e = {.retry_after_s = 1};
+    api_fail(&e, 503, "too_many_connections", NULL, "out of memory");
+    reply_refuse(out, &e);
+}
+
+static void refuse_closing(struct http_reply *out) {
+    struct api_error e = {.retry_after_s = 1};
+    taca_buf_reset(&out->headers);
+    api_fail(&e, 503, "draining", NULL, "the service is shutting down");
+    reply_refuse(out, &e);
+}
+
+/* `id`: the client's choice, or NULL. */
+static void make_job(const struct routes *r, const struct http_request *q, const char *id,
+                     bool openai, struct http_reply *out) {
     struct api_error e = {0};
     if (generate_early(r, q, out)) return;
     struct job *j = job_open();
     if (!j) {
-        api_fail(&e, 503, "too_many_connections", NULL, "out of memory");
-        refuse(out, &e);
+        metric_add(METRIC_REQUESTS, "rejected", 1);
+        reply_no_memory(out);
         return;
     }
-    if (!fill_job(j, r, q, &e)) {
+    if (id) {
+        snprintf(j->id, sizeof j->id, "%s", id);
+        j->named = true;
+    }
+    if (!fill_job(j, r, q, openai, out, &e)) {
         job_close(j);
+        taca_buf_reset(&out->headers);
         refuse(out, &e);
         return;
     }
     /* once submitted the job may be finished and freed at any moment */
-    struct stream *stream = stream_ref(j->stream);
-    uint64_t key = j->key;
-    if (j->reply == API_REPLY_EVENTS) taca_buf_printf(&out->headers, "X-Job-Id: %s\n", j->id);
+    struct stream *stream = stream_ref(j->readers->stream);
+    uint64_t key = j->readers->key;
     if (r->hooks.submit(r->hooks.ctx, j)) {
         out->stream = stream;
         out->job_key = key;
@@ -91,8 +200,37 @@ void generate_answer(const struct routes *r, const struct http_request *q, struc
     }
     stream_unref(stream);
     job_close(j);
-    taca_buf_reset(&out->headers);
-    e.retry_after_s = 1;
-    api_fail(&e, 503, "draining", NULL, "the service is shutting down");
-    refuse(out, &e);
+    metric_add(METRIC_REQUESTS, "rejected", 1);
+    refuse_closing(out);
+}
+
+void generate_answer(const struct routes *r, const struct http_request *q, struct http_reply *out) {
+    make_job(r, q, NULL, false, out);
+}
+
+void openai_answer(const struct routes *r, const struct http_request *q, struct http_reply *out) {
+    make_job(r, q, NULL, true, out);
+}
+
+void job_put_answer(const struct routes *r, const struct http_request *q, struct http_reply *out) {
+    char id[API_ID_MAX + 1];
+    job_id_from(id, q->path);
+    make_job(r, q, id, false, out);
+}
+
+void reply_when_asked(const struct routes *r, struct ask *a, struct http_reply *out) {
+    if (!a) {
+        reply_no_memory(out);
+        return;
+    }
+    struct stream *stream = stream_ref(a->reader->stream);
+    uint64_t key = a->reader->key;
+    if (r->hooks.ask(r->hooks.ctx, a)) {
+        out->stream = stream;
+        out->job_key = key;
+        return;
+    }
+    stream_unref(stream);
+    ask_close(a);
+    refuse_closing(out);
 }

@@ -77,11 +77,11 @@ static bool names(const char *lines, const char *name) {
     return false;
 }
 
-/* The fixed headers, but for those that the route's own `lines` replace. */
+/* The fixed headers, but for those that the route's own lines or `more` of them replace. */
 static void add_common(struct MHD_Response *r, const struct request *q, const char *content_type,
-                       const char *lines) {
+                       const char *more) {
     for (int i = 0; answer_headers[i]; i += 2)
-        if (!names(lines, answer_headers[i]))
+        if (!names(q->reply.headers.data, answer_headers[i]) && !names(more, answer_headers[i]))
             add_header(r, answer_headers[i], answer_headers[i + 1]);
     add_header(r, "X-Request-Id", q->id);
     if (content_type) add_header(r, "Content-Type", content_type);
@@ -98,6 +98,7 @@ static enum MHD_Result queue_bytes(struct request *q, const struct stream_answer
         return MHD_NO;
     }
     add_common(r, q, a->content_type, a->headers);
+    add_lines(r, q->reply.headers.data);
     add_lines(r, a->headers);
     q->status = a->status;
     enum MHD_Result rc = MHD_queue_response(q->mhd, (unsigned)a->status, r);
@@ -110,7 +111,6 @@ static enum MHD_Result queue_reply(struct request *q) {
     if (p->body.failed || p->headers.failed) return MHD_NO; /* out of memory */
     struct stream_answer a = {.status = p->status,
                               .content_type = p->content_type,
-                              .headers = p->headers.data,
                               .body = p->body.data,
                               .len = p->body.len};
     p->body = (struct taca_buf){0}; /* the response's now */
@@ -144,13 +144,14 @@ static ssize_t read_events(void *ctx, uint64_t pos, char *out, size_t max) {
     return MHD_CONTENT_READER_END_OF_STREAM;
 }
 
-static enum MHD_Result queue_events(struct request *q) {
+static enum MHD_Result queue_events(struct request *q, char *headers) {
     struct MHD_Response *r =
         MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, READER_BLOCK, read_events, q, NULL);
     if (!r) return MHD_NO;
-    add_common(r, q, "text/event-stream", q->reply.headers.data);
+    add_common(r, q, "text/event-stream", headers);
     add_header(r, "X-Accel-Buffering", "no");
     add_lines(r, q->reply.headers.data);
+    add_lines(r, headers);
     q->status = MHD_HTTP_OK;
     enum MHD_Result rc = MHD_queue_response(q->mhd, MHD_HTTP_OK, r);
     MHD_destroy_response(r);
@@ -161,15 +162,15 @@ static enum MHD_Result queue_events(struct request *q) {
 static enum MHD_Result go_on_waiting(struct request *q) {
     struct stream_answer a = {0};
     if (!stream_take(q->reply.stream, &a, suspend, q)) return MHD_YES;
+    enum MHD_Result rc = MHD_NO; /* when nobody is there to read an answer */
     if (a.status) {
         conn_done(q->conn);
-        enum MHD_Result rc = queue_bytes(q, &a);
-        free(a.headers);
-        return rc;
+        rc = queue_bytes(q, &a);
+    } else if (stream_kind(q->reply.stream) == STREAM_EVENTS && !stream_is_gone(q->reply.stream)) {
+        rc = queue_events(q, a.headers);
     }
-    if (stream_kind(q->reply.stream) != STREAM_EVENTS || stream_is_gone(q->reply.stream))
-        return MHD_NO; /* nobody is there to read an answer */
-    return queue_events(q);
+    free(a.headers);
+    return rc;
 }
 
 /* ---- requests -------------------------------------------------------------------------------- */
@@ -190,6 +191,11 @@ static void describe(const struct request *q, const char *url, struct http_reque
                                  .path = path_of(url),
                                  .accept = header(q, "Accept"),
                                  .content_type = header(q, "Content-Type"),
+                                 .host = header(q, "Host"),
+                                 .forwarded_proto = header(q, "X-Forwarded-Proto"),
+                                 .prefer = header(q, "Prefer"),
+                                 .idempotency_key = header(q, "Idempotency-Key"),
+                                 .last_event_id = header(q, "Last-Event-ID"),
                                  .if_none_match = header(q, "If-None-Match"),
                                  .request_id = q->id,
                                  .body = q->body.data ? q->body.data : "",

@@ -21,8 +21,10 @@ struct http;
 
 /* Valid during the call. */
 struct http_request {
-    const char *method, *path;                         /* the path without query, %XX decoded */
-    const char *accept, *content_type, *if_none_match; /* NULL = not sent */
+    const char *method, *path; /* the path without query, %XX decoded */
+    /* NULL = not sent */
+    const char *accept, *content_type, *host, *forwarded_proto, *prefer, *idempotency_key,
+        *last_event_id, *if_none_match;
     const char *request_id;
     const char *body; /* NUL behind it */
     size_t body_len;
@@ -34,7 +36,8 @@ struct http_reply {
     int status;
     const char *route;        /* a constant pattern, for the metrics */
     const char *content_type; /* a constant; NULL = none */
-    struct taca_buf headers;  /* "Name: value\n" lines, instead of fixed ones of that name */
+    /* "Name: value\n" lines, instead of fixed ones of that name; of the stream's answer too */
+    struct taca_buf headers;
     struct taca_buf body;
     struct stream *stream; /* one reference, the http side's now */
     uint64_t job_key;      /* named to `left` if the client leaves before the stream's last word */

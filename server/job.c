@@ -14,14 +14,16 @@ struct job *job_open(void) {
         return NULL;
     }
     for (size_t i = 0; i < sizeof raw; i++) snprintf(j->id + 2 * i, 3, "%02x", raw[i]);
-    memcpy(&j->key, raw, sizeof j->key);
-    j->key |= 1; /* never 0 */
+    memcpy(&j->tag, raw, sizeof j->tag);
     return j;
 }
 
 void job_close(struct job *j) {
     if (!j) return;
-    stream_unref(j->stream);
+    for (struct reader *r = j->readers, *next; r; r = next) {
+        next = r->next;
+        reader_close(r);
+    }
     api_request_finish(&j->request);
     free(j->images);
     free(j->results);

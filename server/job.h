@@ -1,36 +1,43 @@
-/* job.h - one accepted request on its way through the service.
+/* job.h - one accepted request on its way through the service, and what is kept of it afterwards.
  *
- * A job is a message: whoever holds the pointer owns it. An http thread makes it, posts it to the
- * loop and forgets it; from then on only the loop touches it. What the http side keeps is a
- * reference to the stream and the id. */
+ * A job is a message: whoever holds the pointer owns it. An http thread makes it, with the one
+ * reader that asked for it, posts it to the loop and forgets it; from then on only the loop touches
+ * it. What the http side keeps is a reference to the reader's stream and the reader's key. */
 #ifndef TACA_SERVER_JOB_H
 #define TACA_SERVER_JOB_H
 
 #include "api/reply.h"
 #include "api/request.h"
 #include "base/mailbox.h"
-#include "server/stream.h"
+#include "server/reader.h"
+#include "server/sha256.h"
 
 enum job_state { JOB_QUEUED, JOB_RUNNING, JOB_DONE };
+enum job_end { JOB_OPEN, JOB_COMPLETED, JOB_FAILED, JOB_CANCELLED };
+enum { IDEMPOTENCY_KEY_MAX = 128 };
 
 struct job_image; /* the loop's book-keeping of one image: server/jobs_internal.h */
 
 struct job {
     struct taca_mail mail;      /* first: the mailbox links it */
-    char id[API_ID_LEN + 1];    /* [0-9a-f]{32} from getrandom */
-    uint64_t key;               /* the same as a number, for watch and wire: never 0 */
+    char id[API_ID_MAX + 1];    /* [0-9a-f]{32} from getrandom, or the client's choice */
+    uint64_t tag;               /* random: tells two jobs of one id apart */
     char request_id[129];       /* X-Request-Id, ours or the client's */
     struct api_request request; /* owned */
-    enum api_reply reply;
-    struct stream *stream; /* one reference */
+    struct reader *readers;     /* owned */
+    bool named;                 /* the id is the client's: PUT */
+    bool comes_back;            /* goes on without its client, unless the request says otherwise */
+    char idempotency_key[IDEMPOTENCY_KEY_MAX + 2]; /* with a letter for the route; "" = none */
+    uint8_t body_hash[SHA256_BYTES];
     int64_t received_us, started_us;
-    int64_t created_s; /* wall clock, for the client */
+    int64_t created_s, started_s, completed_s; /* wall clock, for the client */
 
     /* the loop's own */
     enum job_state state;
     struct job *next, *prev;
     struct job_image *images;         /* [request.n] */
-    struct api_result_image *results; /* [request.n], for the JSON reply */
+    struct api_result_image *results; /* [request.n]; valid where `made` says so */
+    uint64_t made;                    /* bit k: image k is encoded */
     uint64_t flow;                    /* who asks, as a number: sched's key */
     int64_t deadline_us;              /* where the client has none; 0 = costs are not known yet */
     int64_t eta_us;                   /* what was promised first; 0 = nothing */
@@ -44,7 +51,21 @@ struct job {
     unsigned warnings;
     struct api_timings timings;
     const char *cancel_reason; /* NULL, "disconnect", "deadline", "client" */
+    enum job_end end;
+    struct api_error error; /* of a failed one */
+
+    /* ids of its events, shared by all readers */
+    uint64_t last_event, started_event, progress_event, final_event;
+    struct api_progress progress; /* the latest */
+
+    /* the store's own */
+    struct job *same_id, *same_key, *younger;
+    bool stored, by_key;
+    bool dropped; /* left the store: freed when nobody reads it */
+    size_t stored_bytes;
+    int64_t expires_us;
 };
+_Static_assert(API_MAX_N <= 64, "`made` has a bit for each image");
 
 struct job *job_open(void);    /* zeroed, with an id; NULL when out of memory or entropy */
 void job_close(struct job *j); /* frees everything it owns; NULL is fine */

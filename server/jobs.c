@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -23,11 +24,17 @@ enum taca_code jobs_open(struct jobs **out, const struct jobs_opts *opts,
     js->sched.fair.quantum_ms = opts->fair_quantum_ms;
     metric_set(METRIC_CAPACITY, opts->limits.queue);
     *out = js;
-    return TACA_OK;
+    return store_open(&js->store, (int64_t)opts->job_ttl_ms * 1000, opts->stored_bytes, err);
 }
 
 void jobs_close(struct jobs *js) {
+    struct job *job;
     if (!js) return;
+    while (js->store && (job = store_evict(js->store, INT64_MAX))) {
+        job->dropped = true;
+        jobs_free_dropped(job);
+    }
+    store_close(js->store);
     free(js->seqs);
     free(js->refs);
     free(js->start_ms);
@@ -36,7 +43,9 @@ void jobs_close(struct jobs *js) {
     free(js);
 }
 
-int jobs_unanswered(const struct jobs *js) { return js->count; }
+int jobs_unanswered(const struct jobs *js) { return js->count + js->renders; }
+
+void jobs_stop_encoding(struct jobs *js) { js->stopped = true; }
 
 /* ---- coming ---------------------------------------------------------------------------------- */
 
@@ -64,6 +73,7 @@ static void append(struct jobs *js, struct job *job) {
 
 void jobs_add(struct jobs *js, struct job *job) {
     job->state = JOB_QUEUED;
+    if (jobs_join(js, job)) return;
     job->flow = jobs_key(job->request.user);
     bool memory = jobs_line_up(js);
     if (memory && !admit(js, job)) {
@@ -74,6 +84,7 @@ void jobs_add(struct jobs *js, struct job *job) {
     }
     job->images = calloc((size_t)job->request.n, sizeof *job->images);
     append(js, job);
+    store_add(js->store, job);
     if (!memory || !job->images) {
         struct api_error e = {0};
         api_fail(&e, 503, "out_of_memory", "", "the service is out of memory");
@@ -81,13 +92,14 @@ void jobs_add(struct jobs *js, struct job *job) {
         return;
     }
     for (int i = 0; i < job->request.n; i++) job->images[i].preview_due = -1;
-    int position = 0;
     if (jobs_line_up(js)) {
-        position = jobs_position(js, job);
         jobs_estimate(js);
         job->eta_us = taca_now_us() + (int64_t)(job->finish_ms * 1000);
     }
-    tell_queued(job, position, job->finish_ms);
+    struct reader *r = job->readers;
+    job->readers = NULL;
+    job->last_event = 1; /* queued: what the reader is told first */
+    readers_come(js, job, r);
 }
 
 /* ---- leaving --------------------------------------------------------------------------------- */
@@ -109,7 +121,8 @@ static void forget(struct jobs *js, struct job *job) {
     js->count--;
 }
 
-void jobs_free_job(struct job *job) {
+void jobs_free_dropped(struct job *job) {
+    if (!job->dropped || job->borrowed > 0) return;
     for (int i = 0; job->images && i < job->request.n; i++) taca_buf_finish(&job->images[i].png);
     job_close(job);
 }
@@ -118,30 +131,34 @@ void jobs_finish(struct jobs *js, struct job *job, const char *outcome, int stat
                  const char *error_code) {
     forget(js, job);
     job->state = JOB_DONE;
+    job->completed_s = time(NULL);
+    job->final_event = job_next_event(job);
     job->timings.total_ms = jobs_since_ms(job->received_us);
     metric_add(METRIC_REQUESTS, outcome, 1);
     metric_observe_sized(METRIC_REQUEST_DURATION, jobs_pixels(job), job->timings.total_ms / 1000);
     if (status == 200 && job->eta_us > 0)
         metric_observe(METRIC_ETA_ERROR, (double)(job->eta_us - taca_now_us()) / 1e6);
     tell_log(js, job, status, error_code);
-    if (job->borrowed == 0) jobs_free_job(job);
+    readers_serve(js, job);
+    /* who comes again with the key of a failed request wants another try */
+    if (job->end != JOB_COMPLETED) store_forget_key(js->store, job);
+    size_t bytes = 0;
+    for (int i = 0; job->images && i < job->request.n; i++) bytes += job->images[i].png.len;
+    store_keep(js->store, job, bytes, taca_now_us());
 }
 
 void jobs_fail(struct jobs *js, struct job *job, const char *outcome, const struct api_error *e) {
-    stream_fail(job->stream, job->id, e);
+    job->error = *e;
+    job->end = JOB_FAILED;
     jobs_finish(js, job, outcome, e->status, e->code);
 }
 
-void jobs_client_gone(struct jobs *js, uint64_t key) {
-    for (struct job *job = js->first; job; job = job->next) {
-        if (job->key != key) continue;
-        if (job->request.on_disconnect == API_DISCONNECT_CONTINUE) return;
-        job->cancel_reason = "disconnect";
-        metric_add(METRIC_CANCELLED, job->cancel_reason, 1);
-        tell_cancelled(job);
-        jobs_finish(js, job, "cancelled", 499, "client_gone");
-        return;
-    }
+void jobs_cancel(struct jobs *js, struct job *job, const char *reason, int status) {
+    job->cancel_reason = reason;
+    job->end = JOB_CANCELLED;
+    metric_add(METRIC_CANCELLED, reason, 1);
+    jobs_finish(js, job, status == 504 ? "expired" : "cancelled", status,
+                status == 504 ? job->error.code : "client_gone");
 }
 
 static int64_t start_limit_us(const struct jobs *js, const struct job *job) {
@@ -157,9 +174,11 @@ static int64_t deadline_us(const struct job *job) {
 }
 
 int64_t jobs_next_expiry_us(const struct jobs *js) {
-    int64_t next = INT64_MAX;
+    int64_t next = store_next_expiry_us(js->store);
     for (struct job *job = js->first; job; job = job->next) {
         int64_t start = start_limit_us(js, job), end = deadline_us(job);
+        int64_t reader = readers_next_us(job);
+        if (reader < next) next = reader;
         if (start < next) next = start;
         if (end < next) next = end;
     }
@@ -171,18 +190,12 @@ static void expire(struct jobs *js) {
     for (struct job *job = js->first, *next; job; job = next) {
         struct api_error e = {0};
         next = job->next;
+        readers_give_up(js, job, now);
         if (now >= deadline_us(job)) {
-            job->cancel_reason = "deadline";
-            metric_add(METRIC_CANCELLED, job->cancel_reason, 1);
-            api_fail(&e, 504, "deadline_exceeded", "deadline_ms",
+            api_fail(&job->error, 504, "deadline_exceeded", "deadline_ms",
                      "not finished within the %d ms that the request allows",
                      job->request.deadline_ms);
-            if (job->reply != API_REPLY_EVENTS) {
-                jobs_fail(js, job, "expired", &e);
-                continue;
-            }
-            tell_cancelled(job);
-            jobs_finish(js, job, "expired", 504, e.code);
+            jobs_cancel(js, job, "deadline", 504);
         } else if (now >= start_limit_us(js, job)) {
             api_fail(&e, 504, "start_timeout", "start_timeout_ms", "not started within %d ms",
                      (int)((start_limit_us(js, job) - job->received_us) / 1000));
@@ -306,8 +319,17 @@ static void send_preview(struct jobs *js, const int *picked) {
     (void)send_op(js, &m, WIRE_PREVIEWED, picked, 1);
 }
 
+static void evict(struct jobs *js) {
+    struct job *job;
+    while ((job = store_evict(js->store, taca_now_us()))) {
+        job->dropped = true;
+        jobs_free_dropped(job);
+    }
+}
+
 void jobs_pump(struct jobs *js) {
     expire(js);
+    evict(js);
     if (!jobs_line_up(js)) return; /* out of memory: the next event tries again */
     bool free = !js->op.active && !js->sick && pool_ready(js->ports.pool);
     if (free && js->opts.calibrate) {

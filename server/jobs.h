@@ -6,6 +6,7 @@
 #ifndef TACA_SERVER_JOBS_H
 #define TACA_SERVER_JOBS_H
 
+#include "server/ask.h"
 #include "server/encode.h"
 #include "server/front.h"
 #include "server/job.h"
@@ -24,6 +25,8 @@ struct jobs_opts {
     int start_timeout_ms;
     int step_timeout_ms; /* least patience with a silent worker */
     bool log_prompts;
+    int job_ttl_ms;      /* finished jobs are kept for so long */
+    size_t stored_bytes; /* and their results within so many bytes */
 };
 /* Who the table talks to; all outlive it. */
 struct jobs_ports {
@@ -38,6 +41,8 @@ void jobs_close(struct jobs *js); /* every task must be back; NULL is fine */
 
 /* Takes the job over: a place in line, or an answer that says no. */
 void jobs_add(struct jobs *js, struct job *job);
+/* Takes the question over and answers it. */
+void jobs_ask(struct jobs *js, struct ask *ask);
 void jobs_client_gone(struct jobs *js, uint64_t key);
 /* Does what can be done now. Call after anything else has been called. */
 void jobs_pump(struct jobs *js);
@@ -47,7 +52,9 @@ int64_t jobs_next_expiry_us(const struct jobs *js);
 void jobs_answer(struct jobs *js, const struct wire_msg *m);
 void jobs_worker_lost(struct jobs *js, const char *reason);
 void jobs_encoded(struct jobs *js, struct encode_task *t); /* takes the task over */
+void jobs_stop_encoding(struct jobs *js);                  /* from now on nobody is there to */
 
+/* Jobs that are not over, and answers that are being written. */
 int jobs_unanswered(const struct jobs *js);
 /* Ends those that have not been started and would not be finished in time. */
 void jobs_shed(struct jobs *js, double budget_ms);

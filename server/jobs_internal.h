@@ -1,10 +1,11 @@
-/* jobs_internal.h - what the files behind jobs.h share: the table itself (jobs.c), the
- * line of what waits for the worker (jobs_line.c), the worker's answers (jobs_steps.c) and what
- * clients are told (jobs_reply.c). */
+/* jobs_internal.h - what the files behind jobs.h share: the table itself (jobs.c), the line of what
+ * waits for the worker (jobs_line.c), the worker's answers (jobs_steps.c), who reads what
+ * (jobs_readers.c), what clients are told (jobs_reply.c) and what they ask (jobs_ask.c). */
 #ifndef TACA_SERVER_JOBS_INTERNAL_H
 #define TACA_SERVER_JOBS_INTERNAL_H
 
 #include "server/jobs.h"
+#include "server/store.h"
 
 enum image_stage { IMAGE_WAITING, IMAGE_OPEN, IMAGE_FINISHED, IMAGE_ENCODING, IMAGE_DONE };
 
@@ -39,6 +40,9 @@ struct jobs {
     struct jobs_ports ports;
     struct job *first, *last; /* unanswered, in order of arrival */
     int count;
+    struct store *store; /* these and the finished ones */
+    int renders;         /* tasks at work for readers */
+    bool stopped;        /* the encoder is gone */
     struct op op;
     bool sick; /* the worker is condemned: `lost` will come, nothing is sent before */
     uint64_t last_seq;
@@ -67,24 +71,50 @@ uint64_t jobs_key(const char *user);       /* NULL = nobody in particular */
 void jobs_publish(const struct jobs *js);
 
 /* ---- jobs.c */
-/* Takes the job out of everything and frees it as soon as nobody reads it. `outcome` as in
- * METRIC_REQUESTS, `status` for the log. */
+/* The job is over: its readers are served, and what they can ask for is kept. job->end says how;
+ * `outcome` as in METRIC_REQUESTS, `status` for the log. */
 void jobs_finish(struct jobs *js, struct job *job, const char *outcome, int status,
                  const char *error_code);
-void jobs_free_job(struct job *job); /* over, and nobody reads it any more */
+/* Reason as in METRIC_CANCELLED. */
+void jobs_cancel(struct jobs *js, struct job *job, const char *reason, int status);
+void jobs_free_dropped(struct job *job); /* when nobody reads it any more */
 void jobs_fail(struct jobs *js, struct job *job, const char *outcome, const struct api_error *e);
+
+/* ---- jobs_steps.c */
+struct encode_task *jobs_task(struct jobs *js, const struct image_ref *r, enum encode_kind kind);
+/* False: it was not taken and is freed. */
+bool jobs_hand_over(struct jobs *js, struct encode_task *t);
+
+/* ---- jobs_readers.c */
+/* Takes the reader over: a ticket, what has happened so far, or a place among the others. */
+void readers_come(struct jobs *js, struct job *job, struct reader *r);
+void readers_serve(struct jobs *js, struct job *job); /* what they can have now */
+void readers_rendered(struct jobs *js, struct job *job, struct encode_task *t);
+int64_t readers_next_us(const struct job *job); /* when the next gives up waiting */
+void readers_give_up(struct jobs *js, struct job *job, int64_t now_us);
+bool readers_watch(const struct job *job); /* somebody follows the events */
+
+/* ---- jobs_ask.c */
+/* True when the request is one that is known, or contradicts one: the job is then used up. */
+bool jobs_join(struct jobs *js, struct job *job);
 
 /* ---- jobs_reply.c */
 double jobs_since_ms(int64_t from_us);
-void tell_queued(struct job *job, int position, double eta_ms);
+const char *job_status(const struct job *job);
+uint64_t job_next_event(struct job *job);
+/* To all who follow the events. */
 void tell_started(struct jobs *js, struct job *job);
 void tell_progress(struct job *job, int index, const struct wire_stepped *step, double eta_ms);
-void tell_frame(struct job *job, struct encode_task *t, enum stream_class cls);
-void tell_completed(struct job *job);
-void tell_image(const struct jobs *js, struct job *job);
-void tell_json(struct job *job, struct encode_task *t);
+void tell_preview(struct job *job, struct encode_task *t);
 void tell_retrying(struct job *job, const char *reason);
-void tell_cancelled(struct job *job);
+void job_completed(struct job *job); /* its stages are known */
+/* To one. */
+void tell_so_far(struct jobs *js, struct job *job, struct reader *r);
+void tell_final(struct job *job, struct reader *r);
+void tell_ticket(struct jobs *js, struct job *job, struct reader *r);
+void tell_status(struct jobs *js, struct job *job, struct reader *r, int status);
+void tell_image(const struct jobs *js, struct job *job, struct reader *r);
+void tell_json(struct job *job, struct reader *r, struct taca_buf *body); /* moved */
 void tell_full(struct job *job, int retry_after_s, int queued);
 void tell_log(const struct jobs *js, const struct job *job, int status, const char *error_code);
 

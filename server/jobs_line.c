@@ -150,5 +150,7 @@ void jobs_publish(const struct jobs *js) {
     atomic_store(&js->ports.status->running, js->count - waiting);
     metric_set(METRIC_WAITING, waiting);
     metric_set(METRIC_RUNNING, js->count - waiting);
+    metric_set(METRIC_STORED_JOBS, store_kept(js->store));
+    metric_set(METRIC_STORED_BYTES, (double)store_bytes(js->store));
     metric_set(METRIC_BACKLOG_SECONDS, sched_backlog_ms(js->seqs, js->n_line) / 1000);
 }

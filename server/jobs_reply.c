@@ -3,117 +3,188 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "server/jobs_internal.h"
 #include "server/metrics.h"
 
-enum { SMALL_FRAME = 4096, LONGEST_LOG = 4096 };
+enum { SMALL_FRAME = 4096, STATUS_BODY = 256 * 1024, LONGEST_LOG = 4096 };
 
 double jobs_since_ms(int64_t from_us) { return (double)(taca_now_us() - from_us) / 1000.0; }
 
-static bool listens(const struct job *job) {
-    return job->reply == API_REPLY_EVENTS && !stream_is_gone(job->stream);
+const char *job_status(const struct job *job) {
+    switch (job->end) {
+    case JOB_OPEN: break;
+    case JOB_COMPLETED: return "completed";
+    case JOB_FAILED: return "failed";
+    case JOB_CANCELLED: return "cancelled";
+    }
+    return job->state == JOB_QUEUED ? "queued" : "running";
 }
 
-static void push(struct job *job, enum stream_class cls, int index, struct taca_buf *frame) {
-    if (!frame->failed) stream_push(job->stream, cls, index, frame->data, frame->len);
-    taca_buf_finish(frame);
-}
+uint64_t job_next_event(struct job *job) { return ++job->last_event; }
 
 /* ---- events ---------------------------------------------------------------------------------- */
 
-void tell_queued(struct job *job, int position, double eta_ms) {
-    struct taca_buf b;
-    if (!listens(job)) return;
-    taca_buf_init(&b, SMALL_FRAME);
-    api_event_queued(&b, stream_next_id(job->stream), job->id, job->created_s, position, eta_ms);
-    push(job, STREAM_KEEP, 0, &b);
+/* Follows the events in one of the two languages, and is not in the middle of something. */
+static bool listens(const struct reader *r, bool openai) {
+    return r->form == API_REPLY_EVENTS && !r->task && r->openai == openai;
+}
+
+static bool somebody(const struct job *job, bool openai) {
+    for (const struct reader *r = job->readers; r; r = r->next)
+        if (listens(r, openai) && (!openai || r->progress)) return true;
+    return false;
+}
+
+static void push(struct job *job, bool openai, enum stream_class cls, int index,
+                 struct taca_buf *frame) {
+    for (struct reader *r = job->readers; r && !frame->failed; r = r->next)
+        if (listens(r, openai) && (!openai || r->progress))
+            stream_push(r->stream, cls, index, frame->data, frame->len);
+    taca_buf_finish(frame);
+}
+
+static void push_to(struct reader *r, struct taca_buf *frame) {
+    if (!frame->failed) stream_push(r->stream, STREAM_KEEP, 0, frame->data, frame->len);
+    taca_buf_finish(frame);
+}
+
+static void put_started(struct taca_buf *b, const struct jobs *js, const struct job *job) {
+    taca_buf_init(b, SMALL_FRAME);
+    api_event_started(b, job->started_event, job->id, job->timings.queue_ms,
+                      js->ports.status->model.id, job->request.params.steps);
 }
 
 void tell_started(struct jobs *js, struct job *job) {
     struct taca_buf b;
     job->state = JOB_RUNNING;
     job->started_us = taca_now_us();
+    job->started_s = time(NULL);
     job->timings.queue_ms = (double)(job->started_us - job->received_us) / 1000.0;
     metric_observe_sized(METRIC_QUEUE_WAIT, jobs_pixels(job), job->timings.queue_ms / 1000);
-    if (!listens(job)) return;
-    taca_buf_init(&b, SMALL_FRAME);
-    api_event_started(&b, stream_next_id(job->stream), job->id, job->timings.queue_ms,
-                      js->ports.status->model.id, job->request.params.steps);
-    push(job, STREAM_KEEP, 0, &b);
+    job->started_event = job_next_event(job);
+    if (!somebody(job, false)) return;
+    put_started(&b, js, job);
+    push(job, false, STREAM_KEEP, 0, &b);
 }
 
 void tell_progress(struct job *job, int index, const struct wire_stepped *step, double eta_ms) {
     struct taca_buf b;
-    if (!listens(job)) return;
-    struct api_progress p = {.index = index,
-                             .step = job->images[index].step,
-                             .steps = job->images[index].steps,
-                             .elapsed_ms = jobs_since_ms(job->started_us),
-                             .eta_ms = eta_ms,
-                             .batch = step->n,
-                             .batch_tokens = step->tokens};
-    taca_buf_init(&b, SMALL_FRAME);
-    api_event_progress(&b, stream_next_id(job->stream), job->id, &p);
-    push(job, STREAM_MERGE, index, &b);
+    job->progress = (struct api_progress){.index = index,
+                                          .step = job->images[index].step,
+                                          .steps = job->images[index].steps,
+                                          .elapsed_ms = jobs_since_ms(job->started_us),
+                                          .eta_ms = eta_ms,
+                                          .batch = step->n,
+                                          .batch_tokens = step->tokens};
+    job->progress_event = job_next_event(job);
+    if (somebody(job, false)) {
+        taca_buf_init(&b, SMALL_FRAME);
+        api_event_progress(&b, job->progress_event, job->id, &job->progress);
+        push(job, false, STREAM_MERGE, index, &b);
+    }
+    if (somebody(job, true)) {
+        taca_buf_init(&b, SMALL_FRAME);
+        api_openai_progress(&b, job->progress_event, &job->progress);
+        push(job, true, STREAM_MERGE, index, &b);
+    }
 }
 
-void tell_frame(struct job *job, struct encode_task *t, enum stream_class cls) {
+void tell_preview(struct job *job, struct encode_task *t) {
     size_t len;
-    if (!listens(job)) return;
-    const char *frame = encode_frame(t, stream_next_id(job->stream), &len);
-    stream_push(job->stream, cls, t->index, frame, len);
-    if (cls == STREAM_KEEP) job->bytes_out += len;
+    const char *frame = encode_frame(t, job_next_event(job), &len);
+    for (struct reader *r = job->readers; r; r = r->next)
+        if (listens(r, job->request.openai))
+            stream_push(r->stream, STREAM_DROP, t->index, frame, len);
 }
 
 void tell_retrying(struct job *job, const char *reason) {
     struct taca_buf b;
-    if (!listens(job)) return;
+    uint64_t event = job_next_event(job);
+    if (!somebody(job, false)) return;
     taca_buf_init(&b, SMALL_FRAME);
-    api_event_retrying(&b, stream_next_id(job->stream), job->id, job->attempts, reason);
-    push(job, STREAM_KEEP, 0, &b);
+    api_event_retrying(&b, event, job->id, job->attempts, reason);
+    push(job, false, STREAM_KEEP, 0, &b);
 }
 
-/* The last frame of a job that was given up. A plain reply of a client that left has no reader. */
-void tell_cancelled(struct job *job) {
+/* For one who comes later: how it stands, and no more than it does not know. */
+void tell_so_far(struct jobs *js, struct job *job, struct reader *r) {
     struct taca_buf b;
-    if (listens(job)) {
+    const char *const headers[] = {"X-Job-Id", job->id, r->replayed ? "Idempotent-Replayed" : NULL,
+                                   "true", NULL};
+    stream_headers(r->stream, headers);
+    if ((r->openai && !r->progress) || job->state == JOB_DONE) return;
+    if (job->state == JOB_QUEUED && job->last_event > r->after) {
+        bool known = jobs_line_up(js);
+        if (known) jobs_estimate(js);
+        int position = known ? jobs_position(js, job) : 0;
+        double eta_ms = known ? job->finish_ms : -1;
         taca_buf_init(&b, SMALL_FRAME);
-        api_event_cancelled(&b, stream_next_id(job->stream), job->id, job->cancel_reason);
-        push(job, STREAM_KEEP, 0, &b);
+        if (r->openai)
+            api_openai_queued(&b, job->last_event, position, eta_ms);
+        else
+            api_event_queued(&b, job->last_event, job->id, job->created_s, position, eta_ms);
+        push_to(r, &b);
     }
-    stream_end(job->stream);
+    if (r->openai) return;
+    if (job->started_event > r->after) {
+        put_started(&b, js, job);
+        push_to(r, &b);
+    }
+    if (job->progress_event > r->after) {
+        taca_buf_init(&b, SMALL_FRAME);
+        api_event_progress(&b, job->progress_event, job->id, &job->progress);
+        push_to(r, &b);
+    }
 }
 
-static void observe_stages(struct job *job) {
+static void observe_stages(const struct job *job) {
     metric_observe(METRIC_STAGE_TEXT, job->timings.text_ms / 1000);
     metric_observe(METRIC_STAGE_DENOISE, job->timings.denoise_ms / 1000);
     metric_observe(METRIC_STAGE_VAE, job->timings.vae_ms / 1000);
     metric_observe(METRIC_STAGE_ENCODE, job->timings.encode_ms / 1000);
-    job->timings.total_ms = jobs_since_ms(job->received_us);
 }
 
-void tell_completed(struct job *job) {
-    struct taca_buf b;
+void job_completed(struct job *job) {
     observe_stages(job);
-    if (listens(job)) {
-        taca_buf_init(&b, SMALL_FRAME);
-        api_event_completed(&b, stream_next_id(job->stream), job->id, job->created_s, &job->timings,
-                            job->warnings, job->request.n);
-        push(job, STREAM_KEEP, 0, &b);
+    job->end = JOB_COMPLETED;
+    for (int i = 0; i < job->request.n; i++) job->bytes_out += job->results[i].len;
+}
+
+/* The last word: nobody waits for a picture any more. */
+void tell_final(struct job *job, struct reader *r) {
+    struct taca_buf b;
+    struct api_error e = job->error;
+    bool events = r->form == API_REPLY_EVENTS;
+    if (events && (job->final_event <= r->after || (r->openai && job->end == JOB_COMPLETED))) {
+        stream_end(r->stream);
+        return;
     }
-    stream_end(job->stream);
+    if (job->end == JOB_FAILED || !events || r->openai) {
+        api_fail(&e, 409, "cancelled", "", "the request was cancelled");
+        stream_set_next_id(r->stream, job->final_event);
+        stream_fail(r->stream, job->id, &e);
+        return;
+    }
+    taca_buf_init(&b, SMALL_FRAME);
+    if (job->end == JOB_CANCELLED)
+        api_event_cancelled(&b, job->final_event, job->id, job->cancel_reason);
+    else
+        api_event_completed(&b, job->final_event, job->id, job->created_s, &job->timings,
+                            job->warnings, job->request.n);
+    push_to(r, &b);
+    stream_end(r->stream);
 }
 
 /* ---- whole answers --------------------------------------------------------------------------- */
 
-void tell_image(const struct jobs *js, struct job *job) {
+void tell_image(const struct jobs *js, struct job *job, struct reader *r) {
     const struct api_timings *t = &job->timings;
-    struct taca_buf *png = &job->images[0].png;
     char seed[24], steps[16], queue[24], gpu[24], timing[256];
-    observe_stages(job);
+    struct taca_buf png;
     snprintf(seed, sizeof seed, "%" PRIu64, job->request.params.seed);
     snprintf(steps, sizeof steps, "%d", job->request.params.steps);
     snprintf(queue, sizeof queue, "%.1f", t->queue_ms);
@@ -122,19 +193,82 @@ void tell_image(const struct jobs *js, struct job *job) {
              "queue;dur=%.1f, text;dur=%.1f, denoise;dur=%.1f, vae;dur=%.1f, encode;dur=%.1f, "
              "total;dur=%.1f",
              t->queue_ms, t->text_ms, t->denoise_ms, t->vae_ms, t->encode_ms, t->total_ms);
-    const char *const headers[] = {"X-Job-Id",      job->id, "X-Seed",   seed,
-                                   "X-Steps",       steps,   "X-Model",  js->ports.status->model.id,
-                                   "X-Queue-Ms",    queue,   "X-Gpu-Ms", gpu,
-                                   "Server-Timing", timing,  NULL};
-    job->bytes_out = png->len;
-    stream_reply(job->stream, 200, "image/png", headers, png);
+    const char *const headers[] = {"X-Job-Id",
+                                   job->id,
+                                   "X-Seed",
+                                   seed,
+                                   "X-Steps",
+                                   steps,
+                                   "X-Model",
+                                   js->ports.status->model.id,
+                                   "X-Queue-Ms",
+                                   queue,
+                                   "X-Gpu-Ms",
+                                   gpu,
+                                   "Server-Timing",
+                                   timing,
+                                   r->replayed ? "Idempotent-Replayed" : NULL,
+                                   "true",
+                                   NULL};
+    taca_buf_init(&png, job->results[0].len + 1);
+    taca_buf_put(&png, job->results[0].bytes, job->results[0].len);
+    if (png.failed) {
+        struct api_error e = {0};
+        api_fail(&e, 503, "out_of_memory", "", "the service is out of memory");
+        stream_fail(r->stream, job->id, &e);
+    } else {
+        stream_reply(r->stream, 200, "image/png", headers, &png);
+    }
+    taca_buf_finish(&png);
 }
 
-void tell_json(struct job *job, struct encode_task *t) {
+void tell_json(struct job *job, struct reader *r, struct taca_buf *body) {
+    const char *const headers[] = {"X-Job-Id", job->id, r->replayed ? "Idempotent-Replayed" : NULL,
+                                   "true", NULL};
+    stream_reply(r->stream, 200, "application/json", headers, body);
+}
+
+static void put_status(struct taca_buf *out, struct jobs *js, struct job *job,
+                       const struct reader *r) {
+    bool over = job->state == JOB_DONE, known = !over && jobs_line_up(js);
+    bool waits = known && job->state == JOB_QUEUED;
+    if (known) jobs_estimate(js);
+    const struct api_job j = {.id = job->id,
+                              .status = job_status(job),
+                              .base = r->base,
+                              .created_s = job->created_s,
+                              .started_s = job->started_s,
+                              .completed_s = job->completed_s,
+                              .position = waits ? jobs_position(js, job) : 0,
+                              .eta_ms = known ? job->finish_ms : -1,
+                              .error = job->error.status ? &job->error : NULL,
+                              .images = job->end == JOB_COMPLETED ? job->results : NULL,
+                              .n = job->request.n,
+                              .timings = &job->timings,
+                              .warnings = job->warnings};
+    api_job_json(out, &j);
+}
+
+void tell_status(struct jobs *js, struct job *job, struct reader *r, int status) {
     const char *const headers[] = {"X-Job-Id", job->id, NULL};
-    observe_stages(job);
-    job->bytes_out = t->frame.len;
-    stream_reply(job->stream, 200, "application/json", headers, &t->frame);
+    struct taca_buf body;
+    taca_buf_init(&body, STATUS_BODY);
+    put_status(&body, js, job, r);
+    stream_reply(r->stream, status, "application/json", headers, &body);
+    taca_buf_finish(&body);
+}
+
+void tell_ticket(struct jobs *js, struct job *job, struct reader *r) {
+    char location[API_BASE_MAX + API_ID_MAX + 16];
+    struct taca_buf body;
+    snprintf(location, sizeof location, "%s/v1/jobs/%s", r->base, job->id);
+    const char *const headers[] = {
+        "X-Job-Id", job->id, "Location", location, r->replayed ? "Idempotent-Replayed" : NULL,
+        "true",     NULL};
+    taca_buf_init(&body, STATUS_BODY);
+    put_status(&body, js, job, r);
+    stream_reply(r->stream, job->state == JOB_DONE ? 200 : 202, "application/json", headers, &body);
+    taca_buf_finish(&body);
 }
 
 void tell_full(struct job *job, int retry_after_s, int queued) {
@@ -150,7 +284,8 @@ void tell_full(struct job *job, int retry_after_s, int queued) {
                                    depth,         NULL};
     taca_buf_init(&body, SMALL_FRAME);
     api_error_json(&body, &e);
-    stream_reply(job->stream, 429, "application/json", headers, &body);
+    stream_reply(job->readers->stream, 429, "application/json", headers, &body);
+    taca_buf_finish(&body);
 }
 
 /* ---- the log --------------------------------------------------------------------------------- */

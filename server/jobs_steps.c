@@ -79,9 +79,8 @@ static void stepped(struct jobs *js, const struct op *op, const struct wire_step
         if (!job) continue;
         struct job_image *im = image_of(&op->refs[i]);
         if (++im->step >= im->steps) im->stage = IMAGE_FINISHED;
-        if (job->reply == API_REPLY_EVENTS) {
+        if (readers_watch(job)) {
             im->preview_due = api_preview_due(&job->request, im->step);
-            if (stream_is_gone(job->stream)) im->preview_due = -1;
             events = true;
         }
         if (job->counted != js->steps) { /* once, however many of its images were in it */
@@ -95,13 +94,11 @@ static void stepped(struct jobs *js, const struct op *op, const struct wire_step
     jobs_estimate(js);
     for (int i = 0; i < op->n; i++) {
         struct job *job = op->refs[i].job;
-        if (job && job->reply == API_REPLY_EVENTS)
-            tell_progress(job, op->refs[i].index, a, job->finish_ms);
+        if (job) tell_progress(job, op->refs[i].index, a, job->finish_ms);
     }
 }
 
-static struct encode_task *task_for(struct jobs *js, const struct image_ref *r,
-                                    enum encode_kind kind) {
+struct encode_task *jobs_task(struct jobs *js, const struct image_ref *r, enum encode_kind kind) {
     struct encode_task *t = calloc(1, sizeof *t);
     if (!t) return NULL;
     t->kind = kind;
@@ -112,12 +109,15 @@ static struct encode_task *task_for(struct jobs *js, const struct image_ref *r,
     return t;
 }
 
-static void hand_over(struct jobs *js, struct encode_task *t) {
-    t->job->borrowed++;
-    if (encode_submit(js->ports.encode, t)) return;
-    t->job->borrowed--;
-    metric_add(METRIC_EVENTS_DROPPED, "preview", 1);
+bool jobs_hand_over(struct jobs *js, struct encode_task *t) {
+    if (!js->stopped && encode_submit(js->ports.encode, t)) {
+        t->job->borrowed++;
+        js->renders += t->kind == ENCODE_RENDER;
+        return true;
+    }
+    if (t->kind == ENCODE_PREVIEW) metric_add(METRIC_EVENTS_DROPPED, "preview", 1);
     encode_task_free(t);
+    return false;
 }
 
 static void previewed(struct jobs *js, const struct op *op, const struct wire_msg *m) {
@@ -131,7 +131,7 @@ static void previewed(struct jobs *js, const struct op *op, const struct wire_ms
         taca_log(TACA_LOG_WARN, "job %s: no preview: %s", job->id, a->err.text);
         return;
     }
-    struct encode_task *t = task_for(js, &op->refs[0], ENCODE_PREVIEW);
+    struct encode_task *t = jobs_task(js, &op->refs[0], ENCODE_PREVIEW);
     uint8_t *rgb = malloc(m->tail_len);
     if (!t || !rgb) {
         free(t);
@@ -142,7 +142,7 @@ static void previewed(struct jobs *js, const struct op *op, const struct wire_ms
     t->pixels = (struct taca_image){a->width_px, a->height_px, rgb};
     t->step = im->step;
     t->partial_index = number;
-    hand_over(js, t);
+    (void)jobs_hand_over(js, t);
 }
 
 static void decoded(struct jobs *js, const struct op *op, const struct wire_pixels *a) {
@@ -153,7 +153,7 @@ static void decoded(struct jobs *js, const struct op *op, const struct wire_pixe
         job->timings.vae_ms += a->ms;
         if (a->err.code != TACA_OK)
             wire_err_get(&err, &a->err);
-        else if (!(t = task_for(js, &op->refs[0], ENCODE_IMAGE)))
+        else if (!(t = jobs_task(js, &op->refs[0], ENCODE_IMAGE)))
             (void)taca_fail(&err, TACA_ENOMEM, "encoding an image");
     }
     if (!t) {
@@ -171,7 +171,7 @@ static void decoded(struct jobs *js, const struct op *op, const struct wire_pixe
     /* the encoder only reads; the struct has one type for both directions */
     t->pixels = (struct taca_image){a->width_px, a->height_px,
                                     (uint8_t *)(uintptr_t)pool_slot(js->ports.pool, op->slot)};
-    hand_over(js, t);
+    if (!jobs_hand_over(js, t)) js->slot_used[op->slot] = false;
 }
 
 /* A model that could not be measured is learnt from its first requests. */
@@ -288,29 +288,8 @@ void jobs_worker_lost(struct jobs *js, const char *reason) {
 /* ---- the encoder's answers ------------------------------------------------------------------- */
 
 static void complete(struct jobs *js, struct job *job) {
-    struct encode_task *t;
-    switch (job->reply) {
-    case API_REPLY_EVENTS:
-        tell_completed(job);
-        jobs_finish(js, job, "ok", 200, NULL);
-        return;
-    case API_REPLY_IMAGE:
-        tell_image(js, job);
-        jobs_finish(js, job, "ok", 200, NULL);
-        return;
-    case API_REPLY_JSON:
-        t = task_for(js, &(struct image_ref){job, 0}, ENCODE_REPLY);
-        if (!t) {
-            struct taca_err err = {.code = TACA_ENOMEM};
-            fail_with(js, job, &err);
-            return;
-        }
-        t->images = job->results;
-        t->timings = job->timings;
-        t->warnings = job->warnings;
-        hand_over(js, t);
-        return;
-    }
+    job_completed(job);
+    jobs_finish(js, job, "ok", 200, NULL);
 }
 
 static bool keep_result(struct job *job, struct encode_task *t) {
@@ -326,7 +305,9 @@ static bool keep_result(struct job *job, struct encode_task *t) {
                                                        .width_px = p->width_px,
                                                        .height_px = p->height_px,
                                                        .bytes = im->png.data,
-                                                       .len = im->png.len};
+                                                       .len = im->png.len,
+                                                       .event_id = job_next_event(job)};
+    job->made |= UINT64_C(1) << t->index;
     return true;
 }
 
@@ -335,27 +316,26 @@ static void image_encoded(struct jobs *js, struct job *job, struct encode_task *
     sched_saw_encode(&js->sched.costs, jobs_pixels(job), t->ms);
     metric_add(METRIC_IMAGES, NULL, 1);
     metric_add(METRIC_PIXELS, NULL, (uint64_t)t->pixels.width_px * (uint64_t)t->pixels.height_px);
-    if (job->reply == API_REPLY_EVENTS) {
-        tell_frame(job, t, STREAM_KEEP);
-        job->images[t->index].stage = IMAGE_DONE;
-    } else if (!keep_result(job, t)) {
+    if (!keep_result(job, t)) {
         struct taca_err err = {.code = TACA_ENOMEM};
         fail_with(js, job, &err);
         return;
     }
-    if (++job->images_done == job->request.n) complete(js, job);
+    if (++job->images_done == job->request.n)
+        complete(js, job);
+    else
+        readers_serve(js, job);
 }
 
+/* The job is not over. */
 static void encoded(struct jobs *js, struct job *job, struct encode_task *t) {
-    if (t->rc != TACA_OK && t->kind != ENCODE_PREVIEW) {
+    if (t->kind == ENCODE_PREVIEW) {
+        /* a preview behind its image would be a step back */
+        if (t->rc == TACA_OK && job->images[t->index].stage < IMAGE_DONE) tell_preview(job, t);
+    } else if (t->rc != TACA_OK) {
         fail_with(js, job, &t->err);
-    } else if (t->kind == ENCODE_IMAGE) {
+    } else {
         image_encoded(js, job, t);
-    } else if (t->kind == ENCODE_REPLY) {
-        tell_json(job, t);
-        jobs_finish(js, job, "ok", 200, NULL);
-    } else if (t->rc == TACA_OK && job->images[t->index].stage < IMAGE_DONE) {
-        tell_frame(job, t, STREAM_DROP); /* a preview behind its image would be a step back */
     }
 }
 
@@ -363,9 +343,12 @@ void jobs_encoded(struct jobs *js, struct encode_task *t) {
     struct job *job = t->job;
     if (t->slot >= 0) js->slot_used[t->slot] = false;
     job->borrowed--;
-    if (job->state != JOB_DONE)
+    if (t->kind == ENCODE_RENDER) {
+        js->renders--;
+        readers_rendered(js, job, t);
+    } else if (job->state != JOB_DONE) {
         encoded(js, job, t);
-    else if (job->borrowed == 0)
-        jobs_free_job(job);
+    }
     encode_task_free(t);
+    jobs_free_dropped(job);
 }

@@ -39,6 +39,7 @@ struct serve {
     uv_timer_t beat, expiry, drain;
     uv_signal_t term, interrupt;
     struct taca_mailbox incoming; /* jobs from http threads */
+    struct taca_mailbox asks;     /* questions from them */
     struct taca_mailbox results;  /* tasks from the encoder */
     struct service_status status;
     struct front *front;
@@ -63,6 +64,10 @@ static void take_mail(struct serve *s) {
     for (struct taca_mail *m = taca_mailbox_take(&s->incoming), *next; m; m = next) {
         next = m->next;
         jobs_add(s->jobs, (struct job *)m);
+    }
+    for (struct taca_mail *m = taca_mailbox_take(&s->asks), *next; m; m = next) {
+        next = m->next;
+        jobs_ask(s->jobs, (struct ask *)m);
     }
 }
 
@@ -108,6 +113,11 @@ static void wake_loop(void *ctx) {
 static bool hook_submit(void *ctx, struct job *job) {
     struct serve *s = ctx;
     return taca_mailbox_post(&s->incoming, &job->mail);
+}
+
+static bool hook_ask(void *ctx, struct ask *ask) {
+    struct serve *s = ctx;
+    return taca_mailbox_post(&s->asks, &ask->mail);
 }
 
 static void hook_client_gone(void *ctx, uint64_t key) {
@@ -186,6 +196,7 @@ static void on_front_closed(void *ctx) {
     struct serve *s = ctx;
     s->front = NULL;
     /* nobody borrows slots or jobs any more once the encoder has stopped */
+    if (s->jobs) jobs_stop_encoding(s->jobs);
     encode_close(s->encode);
     s->encode = NULL;
     take_mail(s);
@@ -200,6 +211,7 @@ static void close_all(struct serve *s) {
     uv_timer_stop(&s->drain);
     uv_timer_stop(&s->expiry);
     taca_mailbox_close(&s->incoming);
+    taca_mailbox_close(&s->asks);
     if (s->front)
         front_close(s->front, on_front_closed, s);
     else
@@ -288,6 +300,7 @@ static enum taca_code check_opts(const struct serve_opts *o, struct taca_err *er
         {"start-timeout", o->start_timeout_ms, 0, 24 * 3600 * 1000},
         {"drain-grace", o->drain_grace_ms, 0, 3600 * 1000},
         {"drain-timeout", o->drain_timeout_ms, 0, 24 * 3600 * 1000},
+        {"job-ttl", o->job_ttl_ms, 0, 24 * 3600 * 1000},
         {"step-timeout", o->step_timeout_ms, 10, 24 * 3600 * 1000},
     };
     const char *model = o->engine.model_path ? o->engine.model_path : o->engine.transformer;
@@ -320,6 +333,7 @@ static void init_handles(struct serve *s) {
     uv_timer_start(&s->beat, on_beat, BEAT_MS, BEAT_MS);
     on_beat(&s->beat);
     taca_mailbox_init(&s->incoming, wake_loop, s);
+    taca_mailbox_init(&s->asks, wake_loop, s);
     taca_mailbox_init(&s->results, wake_loop, s);
 }
 
@@ -343,15 +357,17 @@ static enum taca_code open_parts(struct serve *s, struct taca_err *err) {
                                    .load_timeout_ms = LOAD_TIMEOUT_MS,
                                    .slot_bytes = (size_t)o->front.limits.max_pixels * 3};
     const struct pool_hooks pool_hooks = {s, hook_ready, hook_answer, hook_lost, hook_refused};
-    const struct front_hooks front_hooks = {s, &s->status, hook_submit, hook_client_gone,
-                                            hook_metrics};
+    const struct front_hooks front_hooks = {s,        &s->status,       hook_submit,
+                                            hook_ask, hook_client_gone, hook_metrics};
     struct jobs_opts jobs = {.policy = o->policy,
                              .deadline_factor = o->deadline_factor,
                              .fair_quantum_ms = o->fair_quantum_s * 1000,
                              .calibrate = o->calibrate,
                              .start_timeout_ms = o->start_timeout_ms,
                              .step_timeout_ms = o->step_timeout_ms,
-                             .log_prompts = o->log_prompts};
+                             .log_prompts = o->log_prompts,
+                             .job_ttl_ms = o->job_ttl_ms,
+                             .stored_bytes = o->max_stored_bytes};
     sched_limits_init(&jobs.limits, o->max_batch_images);
     jobs.limits.batch_tokens = o->max_batch_tokens;
     jobs.limits.queue = o->max_queue;
@@ -398,6 +414,7 @@ int taca_serve(const struct serve_opts *opts) {
     if (uv_loop_close(&s->loop) != 0) taca_log(TACA_LOG_ERROR, "the loop has handles left");
     jobs_close(s->jobs);
     taca_mailbox_finish(&s->incoming);
+    taca_mailbox_finish(&s->asks);
     taca_mailbox_finish(&s->results);
     int exit_code = s->exit_code;
     taca_log(TACA_LOG_INFO, "stopped");

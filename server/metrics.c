@@ -33,6 +33,8 @@ static const char *const rejections[] = {"queue_full",
                                          "unsupported_media_type",
                                          "write_stall",
                                          "out_of_memory",
+                                         "conflict",
+                                         "expired",
                                          "other",
                                          NULL};
 static const char *const cancels[] = {"disconnect", "deadline", "client", "other", NULL};
@@ -78,6 +80,8 @@ static const struct gauge_info {
                                 "Estimated device time of everything accepted.", true},
     [METRIC_DRAINING] = {"taca_draining", "1 while the service is shutting down.", false},
     [METRIC_LAST_STEP] = {"taca_last_step_timestamp_seconds", "When the last step ended.", false},
+    [METRIC_STORED_JOBS] = {"taca_jobs_stored", "Finished jobs that can be asked for.", false},
+    [METRIC_STORED_BYTES] = {"taca_jobs_stored_bytes", "Memory of their results.", false},
     [METRIC_MODEL_LOADED] = {"taca_model_loaded", "1 while a worker holds the model.", true},
     [METRIC_MODEL_LOAD_SECONDS] = {"taca_model_load_duration_seconds",
                                    "How long the last load took.", true},

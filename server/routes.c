@@ -92,14 +92,6 @@ static void capabilities(const struct routes *r, const struct http_request *q,
     api_capabilities_json(&out->body, &r->hooks.status->model, &r->limits);
 }
 
-static void queue(const struct routes *r, const struct http_request *q, struct http_reply *out) {
-    struct service_status *s = r->hooks.status;
-    (void)q;
-    reply_json(out, 200);
-    taca_buf_printf(&out->body, "{\"waiting\":%d,\"running\":%d}", atomic_load(&s->waiting),
-                    atomic_load(&s->running));
-}
-
 static void metrics(const struct routes *r, const struct http_request *q, struct http_reply *out) {
     (void)q;
     out->status = 200;
@@ -110,41 +102,97 @@ static void metrics(const struct routes *r, const struct http_request *q, struct
 /* ---- the table ------------------------------------------------------------------------------- */
 
 enum { PUBLIC = 1, ADMIN = 2, BOTH = 3 };
+enum method { GET = 1, POST = 2, PUT = 4, DELETE = 8 }; /* GET is HEAD too */
 
+/* A path may be here once for each method. {id} stands for a job's id, {k} for a small number,
+ * {file} for all the rest. */
 static const struct route {
     const char *path;
     int where;
-    bool post; /* POST, else GET and HEAD */
+    enum method method;
     route_fn *answer;
     early_fn *early;
 } table[] = {
-    {"/", PUBLIC, false, root, NULL},
-    {PAGE_FILES "{file}", PUBLIC, false, page_file_answer, NULL},
-    {"/v1/generate", PUBLIC, true, generate_answer, generate_early},
-    {"/v1/models", PUBLIC, false, models, NULL},
-    {"/v1/capabilities", PUBLIC, false, capabilities, NULL},
-    {"/v1/queue", PUBLIC, false, queue, NULL},
-    {"/health", BOTH, false, health_answer, NULL},
-    {"/livez", BOTH, false, livez_answer, NULL},
-    {"/readyz", BOTH, false, readyz_answer, NULL},
-    {"/startupz", BOTH, false, startupz_answer, NULL},
-    {"/v2/health/live", BOTH, false, livez_answer, NULL},
-    {"/v2/health/ready", BOTH, false, readyz_answer, NULL},
-    {"/metrics", BOTH, false, metrics, NULL},
+    {"/", PUBLIC, GET, root, NULL},
+    {PAGE_FILES "{file}", PUBLIC, GET, page_file_answer, NULL},
+    {"/v1/generate", PUBLIC, POST, generate_answer, generate_early},
+    {"/v1/images/generations", PUBLIC, POST, openai_answer, generate_early},
+    {"/v1/jobs/{id}", PUBLIC, GET, job_status_answer, NULL},
+    {"/v1/jobs/{id}", PUBLIC, PUT, job_put_answer, generate_early},
+    {"/v1/jobs/{id}", PUBLIC, DELETE, job_cancel_answer, NULL},
+    {"/v1/jobs/{id}/cancel", PUBLIC, POST, job_cancel_answer, NULL},
+    {"/v1/jobs/{id}/events", PUBLIC, GET, job_events_answer, NULL},
+    {"/v1/jobs/{id}/images/{k}", PUBLIC, GET, job_image_answer, NULL},
+    {"/v1/models", PUBLIC, GET, models, NULL},
+    {"/v1/capabilities", PUBLIC, GET, capabilities, NULL},
+    {"/v1/queue", PUBLIC, GET, queue_answer, NULL},
+    {"/health", BOTH, GET, health_answer, NULL},
+    {"/livez", BOTH, GET, livez_answer, NULL},
+    {"/readyz", BOTH, GET, readyz_answer, NULL},
+    {"/startupz", BOTH, GET, startupz_answer, NULL},
+    {"/v2/health/live", BOTH, GET, livez_answer, NULL},
+    {"/v2/health/ready", BOTH, GET, readyz_answer, NULL},
+    {"/metrics", BOTH, GET, metrics, NULL},
 };
+enum { N_ROUTES = sizeof table / sizeof *table };
 
-static const struct route *find(const struct http_request *q) {
-    int here = q->admin ? ADMIN : PUBLIC;
-    const char *path =
-        strncmp(q->path, PAGE_FILES, strlen(PAGE_FILES)) ? q->path : PAGE_FILES "{file}";
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if ((table[i].where & here) && strcmp(table[i].path, path) == 0) return &table[i];
-    return NULL;
+static bool match(const char *pattern, const char *path) {
+    for (; *pattern; pattern++) {
+        if (strcmp(pattern, "{file}") == 0) return true; /* the page knows its files */
+        if (strncmp(pattern, "{id}", 4) == 0) {
+            size_t len = job_id_len(path);
+            if (!len) return false;
+            path += len;
+            pattern += 3;
+        } else if (strncmp(pattern, "{k}", 3) == 0) {
+            size_t digits = strspn(path, "0123456789");
+            if (digits < 1 || digits > 2 || (digits == 2 && *path == '0')) return false;
+            path += digits;
+            pattern += 2;
+        } else if (*pattern != *path++) {
+            return false;
+        }
+    }
+    return !*path;
 }
 
-static void answer_options(const char *allow, struct http_reply *out) {
+static int method_of(const char *name) {
+    static const struct {
+        const char *name;
+        enum method method;
+    } names[] = {{"GET", GET}, {"HEAD", GET}, {"POST", POST}, {"PUT", PUT}, {"DELETE", DELETE}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(names[i].name, name) == 0) return (int)names[i].method;
+    return 0;
+}
+
+/* The route for path and method; NULL with the methods that the path has, 0 = no such path. */
+static const struct route *find(const struct http_request *q, const char **pattern, int *allowed) {
+    int here = q->admin ? ADMIN : PUBLIC, method = method_of(q->method);
+    const struct route *found = NULL;
+    *allowed = 0;
+    for (size_t i = 0; i < N_ROUTES; i++) {
+        if (!(table[i].where & here) || !match(table[i].path, q->path)) continue;
+        *pattern = table[i].path;
+        *allowed |= (int)table[i].method;
+        if (method == (int)table[i].method) found = &table[i];
+    }
+    return found;
+}
+
+static void put_allow(struct taca_buf *out, int methods) {
+    if (methods & GET) taca_buf_puts(out, "GET, HEAD, ");
+    if (methods & POST) taca_buf_puts(out, "POST, ");
+    if (methods & PUT) taca_buf_puts(out, "PUT, ");
+    if (methods & DELETE) taca_buf_puts(out, "DELETE, ");
+    taca_buf_puts(out, "OPTIONS");
+}
+
+static void answer_options(int methods, struct http_reply *out) {
     out->status = 204;
-    taca_buf_printf(&out->headers, "Allow: %s\n", allow);
+    taca_buf_puts(&out->headers, "Allow: ");
+    put_allow(&out->headers, methods);
+    taca_buf_puts(&out->headers, "\n");
 }
 
 static void refuse_path(struct http_reply *out) {
@@ -153,37 +201,36 @@ static void refuse_path(struct http_reply *out) {
     reply_refuse(out, &e);
 }
 
-static void refuse_method(const struct http_request *q, const char *allow, struct http_reply *out) {
+static void refuse_method(const struct http_request *q, int methods, struct http_reply *out) {
     struct api_error e = {0};
+    struct taca_buf allow;
+    taca_buf_init(&allow, 128);
+    put_allow(&allow, methods);
     api_fail(&e, 405, "method_not_allowed", NULL, "%s is not served here; allowed: %s", q->method,
-             allow);
+             allow.data ? allow.data : "");
     reply_refuse(out, &e);
-    taca_buf_printf(&out->headers, "Allow: %s\n", allow);
+    taca_buf_printf(&out->headers, "Allow: %s\n", allow.data ? allow.data : "");
+    taca_buf_finish(&allow);
 }
 
 /* The route to call, or NULL with *out filled. */
 static const struct route *pick(const struct http_request *q, struct http_reply *out) {
+    int allowed;
     taca_buf_init(&out->body, MAX_REPLY_BYTES);
     taca_buf_init(&out->headers, 8192);
     bool options = strcmp(q->method, "OPTIONS") == 0;
     if (options && strcmp(q->path, "*") == 0) {
-        answer_options("GET, HEAD, POST, OPTIONS", out);
+        answer_options(GET | POST | PUT | DELETE, out);
         return NULL;
     }
-    const struct route *t = find(q);
-    if (!t) {
+    const struct route *t = find(q, &out->route, &allowed);
+    if (t) return t;
+    if (!allowed)
         refuse_path(out);
-        return NULL;
-    }
-    out->route = t->path;
-    const char *allow = t->post ? "POST, OPTIONS" : "GET, HEAD, OPTIONS";
-    bool post = strcmp(q->method, "POST") == 0;
-    bool get = strcmp(q->method, "GET") == 0 || strcmp(q->method, "HEAD") == 0;
-    if (t->post ? post : get) return t;
-    if (options)
-        answer_options(allow, out);
+    else if (options)
+        answer_options(allowed, out);
     else
-        refuse_method(q, allow, out);
+        refuse_method(q, allowed, out);
     return NULL;
 }
 

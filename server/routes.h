@@ -23,9 +23,29 @@ void reply_json(struct http_reply *out, int status); /* body is written by the c
 /* True, with *out filled, when the service takes no new work just now. */
 bool refuse_unless_ready(const struct routes *r, struct http_reply *out);
 
+/* For routes that wait for the loop: the ask's reader becomes the reply's stream. */
+void reply_when_asked(const struct routes *r, struct ask *ask, struct http_reply *out);
+void reply_no_memory(struct http_reply *out);
+/* "http://host" as the client sees us; "" when its Host cannot stand in an address. */
+void request_base(char out[API_BASE_MAX], const struct http_request *q);
+
 /* generate.c */
 bool generate_early(const struct routes *r, const struct http_request *q, struct http_reply *out);
 void generate_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
+void openai_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
+void job_put_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
+/* job_routes.c */
+size_t job_id_len(const char *s); /* of the id that s begins with; 0 = none is there */
+/* That of /v1/jobs/{id}..., whose pattern has matched. */
+void job_id_from(char out[API_ID_MAX + 1], const char *path);
+void job_status_answer(const struct routes *r, const struct http_request *q,
+                       struct http_reply *out);
+void job_events_answer(const struct routes *r, const struct http_request *q,
+                       struct http_reply *out);
+void job_image_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
+void job_cancel_answer(const struct routes *r, const struct http_request *q,
+                       struct http_reply *out);
+void queue_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
 /* page.c */
 #define PAGE_FILES "/ui/"
 bool page_wanted(const struct http_request *q); /* a browser asks */

@@ -23,7 +23,9 @@ struct serve_opts {
     int start_timeout_ms; /* a job not started by then fails with 504 */
     int drain_grace_ms, drain_timeout_ms;
     bool log_prompts;
-    const char *port_file; /* gets the port's number as text once we listen; NULL = none */
+    int job_ttl_ms;          /* a finished job can be asked for so long, */
+    size_t max_stored_bytes; /* and only while results take no more than this */
+    const char *port_file;   /* gets the port's number as text once we listen; NULL = none */
     /* a worker that is silent for so long, and for 20 times what its work usually takes, is killed;
      * ten times as long for work that was never measured */
     int step_timeout_ms;

@@ -167,6 +167,12 @@ uint64_t stream_next_id(struct stream *s) {
     return id;
 }
 
+void stream_set_next_id(struct stream *s, uint64_t id) {
+    pthread_mutex_lock(&s->lock);
+    s->next_id = id;
+    pthread_mutex_unlock(&s->lock);
+}
+
 void stream_end(struct stream *s) {
     pthread_mutex_lock(&s->lock);
     s->ended = true;
@@ -179,6 +185,7 @@ static void answer_locked(struct stream *s, struct stream_answer *a) {
         free_answer(a);
         return;
     }
+    free(s->answer.headers); /* of the events that never began */
     s->answer = *a;
     s->answered = true;
     wake(s);
@@ -205,6 +212,18 @@ void stream_reply(struct stream *s, int status, const char *content_type,
     pthread_mutex_lock(&s->lock);
     answer_locked(s, &a);
     pthread_mutex_unlock(&s->lock);
+}
+
+void stream_headers(struct stream *s, const char *const *headers) {
+    char *lines = join_headers(headers);
+    pthread_mutex_lock(&s->lock);
+    if (!s->answered && !s->gone) {
+        free(s->answer.headers);
+        s->answer.headers = lines;
+        lines = NULL;
+    }
+    pthread_mutex_unlock(&s->lock);
+    free(lines);
 }
 
 static void fail_as_answer(struct stream *s, const struct api_error *e) {

@@ -37,6 +37,10 @@ enum stream_class {
 /* Queues one frame. The id of the frame comes from stream_next_id. `index` separates merges. */
 void stream_push(struct stream *s, enum stream_class cls, int index, const void *frame, size_t len);
 uint64_t stream_next_id(struct stream *s);
+/* The next one is this: for frames whose numbers are a job's, not the stream's. */
+void stream_set_next_id(struct stream *s, uint64_t id);
+/* Headers of an event stream: pairs as for stream_reply. Before the first frame. */
+void stream_headers(struct stream *s, const char *const *headers);
 void stream_end(struct stream *s); /* no more frames: the connection closes after the last */
 
 /* The one answer of a reply stream. `body` is moved (emptied); `headers` are pairs name, value
@@ -60,8 +64,8 @@ void stream_gone(struct stream *s);
 enum { STREAM_ENDED = -1, STREAM_CUT = -2 };
 long stream_read(struct stream *s, char *out, size_t max, void (*on_wait)(void *ctx), void *ctx);
 /* True when the answer is there (moved out), else on_wait was called under the lock. Status 0:
- * there will be no answer, because the client is gone or because events have begun (stream_read).
- */
+ * there will be no answer, because the client is gone or because events have begun (stream_read);
+ * `headers` are then those of the events. */
 struct stream_answer {
     int status; /* 0 = none */
     const char *content_type;

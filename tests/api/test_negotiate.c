@@ -105,6 +105,9 @@ static void test_the_body_wins_over_accept(void) {
     check_reply("\"response_format\":\"b64_json\"", "image/png", API_REPLY_JSON);
     check_reply("\"response_format\":\"b64_json\"", "image/*, text/event-stream", API_REPLY_EVENTS);
     check_reply("\"response_format\":\"b64_json\"", "text/html", API_REPLY_JSON);
+    check_reply("\"response_format\":\"url\"", "image/png", API_REPLY_JSON);
+    check_reply("\"response_format\":\"url\"", "image/*, text/event-stream", API_REPLY_EVENTS);
+    check_reply("\"response_format\":\"url\"", "text/html", API_REPLY_JSON);
 }
 
 static void test_several_images_do_not_fit_one_png(void) {

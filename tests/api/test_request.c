@@ -164,7 +164,7 @@ static void test_defaults_are_the_models_and_the_documents(void) {
     CHECK_INT(r.priority, 0);
     CHECK_INT(r.start_timeout_ms, 0);
     CHECK_INT(r.deadline_ms, 0);
-    CHECK_INT(r.on_disconnect, API_DISCONNECT_CANCEL);
+    CHECK_INT(r.on_disconnect, API_DISCONNECT_DEFAULT);
     api_request_finish(&r);
     api_request_finish(&r); /* twice is fine */
 }
@@ -206,7 +206,8 @@ static void test_choices_outside_the_list_are_refused_by_name(void) {
     check_refused("\"output_format\":\"jpeg\"", 400, "invalid_output_format", "output_format");
     check_refused("\"output_format\":\"webp\"", 400, "invalid_output_format", "output_format");
     check_refused("\"output_format\":\"gif\"", 400, "invalid_output_format", "output_format");
-    check_refused("\"response_format\":\"url\"", 400, "invalid_response_format", "response_format");
+    check_refused("\"response_format\":\"uri\"", 400, "invalid_response_format", "response_format");
+    check_refused("\"on_disconnect\":\"\"", 400, "invalid_on_disconnect", "on_disconnect");
     check_refused("\"response_format\":\"\"", 400, "invalid_response_format", "response_format");
     check_refused("\"on_disconnect\":\"ignore\"", 400, "invalid_on_disconnect", "on_disconnect");
     check_refused("\"model\":\"sd9\"", 404, "model_not_found", "model");

@@ -59,11 +59,13 @@ static void push_and_finish(struct stream *s, enum stream_class cls, int index,
 }
 
 static void run_events(struct job *j, int pause) {
-    struct stream *s = j->stream;
+    struct stream *s = j->readers->stream;
     struct taca_buf b;
     const struct api_timings t = {.total_ms = 1};
     const struct api_result_image img = {
         .seed = 7, .width_px = 8, .height_px = 8, .bytes = "PNG", .len = 3};
+    const char *const headers[] = {"X-Job-Id", j->id, NULL};
+    stream_headers(s, headers);
     taca_buf_init(&b, 1 << 20);
     api_event_queued(&b, stream_next_id(s), j->id, j->created_s, 0, 0);
     push_and_finish(s, STREAM_KEEP, 0, &b);
@@ -86,7 +88,8 @@ static void run_flood(struct job *j) {
     memcpy(preview, ": preview", 9);
     memset(preview + 9, 'p', sizeof preview - 11);
     memcpy(preview + sizeof preview - 2, "\n\n", 2);
-    for (int i = 0; i < 2000; i++) stream_push(j->stream, STREAM_DROP, i, preview, sizeof preview);
+    for (int i = 0; i < 2000; i++)
+        stream_push(j->readers->stream, STREAM_DROP, i, preview, sizeof preview);
     run_events(j, 0);
 }
 
@@ -97,18 +100,18 @@ static void hang(struct work *w) {
         pthread_cond_wait(&w->service->changed, &w->service->lock);
     pthread_mutex_unlock(&w->service->lock);
     api_fail(&e, 503, "draining", NULL, "the service is shutting down");
-    stream_fail(w->job->stream, w->job->id, &e);
+    stream_fail(w->job->readers->stream, w->job->id, &e);
 }
 
 static void act(struct work *w) {
     struct job *j = w->job;
     const char *prompt = j->request.params.prompt;
-    bool events = j->reply == API_REPLY_EVENTS;
+    bool events = j->readers->form == API_REPLY_EVENTS;
     struct api_error e = {.retry_after_s = 2};
     if (strcmp(prompt, "slow") == 0) pause_ms(200);
     if (strcmp(prompt, "fail") == 0) {
         api_fail(&e, 429, "queue_full", NULL, "the queue is full");
-        stream_fail(j->stream, j->id, &e);
+        stream_fail(j->readers->stream, j->id, &e);
     } else if (strcmp(prompt, "hang") == 0) {
         hang(w);
     } else if (strcmp(prompt, "flood") == 0) {
@@ -116,7 +119,7 @@ static void act(struct work *w) {
     } else if (events) {
         run_events(j, 20);
     } else {
-        reply_with(j->stream, strcmp(prompt, "big") == 0 ? 8 << 20 : 4);
+        reply_with(j->readers->stream, strcmp(prompt, "big") == 0 ? 8 << 20 : 4);
     }
 }
 
@@ -160,11 +163,22 @@ static bool submit(void *ctx, struct job *j) {
     return true;
 }
 
+/* There are no jobs to ask about: every question gets the same answer. */
+static bool ask(void *ctx, struct ask *a) {
+    struct taca_buf b;
+    (void)ctx;
+    taca_buf_init(&b, 64);
+    taca_buf_puts(&b, "{\"waiting\":0,\"running\":0,\"jobs\":[]}");
+    stream_reply(a->reader->stream, 200, "application/json", NULL, &b);
+    ask_close(a);
+    return true;
+}
+
 static void client_gone(void *ctx, uint64_t key) {
     struct service *s = ctx;
     pthread_mutex_lock(&s->lock);
     for (struct work *w = s->first; w; w = w->next)
-        if (w->job->key == key) {
+        if (w->job->readers->key == key) {
             w->gone = true;
             printf("gone %s\n", w->job->id);
             fflush(stdout);
@@ -195,7 +209,7 @@ static void free_parked(struct service *s) {
             continue;
         }
         *at = w->next;
-        stream_end(w->job->stream);
+        stream_end(w->job->readers->stream);
         job_close(w->job);
         free(w);
     }
@@ -288,6 +302,7 @@ int main(int argc, char **argv) {
     struct front_hooks h = {.ctx = &s,
                             .status = &s.status,
                             .submit = submit,
+                            .ask = ask,
                             .client_gone = client_gone,
                             .metrics = metrics};
     if (front_open(&s.front, &s.loop, &o, &h, &err) != TACA_OK) {

@@ -771,9 +771,9 @@ def test_whatever_happens_the_accounts_add_up():
         assert m["taca_sse_streams"] == 0
 
 
-def main():
+def run(names):
     only = sys.argv[2] if len(sys.argv) > 2 else ""
-    tests = [(n, f) for n, f in globals().items() if n.startswith("test_") and only in n]
+    tests = [(n, f) for n, f in names.items() if n.startswith("test_") and only in n]
     failed = 0
     for name, test in tests:
         start = time.monotonic()
@@ -790,4 +790,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(globals()))

@@ -1,0 +1,28 @@
+/* ask.h - a question about jobs, on its way from an http thread to the loop, which answers at the
+ * reader's stream. Like a job it is a message: whoever holds the pointer owns it. */
+#ifndef TACA_SERVER_ASK_H
+#define TACA_SERVER_ASK_H
+
+#include <stdlib.h>
+
+#include "base/mailbox.h"
+#include "server/reader.h"
+
+enum ask_kind { ASK_STATUS, ASK_EVENTS, ASK_IMAGE, ASK_CANCEL, ASK_QUEUE };
+
+struct ask {
+    struct taca_mail mail; /* first: the mailbox links it */
+    enum ask_kind kind;
+    char id[API_ID_MAX + 1];
+    int index;             /* of the image */
+    char known[64];        /* If-None-Match */
+    struct reader *reader; /* owned */
+};
+
+static inline void ask_close(struct ask *a) {
+    if (!a) return;
+    reader_close(a->reader);
+    free(a);
+}
+
+#endif

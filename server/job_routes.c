@@ -1,0 +1,83 @@
+/* job_routes.c - routes that ask the loop about jobs. A path becomes a question, the connection
+ * waits at the question's stream. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/routes.h"
+
+static const char prefix[] = "/v1/jobs/";
+
+static bool id_char(char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '.' ||
+           c == '_' || c == '-';
+}
+
+size_t job_id_len(const char *s) {
+    size_t n = 0;
+    while (id_char(s[n])) n++;
+    if (n > API_ID_MAX || (s[n] && s[n] != '/')) return 0;
+    return strspn(s, ".") == n ? 0 : n; /* "." and "..": clients fold them away */
+}
+
+void job_id_from(char out[API_ID_MAX + 1], const char *path) {
+    const char *id = path + sizeof prefix - 1;
+    size_t n = job_id_len(id);
+    memcpy(out, id, n);
+    out[n] = 0;
+}
+
+static struct ask *open_ask(enum ask_kind kind, enum api_reply form, const struct http_request *q) {
+    struct ask *a = calloc(1, sizeof *a);
+    if (a) a->reader = reader_open(form);
+    if (!a || !a->reader) {
+        free(a);
+        return NULL;
+    }
+    a->kind = kind;
+    if (kind != ASK_QUEUE) job_id_from(a->id, q->path);
+    request_base(a->reader->base, q);
+    return a;
+}
+
+void job_status_answer(const struct routes *r, const struct http_request *q,
+                       struct http_reply *out) {
+    reply_when_asked(r, open_ask(ASK_STATUS, API_REPLY_JSON, q), out);
+}
+
+void job_cancel_answer(const struct routes *r, const struct http_request *q,
+                       struct http_reply *out) {
+    reply_when_asked(r, open_ask(ASK_CANCEL, API_REPLY_JSON, q), out);
+}
+
+void queue_answer(const struct routes *r, const struct http_request *q, struct http_reply *out) {
+    reply_when_asked(r, open_ask(ASK_QUEUE, API_REPLY_JSON, q), out);
+}
+
+/* An image may be large: its event here says where it is, so every line stays short. */
+void job_events_answer(const struct routes *r, const struct http_request *q,
+                       struct http_reply *out) {
+    if (strcmp(q->method, "HEAD") == 0) { /* a stream without a body has no end to wait for */
+        job_status_answer(r, q, out);
+        return;
+    }
+    struct ask *a = open_ask(ASK_EVENTS, API_REPLY_EVENTS, q);
+    if (a) {
+        a->reader->urls = true;
+        /* not a number: as if it had not been sent, which repeats what is known and loses nothing
+         */
+        if (q->last_event_id) a->reader->after = strtoull(q->last_event_id, NULL, 10);
+    }
+    reply_when_asked(r, a, out);
+}
+
+void job_image_answer(const struct routes *r, const struct http_request *q,
+                      struct http_reply *out) {
+    struct ask *a = open_ask(ASK_IMAGE, API_REPLY_IMAGE, q);
+    if (a) {
+        a->index =
+            (int)strtol(strrchr(q->path, '/') + 1, NULL, 10); /* the table's pattern: digits */
+        if (q->if_none_match) snprintf(a->known, sizeof a->known, "%s", q->if_none_match);
+    }
+    reply_when_asked(r, a, out);
+}

@@ -1,0 +1,160 @@
+/* jobs_ask.c - questions about jobs, and requests that turn out to be one of them again. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "server/jobs_internal.h"
+#include "server/metrics.h"
+
+enum { SMALL_BODY = 64 * 1024, LISTED = 100, MAX_IMAGE_BYTES = 256 << 20 };
+
+static void refuse(struct reader *r, const char *id, const char *reason,
+                   const struct api_error *e) {
+    metric_add(METRIC_REJECTED, reason, 1);
+    stream_fail(r->stream, id, e);
+}
+
+/* ---- the same request again ------------------------------------------------------------------ */
+
+bool jobs_join(struct jobs *js, struct job *job) {
+    struct api_error e = {0};
+    struct job *there = NULL;
+    if (job->named)
+        there = store_find(js->store, job->id);
+    else if (job->idempotency_key[0])
+        there = store_find_key(js->store, job->idempotency_key);
+    if (!there) return false;
+    struct reader *r = job->readers;
+    job->readers = NULL;
+    if (memcmp(there->body_hash, job->body_hash, sizeof job->body_hash) == 0) {
+        r->replayed = true;
+        readers_come(js, there, r);
+        job_close(job);
+        return true;
+    }
+    if (job->named)
+        api_fail(&e, 409, "job_exists", "id", "there is a job %s with another body", job->id);
+    else
+        api_fail(&e, 409, "idempotency_conflict", "Idempotency-Key",
+                 "this Idempotency-Key came with another body before");
+    refuse(r, job->id, "conflict", &e);
+    reader_close(r);
+    metric_add(METRIC_REQUESTS, "rejected", 1);
+    job_close(job);
+    return true;
+}
+
+/* ---- questions ------------------------------------------------------------------------------- */
+
+static void answer_unknown(struct jobs *js, struct ask *a) {
+    struct api_error e = {0};
+    if (store_was_here(js->store, a->id)) {
+        api_fail(&e, 410, "job_expired", "id", "job %s is over and its result is no longer kept",
+                 a->id);
+        refuse(a->reader, a->id, "expired", &e);
+    } else {
+        api_fail(&e, 404, "not_found", "id", "there is no job %s", a->id);
+        refuse(a->reader, a->id, "not_found", &e);
+    }
+}
+
+static void answer_image(struct ask *a, struct job *job) {
+    char tag[48], seed[24], name[API_ID_MAX + 64], age[64];
+    struct api_error e = {0};
+    struct taca_buf body;
+    bool ready = a->index < job->request.n && (job->made >> a->index & 1);
+    if (!ready) {
+        if (a->index >= job->request.n)
+            api_fail(&e, 404, "not_found", "k", "job %s has %d images, counted from 0", job->id,
+                     job->request.n);
+        else if (job->state == JOB_DONE)
+            api_fail(&e, 404, "not_found", "k", "job %s ended without this image", job->id);
+        else
+            api_fail(&e, 404, "image_not_ready", "k", "this image is not made yet");
+        refuse(a->reader, job->id, "not_found", &e);
+        return;
+    }
+    snprintf(tag, sizeof tag, "\"%016" PRIx64 "-%d\"", job->tag, a->index);
+    snprintf(seed, sizeof seed, "%" PRIu64, job->results[a->index].seed);
+    snprintf(name, sizeof name, "inline; filename=\"%s-%d.png\"", job->id, a->index);
+    int64_t left_us = job->state == JOB_DONE ? job->expires_us - taca_now_us() : 0;
+    snprintf(age, sizeof age, "private, max-age=%d", left_us > 0 ? (int)(left_us / 1000000) : 0);
+    const char *const headers[] = {"ETag",   tag,  "Cache-Control",       age,  "X-Job-Id", job->id,
+                                   "X-Seed", seed, "Content-Disposition", name, NULL};
+    taca_buf_init(&body, MAX_IMAGE_BYTES);
+    if (strstr(a->known, tag) || strcmp(a->known, "*") == 0) {
+        stream_reply(a->reader->stream, 304, NULL, headers, &body);
+        return;
+    }
+    taca_buf_put(&body, job->results[a->index].bytes, job->results[a->index].len);
+    if (body.failed) {
+        api_fail(&e, 503, "out_of_memory", "", "the service is out of memory");
+        refuse(a->reader, job->id, "out_of_memory", &e);
+    } else {
+        stream_reply(a->reader->stream, 200, "image/png", headers, &body);
+    }
+    taca_buf_finish(&body);
+}
+
+static void answer_cancel(struct jobs *js, struct ask *a, struct job *job) {
+    struct api_error e = {0};
+    if (job->state == JOB_DONE) {
+        api_fail(&e, 409, "already_finished", "id", "job %s is over: %s", job->id, job_status(job));
+        refuse(a->reader, job->id, "conflict", &e);
+        return;
+    }
+    jobs_cancel(js, job, "client", 499);
+    tell_status(js, job, a->reader, 202);
+}
+
+/* Ids are what opens a job, so nobody is told those of others. */
+static void answer_queue(struct jobs *js, struct ask *a) {
+    struct taca_buf body;
+    int waiting = 0, listed = 0;
+    bool known = jobs_line_up(js);
+    if (known) jobs_estimate(js);
+    for (struct job *job = js->first; job; job = job->next) waiting += job->state == JOB_QUEUED;
+    taca_buf_init(&body, SMALL_BODY);
+    taca_buf_printf(&body, "{\"waiting\":%d,\"running\":%d,\"jobs\":[", waiting,
+                    js->count - waiting);
+    for (struct job *job = js->first; job && listed < LISTED; job = job->next, listed++) {
+        taca_buf_printf(&body, "%s{\"status\":\"%s\",\"position\":", listed ? "," : "",
+                        job_status(job));
+        if (known && job->state == JOB_QUEUED)
+            taca_buf_printf(&body, "%d", jobs_position(js, job));
+        else
+            taca_buf_puts(&body, "null");
+        taca_buf_printf(&body, ",\"eta_ms\":%.0f,\"n\":%d}", known ? job->finish_ms : 0.0,
+                        job->request.n);
+    }
+    taca_buf_puts(&body, "]}");
+    stream_reply(a->reader->stream, 200, "application/json", NULL, &body);
+    taca_buf_finish(&body);
+}
+
+static void answer(struct jobs *js, struct ask *a, struct job *job) {
+    switch (a->kind) {
+    case ASK_QUEUE: break;
+    case ASK_STATUS: tell_status(js, job, a->reader, 200); break;
+    case ASK_IMAGE: answer_image(a, job); break;
+    case ASK_CANCEL: answer_cancel(js, a, job); break;
+    case ASK_EVENTS:
+        readers_come(js, job, a->reader);
+        a->reader = NULL; /* the job's now */
+        break;
+    }
+}
+
+void jobs_ask(struct jobs *js, struct ask *a) {
+    if (a->kind == ASK_QUEUE) {
+        answer_queue(js, a);
+    } else {
+        struct job *job = store_find(js->store, a->id);
+        if (job)
+            answer(js, a, job);
+        else
+            answer_unknown(js, a);
+    }
+    ask_close(a);
+}
