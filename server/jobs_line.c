@@ -7,6 +7,8 @@
 #include "server/jobs_internal.h"
 #include "server/metrics.h"
 
+#define AIM 0.95 /* of the time to a deadline */
+
 static bool grow(void *array, size_t n, size_t size) {
     void *p = realloc(*(void **)array, n * size);
     if (p) *(void **)array = p;
@@ -53,14 +55,14 @@ double jobs_isolated_ms(const struct jobs *js, const struct job *job) {
     return job->request.n * image_ms(js, job);
 }
 
-/* The client's own, or a multiple of the time alone. The latter stays as it was set with the first
- * known costs: a machine that slows down does not get more time. */
+/* The client's own, or a multiple of the time alone; a little earlier, because an answer also has
+ * to travel. The latter stays as it was set with the first known costs: a machine that slows down
+ * does not get more time. */
 static double deadline_ms(const struct jobs *js, struct job *job) {
-    if (job->request.deadline_ms > 0)
-        return (double)job->received_us / 1000 + job->request.deadline_ms;
+    double arrival_ms = (double)job->received_us / 1000;
+    if (job->request.deadline_ms > 0) return arrival_ms + AIM * job->request.deadline_ms;
     if (job->deadline_us > 0) return (double)job->deadline_us / 1000;
-    double ms =
-        (double)job->received_us / 1000 + js->opts.deadline_factor * jobs_isolated_ms(js, job);
+    double ms = arrival_ms + AIM * js->opts.deadline_factor * jobs_isolated_ms(js, job);
     if (js->sched.costs.measured) job->deadline_us = (int64_t)(ms * 1000);
     return ms;
 }
