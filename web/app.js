@@ -30,7 +30,7 @@ function explain(error) {
 /** One or, to compare, two shots of the same seed. */
 function plan() {
   const params = form.read();
-  if (!$("compare").checked) return [{ params }];
+  if (!$("taca_both").checked) return [{ params }];
   if (params.seed === undefined) {
     form.rollSeed();
     params.seed = form.read().seed;
@@ -104,6 +104,7 @@ async function start() {
   current = abort;
   busy(true);
   stage(panes);
+  if ($("panes").getBoundingClientRect().top > innerHeight * 0.8) $("panes").scrollIntoView();
   mark(null);
   announce("Sent");
   const ends = await Promise.allSettled(shots.map((shot, i) => make(shot, panes[i], abort)));
@@ -113,6 +114,7 @@ async function start() {
   if (failed) explain(failed.reason);
   const done = shots.filter((shot) => shot.url);
   if (done.length) keep({ shots: done });
+  else if (failed) back();
   if (done.length === shots.length)
     announce(`Done in ${(done[0].ms / 1000).toFixed(1)} seconds, seed ${done[0].seed}`);
   else if (abort.signal.aborted) announce("Stopped");
@@ -139,6 +141,14 @@ function show(run) {
   if (current) return;
   stage(run.shots.map((shot) => new Pane(shot, reuse)));
   mark(run);
+}
+
+/** What was there before a request that came to nothing. */
+function back() {
+  if (runs.length) return show(runs[0]);
+  $("panes").replaceChildren();
+  $("empty").hidden = false;
+  return undefined;
 }
 
 function keep(run) {

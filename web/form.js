@@ -54,7 +54,7 @@ export function reset() {
   for (const [id, member] of Object.entries(TACA)) put(id, defaults.taca[member]);
   put("negative_prompt", "");
   put("seed", "");
-  $("taca").checked = $("compare").checked = false;
+  $("taca_off").checked = true;
   setExtras({}, null);
 }
 
@@ -76,7 +76,7 @@ export function read() {
     if ($(name).value !== "" && !$(name).closest("[hidden]")) params[name] = Number($(name).value);
   const seed = $("seed").value.trim();
   if (seed !== "" && seed !== "-1") params.seed = /^\d+$/.test(seed) ? Number(seed) : seed;
-  params.taca = $("taca").checked ? taca() : false;
+  params.taca = $("taca_off").checked ? false : taca();
   return params;
 }
 
@@ -93,7 +93,7 @@ export function write(params) {
   for (const name of NUMBERS) put(name, params[name] ?? defaults[name]);
   put("seed", params.seed);
   const { scale, fraction, ...otherWindow } = params.taca || {};
-  $("taca").checked = Boolean(params.taca);
+  $(params.taca ? "taca_on" : "taca_off").checked = true;
   put("taca_scale", scale ?? defaults.taca.scale);
   put("taca_fraction", fraction ?? defaults.taca.fraction);
   const known = [...TEXTS, ...NUMBERS, ...FORGET];
@@ -121,10 +121,10 @@ export function showError(param, message) {
   note.setAttribute("role", "alert");
   note.textContent = message;
   input.closest("details")?.setAttribute("open", "");
-  input.closest(".field, label").append(note);
+  (input.closest(".field") ?? input.parentElement).append(note);
   input.setAttribute("aria-invalid", "true");
   input.setAttribute("aria-errormessage", note.id);
-  input.focus();
+  (input.querySelector(":checked") ?? input).focus();
   return true;
 }
 

@@ -26,7 +26,7 @@ export async function copyFrom(b, text) {
 }
 
 const describe = (taca) => taca
-  ? `TACA ${taca.scale ?? ""}${taca.fraction === undefined ? "" : ` in ${Math.round(taca.fraction * 100)} % of the steps`}`
+  ? `TACA ${taca.scale ?? ""}${taca.fraction === undefined ? "" : ` for the first ${Math.round(taca.fraction * 100)} %`}`
   : "";
 
 export class Pane {
@@ -112,9 +112,9 @@ export class Pane {
     save.href = shot.url;
     save.download = `taca-${shot.seed}.png`;
     save.className = "link";
-    this.links.replaceChildren(save, button("Use these settings", () => this.reuse(shot.params)),
-      button("Copy as curl", (b) => copyFrom(b, asCurl(shot.params))),
-      button("Copy as Python", (b) => copyFrom(b, asPython(shot.params))));
+    this.links.replaceChildren(save, button("Use settings", () => this.reuse(shot.params)),
+      button("Copy curl", (b) => copyFrom(b, asCurl(shot.params))),
+      button("Copy Python", (b) => copyFrom(b, asPython(shot.params))));
   }
 
   ended(text) {

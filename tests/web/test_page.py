@@ -1,0 +1,291 @@
+#!/usr/bin/env python3
+"""The playground in a real browser: Debian's chromium, driven by Playwright, against the service
+with the embedded model. Whatever a page writes to the console fails its test, and so does anything
+that the page's policy stops or that is asked of another host.
+
+With TACA_SCREENSHOT=FILE the page is also kept as a picture."""
+
+import base64
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+from service import Service, need, run, skip
+
+need("playwright")
+CHROMIUM = shutil.which("chromium")
+if not CHROMIUM:
+    skip("no chromium")
+
+from playwright.sync_api import sync_playwright  # noqa: E402 - after need()
+
+PROMPT = "a red cube to the left of a blue ball"
+
+
+class Page:
+    """A fresh page, and at its end the proof that nothing went wrong behind it."""
+
+    def __init__(self, browser, service, expect=(), **context):
+        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **context})
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(20000)
+        self.noise, self.expect, self.url = [], expect, service.url
+        self.page.on("console", lambda m: self.noise.append(m.text))
+        self.page.on("pageerror", lambda e: self.noise.append(str(e)))
+        self.page.on("request", lambda r: self.check_host(r.url))
+        self.page.add_init_script("""addEventListener("securitypolicyviolation", (e) =>
+            console.error("policy: " + e.violatedDirective + " " + e.blockedURI));""")
+        self.page.goto(service.url + "/")
+        self.page.wait_for_selector("#generate:enabled")
+
+    def check_host(self, url):
+        if not url.startswith((self.url + "/", "blob:" + self.url, "data:")):
+            self.noise.append("asked another host: " + url)
+
+    def __enter__(self):
+        return self.page
+
+    def __exit__(self, kind, *_):
+        self.context.close()
+        if kind is None:
+            bad = [n for n in self.noise if not any(e in n for e in self.expect)]
+            assert not bad, bad
+
+
+def made(page, n=1):
+    page.wait_for_function("n => document.querySelectorAll('#panes .links').length === n && "
+                           "[...document.querySelectorAll('#panes .links')].every(l => l.children.length)",
+                           arg=n)
+
+
+def no_sideways_scroll(page):
+    width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert width[0] <= width[1], f"{width[0]} px of page in {width[1]} px"
+
+
+def a_picture_comes_with_previews_and_progress(browser, service):
+    with Page(browser, service) as page:
+        page.evaluate("""() => {
+            window.seen = { previews: 0, steps: new Set() };
+            new MutationObserver(() => {
+                const image = document.querySelector("#panes img");
+                if (image?.classList.contains("rough") && image.src !== seen.last) {
+                    seen.previews++;
+                    seen.last = image.src;
+                }
+                const bar = document.querySelector("#panes progress");
+                if (bar) seen.steps.add(bar.value);
+            }).observe(document.getElementById("panes"),
+                       { subtree: true, childList: true, attributes: true });
+        }""")
+        page.fill("#prompt", PROMPT)
+        page.fill("#steps", "40")
+        page.fill("#seed", "7")
+        page.click("#generate")
+        made(page)
+        seen = page.evaluate("({ previews: seen.previews, steps: seen.steps.size })")
+        assert seen["previews"] >= 2 and seen["steps"] >= 3, seen
+        facts = page.inner_text("#panes .facts")
+        assert "seed 7" in facts and "40 steps" in facts, facts
+        assert page.evaluate("document.querySelector('#panes img').naturalWidth") == 128
+        assert page.get_attribute("#panes img", "alt") == PROMPT
+        with page.expect_download() as saved:
+            page.click("#panes a[download]")
+        with open(saved.value.path(), "rb") as f:
+            from_page = f.read()
+        status, _, png = service.request("/v1/generate", {"prompt": PROMPT, "steps": 40, "seed": 7,
+                                                          "width": 128, "height": 128},
+                                         {"Accept": "image/png"})
+        assert status == 200 and saved.value.suggested_filename == "taca-7.png"
+        assert from_page[:8] == png[:8] and b"taca" in from_page
+
+
+def stop_ends_a_long_run_in_page_and_service(browser, service):
+    with Page(browser, service) as page:
+        page.fill("#prompt", PROMPT)
+        page.fill("#width", "512")
+        page.fill("#height", "512")
+        page.fill("#steps", "100")
+        page.click("#generate")
+        page.wait_for_function("() => document.querySelector('#panes .state').textContent.includes('Step')")
+        page.click("#stop")
+        page.wait_for_function("() => document.querySelector('#panes .state').textContent === 'Stopped'")
+        assert page.is_enabled("#generate") and page.is_disabled("#stop")
+        end = time.monotonic() + 10
+        while (queue := service.json("/v1/queue"))["running"] + queue["waiting"]:
+            assert time.monotonic() < end, queue
+            time.sleep(0.05)
+
+
+def compare_makes_the_same_seed_with_and_without(browser, service):
+    with Page(browser, service) as page:
+        bodies = []
+        page.on("request", lambda r: bodies.append(r.post_data_json) if r.method == "POST" else None)
+        page.fill("#prompt", PROMPT)
+        page.fill("#steps", "6")
+        page.fill("#taca_scale", "1.5")
+        page.check("#taca_both")
+        page.click("#generate")
+        made(page, 2)
+        titles = page.locator("#panes .title").all_inner_texts()
+        assert titles == ["Without TACA", "With TACA"], titles
+        assert [b["taca"] for b in bodies] == [False, {"scale": 1.5, "fraction": 0.1}], bodies
+        assert bodies[0]["seed"] == bodies[1]["seed"] >= 0
+        assert page.locator("#strip button").count() == 1
+        if os.environ.get("TACA_SCREENSHOT"):
+            page.fill("#steps", "28")
+            page.fill("#seed", "3")
+            page.fill("#prompt", "a yellow cone on top of a green cube")
+            page.click("#generate")
+            page.wait_for_function("() => document.querySelectorAll('#strip button').length === 2")
+            made(page, 2)
+            page.screenshot(path=os.environ["TACA_SCREENSHOT"])
+
+
+def a_dropped_picture_brings_its_settings_back(browser, service):
+    wanted = {"prompt": "two grün cones — „quoted“", "negative_prompt": "fog", "width": 160,
+              "height": 96, "steps": 5, "cfg_scale": 3.5, "seed": 2**53 - 1, "shift": 2.5,
+              "taca": {"scale": 1.4, "fraction": 0.5}}
+    status, _, png = service.request("/v1/generate", wanted, {"Accept": "image/png"})
+    assert status == 200, png
+    with Page(browser, service) as page:
+        page.evaluate("""(text) => {
+            const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+            const files = new DataTransfer();
+            files.items.add(new File([bytes], "x.png", { type: "image/png" }));
+            document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: files, bubbles: true }));
+        }""", base64.b64encode(png).decode())
+        made(page)
+        for name in ("prompt", "negative_prompt", "width", "height", "steps", "cfg_scale", "seed"):
+            assert page.input_value("#" + name) == str(wanted[name]), name
+        assert page.is_checked("#taca_on") and page.input_value("#taca_scale") == "1.4"
+        assert page.input_value("#taca_fraction") == "0.5"
+        assert "shift" in page.inner_text("#extras")
+        with page.expect_request(lambda r: r.method == "POST") as sent:
+            page.click("#generate")
+        body = sent.value.post_data_json
+        body.pop("previews")
+        assert body == wanted, body
+        made(page)
+
+
+def what_is_no_picture_of_ours_is_told(browser, service):
+    with Page(browser, service) as page:
+        page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": b"no"})
+        page.wait_for_selector("#alert:visible")
+        assert "not a PNG" in page.inner_text("#alert")
+
+
+def an_error_stands_at_its_field(browser, service):
+    with Page(browser, service, expect=("400 (Bad Request)",)) as page:
+        page.fill("#prompt", PROMPT)
+        page.fill("#steps", "1000")
+        page.click("#generate")
+        page.wait_for_selector("#steps[aria-invalid=true]")
+        assert "1..100" in page.inner_text("#steps_error")
+        assert page.evaluate("document.activeElement.id") == "steps"
+        page.fill("#steps", "4")
+        page.fill("#taca_scale", "99")
+        page.check("#taca_on")
+        page.click("#generate")
+        page.wait_for_selector("#taca_scale[aria-invalid=true]")
+        assert not page.query_selector("#steps_error")
+
+
+def the_keyboard_alone_is_enough(browser, service):
+    with Page(browser, service) as page:
+        def tab_to(name, ring_on="*", most=40):
+            for _ in range(most):
+                page.keyboard.press("Tab")
+                if page.evaluate("document.activeElement.id") == name:
+                    ring = page.evaluate("s => getComputedStyle(document.activeElement.closest(s)).outlineStyle", ring_on)
+                    assert ring != "none", f"{name} shows no focus"
+                    return
+            raise AssertionError(f"Tab never reached {name}")
+
+        tab_to("prompt")
+        page.keyboard.type(PROMPT)
+        tab_to("steps")
+        page.keyboard.press("Control+A")
+        page.keyboard.type("5")
+        tab_to("dice")
+        page.keyboard.press("Enter")
+        assert page.input_value("#seed") != ""
+        tab_to("taca_off", ring_on="label")
+        page.keyboard.press("ArrowRight")
+        assert page.is_checked("#taca_on")
+        page.keyboard.press("Control+Enter")
+        made(page)
+        assert "Done in" in page.inner_text("#live")
+        names = page.evaluate("""[...document.querySelectorAll("input, textarea, button, a, progress")]
+            .filter((e) => e.offsetParent && e.getAttribute("aria-hidden") !== "true")
+            .filter((e) => !(e.labels?.length || e.textContent.trim() ||
+                             e.getAttribute("aria-label") || e.querySelector("img[alt]")))
+            .map((e) => e.outerHTML)""")
+        assert not names, names
+
+
+def a_phone_of_360_px_never_scrolls_sideways(browser, service):
+    with Page(browser, service, viewport={"width": 360, "height": 740}, has_touch=True) as page:
+        no_sideways_scroll(page)
+        page.fill("#prompt", "x" * 300)
+        page.click("summary")
+        page.check("#taca_both")
+        page.fill("#steps", "4")
+        no_sideways_scroll(page)
+        page.click("#generate")
+        made(page, 2)
+        no_sideways_scroll(page)
+        small = page.evaluate("""[...document.querySelectorAll("button, a, input, textarea")]
+            .filter((e) => e.offsetParent && e.getAttribute("aria-hidden") !== "true" && !e.closest("label"))
+            .filter((e) => e.getBoundingClientRect().height < 24).map((e) => e.outerHTML)""")
+        assert not small, small
+
+
+def copied_commands_carry_the_request(browser, service):
+    with Page(browser, service) as page:
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.fill("#prompt", "it's \"quoted\"\nand new")
+        page.fill("#seed", "5")
+        page.click("#form_curl")
+        page.wait_for_function("() => document.getElementById('form_curl').textContent === 'Copied'")
+        curl = page.evaluate("navigator.clipboard.readText()")
+        assert curl.startswith("curl ") and "'\\''" in curl and '"seed":5' in curl, curl
+        page.click("#form_python")
+        page.wait_for_function("() => document.getElementById('form_python').textContent === 'Copied'")
+        script = page.evaluate("navigator.clipboard.readText()")
+        assert page.evaluate("document.activeElement.id") == "form_python"
+    compile(script, "copied", "exec")
+    folder = service.folder.name
+    for command in (["sh", "-c", curl], [sys.executable, "-c", script]):
+        done = subprocess.run(command, cwd=folder, capture_output=True, timeout=60, check=False)
+        assert done.returncode == 0, done
+        name = os.path.join(folder, "taca-5.png")
+        with open(name, "rb") as f:
+            assert f.read(4) == b"\x89PNG"
+        os.unlink(name)
+
+
+TESTS = [a_picture_comes_with_previews_and_progress, stop_ends_a_long_run_in_page_and_service,
+         compare_makes_the_same_seed_with_and_without, a_dropped_picture_brings_its_settings_back,
+         what_is_no_picture_of_ours_is_told, an_error_stands_at_its_field,
+         the_keyboard_alone_is_enough, a_phone_of_360_px_never_scrolls_sideways,
+         copied_commands_carry_the_request]
+
+
+def main():
+    service = Service()
+    try:
+        with sync_playwright() as p:
+            browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            code = run(TESTS, browser, service)
+            browser.close()
+    finally:
+        service.close()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
