@@ -279,7 +279,7 @@ int cli_bench(int argc, char **argv) {
         {"model", 'm', FLAG_STRING, &b.engine.model_path, .env = "TACA_MODEL", .arg = "DIR",
          .help = "model directory"},
         {"runs", 'n', FLAG_INT, &b.runs, 1, MAX_RUNS, .arg = "N", .help = "pictures per view"},
-        {"precision", 0, FLAG_CHOICE, &b.precision, .choices = "auto|f32|bf16", .arg = "P",
+        {"precision", 0, FLAG_CHOICE, &b.precision, .choices = "auto|f32|bf16|int8", .arg = "P",
          .help = "of all but process and HTTP"},
         {"threads", 0, FLAG_INT, &b.engine.threads, 0, 1024, .arg = "N",
          .help = "CPU threads, 0 = all"},

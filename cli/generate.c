@@ -77,7 +77,7 @@ static enum flags_result parse(struct options *o, struct flag_set *set, int argc
          .help = "adapter and its strength (1)"},
         {"lora-window", 0, FLAG_CHOICE, &o->lora_window, .choices = "always|taca", .arg = "WHEN",
          .help = "steps with adapters: all, or those of the TACA window"},
-        {"precision", 0, FLAG_CHOICE, &o->precision, .choices = "auto|f32|bf16",
+        {"precision", 0, FLAG_CHOICE, &o->precision, .choices = "auto|f32|bf16|int8",
          .env = "TACA_PRECISION", .arg = "P", .help = "of matrix products"},
         {"threads", 0, FLAG_INT, &o->engine.threads, 0, 1024, .env = "TACA_THREADS", .arg = "N",
          .help = "CPU threads, 0 = all"},

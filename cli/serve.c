@@ -43,7 +43,7 @@ static void add_engine(struct table *t, struct options *o) {
          .help = "what clients call it"},
         {"threads", 0, FLAG_INT, &e->threads, 0, 1024, .env = "TACA_THREADS", .arg = "N",
          .help = "CPU threads, 0 = all"},
-        {"precision", 0, FLAG_CHOICE, &o->precision, .choices = "auto|f32|bf16",
+        {"precision", 0, FLAG_CHOICE, &o->precision, .choices = "auto|f32|bf16|int8",
          .env = "TACA_PRECISION", .arg = "P", .help = "of matrix products"},
         {"deterministic", 0, FLAG_SWITCH, &e->deterministic, .env = "TACA_DETERMINISTIC",
          .help = "bits do not depend on what is computed together"},

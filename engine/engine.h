@@ -18,7 +18,13 @@
 struct taca_engine;
 struct taca_seq;
 
-enum taca_precision { TACA_PRECISION_AUTO, TACA_PRECISION_F32, TACA_PRECISION_BF16 };
+/* INT8: as BF16, the linear maps of the transformer's blocks in 8 bits. */
+enum taca_precision {
+    TACA_PRECISION_AUTO,
+    TACA_PRECISION_F32,
+    TACA_PRECISION_BF16,
+    TACA_PRECISION_INT8
+};
 
 struct taca_engine_opts {
     const char *model_path; /* Hugging Face directory or file; NULL when `transformer` is given */

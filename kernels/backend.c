@@ -35,6 +35,8 @@ void taca_backend_close(struct taca_backend *b) {
 
 const char *taca_backend_name(const struct taca_backend *b) { return b->ops->name; }
 const char *taca_backend_detail(const struct taca_backend *b) { return b->detail; }
+void taca_backend_narrow(struct taca_backend *b, bool on) { b->narrow = on; }
+bool taca_backend_has_int8(const struct taca_backend *b) { return b->int8; }
 enum taca_dtype taca_backend_precision(const struct taca_backend *b) { return b->precision; }
 
 static bool live(const struct taca_backend *b) { return b->error.code == TACA_OK; }
@@ -406,6 +408,16 @@ void taca_cfg_euler(struct taca_backend *b, struct taca_chw x, struct taca_chw c
 
 void taca_axpb(struct taca_backend *b, struct taca_chw y, struct taca_chw x, float a, float c) {
     if (live(b) && same_chw(b, "axpb", y, x) && !dry(b)) b->ops->axpb(b, y, x, a, c);
+}
+
+void taca_axpby(struct taca_backend *b, struct taca_chw y, struct taca_chw x, float a, float c) {
+    if (live(b) && same_chw(b, "axpby", y, x) && !dry(b)) b->ops->axpby(b, y, x, a, c);
+}
+
+void taca_blend(struct taca_backend *b, struct taca_chw y, struct taca_chw x, struct taca_chw m) {
+    const struct taca_chw plane = {y.data, 1, y.h, y.w};
+    if (!live(b) || !same_chw(b, "blend", y, x) || !same_chw(b, "blend", plane, m)) return;
+    if (!dry(b)) b->ops->blend(b, y, x, m);
 }
 
 /* ---- feature maps ---------------------------------------------------------------------------- */

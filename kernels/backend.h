@@ -25,6 +25,7 @@ struct taca_backend;
 struct taca_backend_opts {
     int threads;               /* CPU worker threads; 0 = what the process may use */
     enum taca_dtype precision; /* matmul inputs: TACA_F32 or TACA_BF16 */
+    bool int8;                 /* narrow linear maps in 8 bits, see taca_backend_narrow */
     bool deterministic;
     bool scalar; /* CPU: plain C paths only, the oracle of the vector code */
 };
@@ -49,6 +50,13 @@ const char *taca_backend_name(const struct taca_backend *b);   /* "cpu" */
 const char *taca_backend_detail(const struct taca_backend *b); /* "avx512-bf16, 2 threads" */
 /* dtype of matmul inputs: activations that only feed a linear should be stored so. */
 enum taca_dtype taca_backend_precision(const struct taca_backend *b);
+
+/* From now on linear maps are opened as narrow ones, until told otherwise: a CPU backend with int8
+ * keeps their weights as 8-bit integers with a scale per output (dtype U8) and brings inputs to 8
+ * bits with a scale per row, the largest magnitude of either being 127. Nothing changes on other
+ * backends, or where the CPU has no AVX512-VNNI. */
+void taca_backend_narrow(struct taca_backend *b, bool on);
+bool taca_backend_has_int8(const struct taca_backend *b);
 
 /* ---- memory -------------------------------------------------------------------------------- */
 
@@ -153,6 +161,7 @@ enum taca_act {
     TACA_ACT_GELU_TANH,  /* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) */
     TACA_ACT_GELU_ERF,   /* 0.5 x (1 + erf(x / sqrt 2)) */
     TACA_ACT_QUICK_GELU, /* x / (1 + exp(-1.702 x)) */
+    TACA_ACT_RELU,       /* max(x, 0) */
 };
 
 /* y = act(x W^T + b).   x [rows, in], y [rows, out]; x may be f32 whatever the weights are. */
@@ -282,6 +291,12 @@ void taca_cfg_euler(struct taca_backend *b, struct taca_chw x, struct taca_chw c
 
 /* y = a * x + c elementwise, in place allowed. */
 void taca_axpb(struct taca_backend *b, struct taca_chw y, struct taca_chw x, float a, float c);
+
+/* y = a * x + c * y elementwise. */
+void taca_axpby(struct taca_backend *b, struct taca_chw y, struct taca_chw x, float a, float c);
+
+/* y = m * y + (1 - m) * x with one plane of m for all channels.   m [1, h, w] */
+void taca_blend(struct taca_backend *b, struct taca_chw y, struct taca_chw x, struct taca_chw m);
 
 /* ---- feature maps ---------------------------------------------------------------------------- */
 

@@ -68,6 +68,8 @@ struct taca_backend_ops {
     void (*cfg_euler)(struct taca_backend *b, struct taca_chw x, struct taca_chw c,
                       struct taca_chw u, float guidance, float dsigma);
     void (*axpb)(struct taca_backend *b, struct taca_chw y, struct taca_chw x, float a, float c);
+    void (*axpby)(struct taca_backend *b, struct taca_chw y, struct taca_chw x, float a, float c);
+    void (*blend)(struct taca_backend *b, struct taca_chw y, struct taca_chw x, struct taca_chw m);
     void (*chw_to_map)(struct taca_backend *b, struct taca_map y, struct taca_chw x);
     void (*map_to_chw)(struct taca_backend *b, struct taca_chw y, struct taca_map x);
     void (*conv2d)(struct taca_backend *b, struct taca_map y, struct taca_map x,
@@ -84,6 +86,7 @@ struct taca_backend_ops {
 struct taca_backend {
     const struct taca_backend_ops *ops;
     enum taca_dtype precision;
+    bool int8, narrow; /* it has 8-bit maps; those opened now are to be so */
     char detail[96];
     struct taca_err error; /* the first since the last sync */
     size_t scratch_peak;   /* over all scratch of this backend */

@@ -28,6 +28,8 @@ void bench_fill(void *data, enum taca_dtype dtype, int64_t n);
 
 enum taca_code bench_open_backend(struct taca_backend **out, const struct taca_bench *b,
                                   struct taca_err *err) TACA_MUST_USE;
+/* Of the matrix products, as rows print it. */
+const char *bench_dtype(const struct taca_backend *b);
 int bench_threads(const struct taca_bench *b);
 
 #endif

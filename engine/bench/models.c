@@ -133,7 +133,7 @@ static enum taca_code measure_forward(struct taca_bench *b, struct forward *f,
     static struct bench_sample s[2];
     struct taca_bench_row row = {.group = "model",
                                  .name = c->name,
-                                 .dtype = taca_dtype_name(taca_backend_precision(f->b)),
+                                 .dtype = bench_dtype(f->b),
                                  .threads = bench_threads(b),
                                  .gflop = counts->flops * 1e-9,
                                  .mbyte = counts->weight_bytes * 1e-6};

@@ -97,7 +97,9 @@ static enum taca_code measure(struct ops *w, struct op *o, const char *group, co
     static struct bench_sample s;
     struct taca_bench_row row = {.group = group,
                                  .name = name,
-                                 .dtype = taca_dtype_name(taca_backend_precision(o->b)),
+                                 .dtype = o->linear && o->linear->dtype == TACA_U8
+                                              ? "int8"
+                                              : taca_dtype_name(taca_backend_precision(o->b)),
                                  .threads = bench_threads(w->bench),
                                  .gflop = cost[0] * 1e-9,
                                  .mbyte = cost[1] * 1e-6};
@@ -138,6 +140,7 @@ static enum taca_code bench_linear(struct ops *w, const struct linear_case *c) {
     enum taca_code rc = begin(w, &o, rows * (double)(c->in + c->out) * 4e-6 + 1);
     if (!rc) rc = taca_ckpt_get(w->ckpt, &weight, "weight", 2, (int64_t[]){c->out, c->in}, w->err);
     if (!rc) rc = taca_ckpt_get(w->ckpt, &bias, "bias", 1, &c->out, w->err);
+    if (!rc) taca_backend_narrow(o.b, true);
     if (!rc) rc = taca_linear_open(o.b, &o.linear, &weight, &bias, 1, w->err);
     if (!rc) {
         const enum taca_dtype t = taca_backend_precision(o.b);

@@ -117,14 +117,15 @@ static int64_t load_block(struct dit_loader *l, struct dit_block *w, int64_t i, 
     place_stream(&w->img, &w->img_mlp, at, d);
     place_stream(&w->txt, &w->txt_mlp, at + six, d);
     w->mod.at = at;
-    w->mod.w = dit_load_stacked(l, mod, 2, (int64_t[]){six, six}, d);
+    w->mod.w = dit_load_mod(l, mod, 2, (int64_t[]){six, six});
     dit_load_prefix(l, NULL, 0);
     return at + 2 * six;
 }
 
 static int64_t load_single(struct dit_loader *l, struct dit_single *w, int64_t i, int64_t at) {
     static const char *const qkv[] = {"attn.to_q", "attn.to_k", "attn.to_v"};
-    const int64_t d = l->width;
+    static const char *const mod[] = {"norm.linear"};
+    const int64_t d = l->width, three = 3 * d;
     dit_load_prefix(l, "single_transformer_blocks", i);
     w->attn = (struct dit_attn){.qkv = dit_load_qkv(l, qkv),
                                 .norm_q = dit_load_gain(l, "attn.norm_q"),
@@ -135,7 +136,7 @@ static int64_t load_single(struct dit_loader *l, struct dit_single *w, int64_t i
     w->up = dit_load_linear(l, "proj_mlp", 4 * d, d);
     w->down = dit_load_linear(l, "proj_out", d, 5 * d);
     w->mod.at = at;
-    w->mod.w = dit_load_linear(l, "norm.linear", 3 * d, d);
+    w->mod.w = dit_load_mod(l, mod, 1, &three);
     dit_load_prefix(l, NULL, 0);
     return at + 3 * d;
 }

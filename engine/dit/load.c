@@ -8,6 +8,8 @@
 
 void dit_load_prefix(struct dit_loader *l, const char *kind, int64_t i) {
     l->prefix[0] = '\0';
+    /* in 8 bits, if at all, only what every token meets in every block */
+    taca_backend_narrow(l->b, kind != NULL);
     if (kind) snprintf(l->prefix, sizeof l->prefix, "%s.%" PRId64 ".", kind, i);
 }
 
@@ -38,6 +40,12 @@ struct taca_linear *dit_load_stacked(struct dit_loader *l, const char *const *na
 struct taca_linear *dit_load_linear(struct dit_loader *l, const char *name, int64_t out,
                                     int64_t in) {
     return dit_load_stacked(l, &name, 1, &out, in);
+}
+
+struct taca_linear *dit_load_mod(struct dit_loader *l, const char *const *names, int n,
+                                 const int64_t *out) {
+    taca_backend_narrow(l->b, false);
+    return dit_load_stacked(l, names, n, out, l->width);
 }
 
 struct taca_linear *dit_load_qkv(struct dit_loader *l, const char *const names[3]) {

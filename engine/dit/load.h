@@ -26,6 +26,9 @@ struct taca_linear *dit_load_linear(struct dit_loader *l, const char *name, int6
 /* Up to DIT_MAX_PARTS of them as one, rows stacked. */
 struct taca_linear *dit_load_stacked(struct dit_loader *l, const char *const *names, int n,
                                      const int64_t *out, int64_t in);
+/* The modulations of a block, the last that is loaded of it: never narrow. */
+struct taca_linear *dit_load_mod(struct dit_loader *l, const char *const *names, int n,
+                                 const int64_t *out);
 /* q, k and v, width rows each. */
 struct taca_linear *dit_load_qkv(struct dit_loader *l, const char *const names[3]);
 /* NAME.weight [head_dim]. */

@@ -162,7 +162,7 @@ static int64_t load_block(struct loader *l, struct dit_block *w, int64_t i, int6
     }
     load_dual(l, w, i);
     place_block(w, at, d, widths);
-    w->mod.w = dit_load_stacked(&l->l, mod, 2, widths, d);
+    w->mod.w = dit_load_mod(&l->l, mod, 2, widths);
     dit_load_prefix(&l->l, NULL, 0);
     return at + widths[0] + widths[1];
 }

@@ -35,6 +35,9 @@ static const struct tolerance tolerances[] = {
 /* bf16 keeps 8 bits: 0.4 % of each product's inputs. One pass through a model shows a few times
  * that on its largest values, a guided loop of passes some more. */
 static const double bf16_base = 0.08, bf16_loop_base = 0.16;
+/* 8-bit integers with one scale per row keep half a step of 1 / 127 of a row's largest value, four
+ * or five times its standard deviation: 1.5 % of it where bf16 keeps 0.2 %. */
+static const double int8_base = 0.16, int8_loop_base = 0.32;
 /* Latents that an encoded image went into carry the error of the encoder. */
 static const double encoded_latents_base = 2e-5;
 
@@ -48,8 +51,9 @@ static double tolerance_of(const struct verify_case *c, const char *output, doub
     if (c->opts->tol > 0) return c->opts->tol * grow;
     while (!starts_with(output, t->prefix)) t++;
     bool encoded = starts_with(output, "init.latents") && case_has(c, "init.image_latents");
-    if (c->opts->dtype == TACA_BF16 && (!t->fixed || encoded)) {
+    if (c->opts->dtype != TACA_F32 && (!t->fixed || encoded)) {
         bool loop = starts_with(output, "steps") || starts_with(output, "out.latent");
+        if (c->opts->int8) return (loop ? int8_loop_base : int8_base) * grow;
         return (loop ? bf16_loop_base : bf16_base) * grow;
     }
     if (c->tolerance > 0) return c->tolerance;
@@ -60,8 +64,8 @@ static double tolerance_of(const struct verify_case *c, const char *output, doub
 /* ---- one case -------------------------------------------------------------------------------- */
 
 static enum taca_code open_engine(struct verify_case *c, struct taca_err *err) {
-    const struct taca_backend_opts opts = {.threads = c->opts->threads,
-                                           .precision = c->opts->dtype};
+    const struct taca_backend_opts opts = {
+        .threads = c->opts->threads, .precision = c->opts->dtype, .int8 = c->opts->int8};
     c->e = calloc(1, sizeof *c->e);
     if (!c->e) return taca_fail(err, TACA_ENOMEM, "an engine");
     enum taca_code rc = taca_cpu_open(&c->e->b, &opts, err);
@@ -70,6 +74,9 @@ static enum taca_code open_engine(struct verify_case *c, struct taca_err *err) {
     if (taca_backend_precision(c->e->b) != c->opts->dtype)
         return taca_fail(err, TACA_EUNSUPPORTED,
                          "dtype bf16 needs a processor with AVX512-BF16; use f32");
+    if (c->opts->int8 && !taca_backend_has_int8(c->e->b))
+        return taca_fail(err, TACA_EUNSUPPORTED,
+                         "dtype int8 needs a processor with AVX512-VNNI; use f32");
     return TACA_OK;
 }
 

@@ -1,9 +1,10 @@
 /* verify.h - a build against reference tensors: runs cases and compares every output.
  *
  * A case is a model set (NAME.config.json, NAME.{diffusers,orig,bfl}.safetensors and
- * NAME.io.safetensors), a TACA set (NAME.json names its model), an embedding pipeline (an entry of
- * a *pipelines.json) or a text case (an entry of text_cases.json). Everything runs through the code
- * that serves images. Knows nothing of terminals: results go to a sink. */
+ * NAME.io.safetensors), a TACA set (NAME.json names its model), a LoRA set (lora.json and
+ * lora_bad.json), an embedding pipeline (an entry of a *pipelines.json) or a text case (an entry of
+ * text_cases.json). Everything runs through the code that serves images. Knows nothing of terminals:
+ * results go to a sink. */
 #ifndef TACA_ENGINE_VERIFY_VERIFY_H
 #define TACA_ENGINE_VERIFY_VERIFY_H
 
@@ -20,6 +21,7 @@ struct verify_opts {
     const char *layout;    /* "diffusers", "orig" or "bfl": read these weight files only; NULL =
                               the first of them that a set has */
     enum taca_dtype dtype; /* of matrix products: TACA_F32 or TACA_BF16 */
+    bool int8;             /* with BF16: the linear maps of transformer blocks in 8 bits */
     double
         tol; /* absolute, times the standard deviation of outputs above 1; 0 = each output's own */
     int threads; /* 0 = what the process may use */

@@ -8,6 +8,7 @@
 
 #include "base/mem.h"
 #include "kernels/cpu/dnn.h"
+#include "kernels/cpu/int8.h"
 
 enum { LINE = 64 };
 
@@ -113,9 +114,9 @@ static const struct cpu_kernels *best_kernels(bool scalar) {
 }
 
 static void describe(struct cpu *c) {
-    snprintf(c->base.detail, sizeof c->base.detail, "%s%s, %d thread%s%s", c->k->name,
-             c->base.precision == TACA_BF16 ? "-bf16" : "", c->threads, c->threads == 1 ? "" : "s",
-             c->deterministic ? ", deterministic" : "");
+    snprintf(c->base.detail, sizeof c->base.detail, "%s%s%s, %d thread%s%s", c->k->name,
+             c->base.precision == TACA_BF16 ? "-bf16" : "", c->base.int8 ? "-int8" : "", c->threads,
+             c->threads == 1 ? "" : "s", c->deterministic ? ", deterministic" : "");
 }
 
 enum taca_code taca_cpu_open(struct taca_backend **out, const struct taca_backend_opts *opts,
@@ -126,6 +127,7 @@ enum taca_code taca_cpu_open(struct taca_backend **out, const struct taca_backen
     c->base.ops = &cpu_ops;
     c->base.precision = opts->precision == TACA_BF16 && has_bf16() ? TACA_BF16 : TACA_F32;
     c->deterministic = opts->deterministic;
+    c->base.int8 = opts->int8 && !opts->scalar && cpu_int8_supported();
     c->k = best_kernels(opts->scalar);
     if (!opts->scalar) rc = cpu_dnn_open(&c->dnn, err);
     if (rc != TACA_OK) goto out;
@@ -174,6 +176,8 @@ const struct taca_backend_ops cpu_ops = {
     .add_position = cpu_add_position,
     .cfg_euler = cpu_cfg_euler,
     .axpb = cpu_axpb,
+    .axpby = cpu_axpby,
+    .blend = cpu_blend,
     .chw_to_map = cpu_chw_to_map,
     .map_to_chw = cpu_map_to_chw,
     .conv2d = cpu_conv2d,

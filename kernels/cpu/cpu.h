@@ -93,6 +93,8 @@ void cpu_multiply(struct taca_backend *b, struct taca_mat y, struct taca_mat a, 
 void cpu_cfg_euler(struct taca_backend *b, struct taca_chw x, struct taca_chw c, struct taca_chw u,
                    float guidance, float dsigma);
 void cpu_axpb(struct taca_backend *b, struct taca_chw y, struct taca_chw x, float a, float c);
+void cpu_axpby(struct taca_backend *b, struct taca_chw y, struct taca_chw x, float a, float c);
+void cpu_blend(struct taca_backend *b, struct taca_chw y, struct taca_chw x, struct taca_chw m);
 void cpu_embed(struct taca_backend *b, struct taca_mat y, struct taca_mat table,
                const int32_t *ids); /* patch.c */
 void cpu_time_features(struct taca_backend *b, struct taca_mat y, const float *t);

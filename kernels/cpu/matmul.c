@@ -11,8 +11,11 @@
 
 #include "base/mem.h"
 #include "kernels/cpu/dnn.h"
+#include "kernels/cpu/int8.h"
 
 enum { PRIMS = 8, LAYOUT_ROWS = 64, FIXED_ROWS = 32, LEAST_ROWS = 16 };
+/* Inputs of an 8-bit map, so that sums of 255 * 127 fit 31 bits. */
+enum { MAX_NARROW = 65536 };
 
 struct prim_key {
     int64_t rows;
@@ -25,7 +28,8 @@ struct cpu_linear {
     struct taca_linear pub;
     void *w; /* as `layout` says; scalar: [out, in] */
     dnnl_memory_desc_t layout;
-    float *bias; /* NULL without */
+    float *bias;             /* NULL without */
+    struct cpu_int8 *narrow; /* in place of w */
     struct prim_key key[PRIMS];
     struct cpu_prim prim[PRIMS];
     uint64_t used[PRIMS], clock; /* the least recently used is replaced */
@@ -39,6 +43,7 @@ static struct cpu_linear *linear_of(const struct taca_linear *w) {
 static void linear_close(struct cpu_weight *node) {
     struct cpu_linear *l = (struct cpu_linear *)node;
     for (int i = 0; i < l->n_prims; i++) cpu_prim_close(&l->prim[i]);
+    cpu_int8_close(l->narrow);
     free(l->w);
     free(l->bias);
     free(l);
@@ -93,6 +98,10 @@ static dnnl_status_t lay_out(struct cpu_linear *l, struct cpu_dnn *d, const floa
 
 static enum taca_code place_weights(struct cpu *c, struct cpu_linear *l, float **plain,
                                     const char *name, struct taca_err *err) {
+    if (l->pub.dtype == TACA_U8) {
+        l->narrow = cpu_int8_open(*plain, l->pub.out, l->pub.in);
+        return l->narrow ? TACA_OK : taca_fail(err, TACA_ENOMEM, "%s", name);
+    }
     if (c->dnn) {
         cpu_dnn_bind(c->dnn);
         dnnl_status_t s = lay_out(l, c->dnn, *plain);
@@ -131,7 +140,7 @@ enum taca_code cpu_linear_open(struct taca_backend *b, struct taca_linear **out,
     l->node.close = linear_close;
     for (int i = 0; i < n_parts; i++) l->pub.out += parts[i].dim[0];
     l->pub.in = taca_tensor_count(&parts[0]) / parts[0].dim[0];
-    l->pub.dtype = b->precision;
+    l->pub.dtype = b->narrow && b->int8 && l->pub.in <= MAX_NARROW ? TACA_U8 : b->precision;
     l->pub.has_bias = biases != NULL;
     plain = stack(parts, n_parts, l->pub.in * l->pub.out);
     if (biases) l->bias = stack(biases, n_parts, l->pub.out);
@@ -333,6 +342,10 @@ void cpu_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                 const struct taca_linear *w, enum taca_act act) {
     struct cpu *c = cpu_of(b);
     struct cpu_linear *l = linear_of(w);
+    if (l->narrow) {
+        cpu_int8_linear(c, l->narrow, y, x, l->bias, act);
+        return;
+    }
     if (!c->dnn) {
         struct plain_job j = {l, y, x, act};
         cpu_split(c, y.rows, w->in * w->out, plain_rows, &j);
