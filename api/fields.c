@@ -15,12 +15,12 @@
 #define REFUSED(name_, why_)                                                                       \
     { .name = name_, .kind = API_REFUSED, .why = why_ }
 
-static const char *const samplers[] = {"euler", NULL};
-static const char *const schedules[] = {"default", "normal", NULL};
 static const char *const formats[] = {"png", NULL}; /* enum api_format */
 static const char *const later_formats[] = {"jpeg", "webp", NULL};
-static const char *const responses[] = {"", "b64_json", "binary", "url", NULL}; /* enum api_response */
-static const char *const disconnects[] = {"", "cancel", "continue", NULL}; /* enum api_on_disconnect */
+static const char *const responses[] = {"", "b64_json", "binary", "url",
+                                        NULL}; /* enum api_response */
+static const char *const disconnects[] = {"", "cancel", "continue",
+                                          NULL}; /* enum api_on_disconnect */
 
 static const struct api_field fields[] = {
     {.name = "prompt",
@@ -59,8 +59,8 @@ static const struct api_field fields[] = {
      .set = api_set_seed},
     {.name = "n", .kind = API_INT, .bound = API_BY_N, .min = 1, .at = AT(r.n)},
     {.name = "shift", .kind = API_NUMBER, .min = 0.01, .max = 100, .at = AT(r.params.shift)},
-    CHOICE("sampler", sampler, samplers, NULL),
-    CHOICE("schedule", schedule, schedules, NULL),
+    CHOICE("sampler", r.params.sampler, taca_sampler_names, NULL),
+    CHOICE("schedule", r.params.schedule, taca_levels_names, NULL),
     {.name = "taca",
      .kind = API_SPECIAL,
      .type = "boolean or object",

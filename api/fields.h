@@ -13,7 +13,6 @@ struct api_draft {
     const struct api_limits *limits;
     struct api_error *err;
     int64_t seed; /* -1 = the server chooses */
-    int sampler, schedule;
     bool round_size;
     bool openai;            /* fields are read as OpenAI means them */
     int quality;            /* openai: index into its list */

@@ -20,6 +20,12 @@ static void put_window(struct taca_buf *out, const struct taca_window *w) {
     }
 }
 
+/* As other programs write it into their pictures. */
+static const char *people_call(enum taca_sampler s) {
+    static const char *const names[] = {"Euler", "Heun", "DPM++ 2M", "Euler a", "LCM"};
+    return names[s];
+}
+
 /* Three parts, each on its own line: the prompt, "Negative prompt: ..." and "Steps: ...". */
 void api_png_parameters(struct taca_buf *out, const struct taca_gen_params *p,
                         const struct taca_model_info *m) {
@@ -28,7 +34,10 @@ void api_png_parameters(struct taca_buf *out, const struct taca_gen_params *p,
         taca_buf_puts(out, "\nNegative prompt: ");
         taca_buf_puts(out, p->negative_prompt);
     }
-    taca_buf_printf(out, "\nSteps: %d, Sampler: Euler, CFG scale: ", p->steps);
+    taca_buf_printf(out, "\nSteps: %d, Sampler: %s", p->steps, people_call(p->sampler));
+    if (p->schedule != TACA_LEVELS_DEFAULT)
+        taca_buf_printf(out, ", Schedule type: %s", taca_levels_names[p->schedule]);
+    taca_buf_puts(out, ", CFG scale: ");
     api_put_double(out, p->cfg_scale);
     if (m->guidance_embeds) {
         taca_buf_puts(out, ", Distilled CFG Scale: ");

@@ -89,6 +89,10 @@ void api_put_params(struct taca_buf *out, const struct taca_gen_params *p,
         taca_buf_puts(out, ",\"guidance_scale\":");
         api_put_double(out, p->guidance_scale);
     }
+    if (p->sampler != TACA_EULER)
+        taca_buf_printf(out, ",\"sampler\":\"%s\"", taca_sampler_names[p->sampler]);
+    if (p->schedule != TACA_LEVELS_DEFAULT)
+        taca_buf_printf(out, ",\"schedule\":\"%s\"", taca_levels_names[p->schedule]);
     if (p->shift > 0) {
         taca_buf_puts(out, ",\"shift\":");
         api_put_double(out, p->shift);

@@ -32,7 +32,7 @@ struct options {
     double cfg, guidance, shift, seed;
     bool taca, quiet, metadata, json;
     double taca_scale, taca_fraction, taca_threshold;
-    int taca_steps, lora_window;
+    int taca_steps, lora_window, sampler, schedule;
     struct flag_list lora;
     char lora_id[TACA_MAX_LORAS][64];
 };
@@ -61,6 +61,12 @@ static enum flags_result parse(struct options *o, struct flag_set *set, int argc
          .help = "another prompt for T5 (SD3)"},
         {"max-sequence-length", 0, FLAG_INT, &o->t5_tokens, 1, TACA_MAX_T5_TOKENS, .arg = "N",
          .help = "T5 tokens of a prompt"},
+        {"sampler", 0, FLAG_CHOICE, &o->sampler,
+         .choices = "euler|heun|dpmpp_2m|euler_ancestral|lcm", .arg = "NAME",
+         .help = "how a step uses the model; heun runs it twice"},
+        {"schedule", 0, FLAG_CHOICE, &o->schedule,
+         .choices = "default|simple|normal|sgm_uniform|beta|karras|exponential", .arg = "NAME",
+         .help = "noise levels; default: the model's own"},
         {"shift", 0, FLAG_NUMBER, &o->shift, 0.01, 100, .arg = "X", .help = "noise schedule shift"},
         {"clip-skip", 0, FLAG_INT, &o->clip_skip, 0, 12, .arg = "N", .help = "CLIP layers to skip"},
         {"taca", 0, FLAG_SWITCH, &o->taca,
@@ -186,6 +192,8 @@ static enum taca_code params_from(struct options *o, const char *prompt, struct 
     if (!isnan(o->cfg)) p->cfg_scale = o->cfg;
     if (!isnan(o->guidance)) p->guidance_scale = o->guidance;
     if (!isnan(o->shift)) p->shift = o->shift;
+    p->sampler = (enum taca_sampler)o->sampler;
+    p->schedule = (enum taca_levels)o->schedule;
     if (isnan(o->seed)) {
         if (getrandom(&p->seed, sizeof p->seed, 0) != (ssize_t)sizeof p->seed)
             return taca_fail(err, TACA_EIO, "no random seed: %s", strerror(errno));
@@ -299,8 +307,9 @@ static enum taca_code run(struct taca_engine *e, const struct options *o,
         rc = taca_seq_open(e, &p, &seqs[k], &warnings, err);
     }
     if (!rc) print_warnings(warnings, first, taca_engine_info(e));
-    progress_start(&bar, p.steps, o->quiet || o->json);
-    for (int i = 0; i < p.steps && !rc; i++) {
+    const int steps = rc ? 0 : taca_seq_steps(seqs[0]);
+    progress_start(&bar, steps, o->quiet || o->json);
+    for (int i = 0; i < steps && !rc; i++) {
         if (interrupted) rc = taca_fail(err, TACA_ECANCELLED, "cancelled after %d steps", i);
         if (!rc) rc = taca_step(e, seqs, o->n, err);
         if (!rc) progress_show(&bar, i + 1);

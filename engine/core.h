@@ -12,6 +12,7 @@
 #include "engine/dit/dit.h"
 #include "engine/engine.h"
 #include "engine/sample/noise.h"
+#include "engine/sample/sampler.h"
 #include "engine/sample/schedule.h"
 #include "engine/text/text.h"
 #include "engine/vae/preview.h"
@@ -68,14 +69,15 @@ enum { SEQ_COND, SEQ_UNCOND, SEQ_BRANCHES };
 
 struct taca_seq {
     int width_px, height_px;
-    int step;
+    struct sampler walk;
     struct taca_schedule schedule;
     struct taca_window window;
     struct seq_loras loras;
     float cfg_scale, guidance_scale;
     int n_branches; /* 1, or 2 with classifier-free guidance */
     struct taca_chw latent;
-    struct taca_chw velocity[SEQ_BRANCHES]; /* after a step, [SEQ_COND] is the guided velocity */
+    struct taca_chw velocity[SEQ_BRANCHES]; /* after a step, [SEQ_COND] is the guess of
+                                               the finished latent */
     struct taca_mat context[SEQ_BRANCHES];  /* projected text [T, width] */
     struct taca_mat outside[SEQ_BRANCHES];  /* the same outside the window, where that differs */
     struct taca_mat places;                 /* rotary, [image rows + T, place_width] */
@@ -108,6 +110,7 @@ enum taca_code seq_latent_write(struct taca_engine *e, struct taca_seq *s, const
 struct memplan_want {
     int64_t h, w, text_rows;
     int n_branches, steps;
+    enum taca_sampler sampler;
     const struct seq_loras *loras; /* NULL = none */
     bool control;                  /* with a control latent each */
 };

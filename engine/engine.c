@@ -214,6 +214,7 @@ enum taca_code taca_engine_cost(const struct taca_engine *e, const struct taca_g
                                             .text_rows = text,
                                             .n_branches = branches,
                                             .steps = p->steps,
+                                            .sampler = p->sampler,
                                             .loras = &loras},
                      &plan, err);
     seq_loras_drop(&loras);
@@ -221,7 +222,8 @@ enum taca_code taca_engine_cost(const struct taca_engine *e, const struct taca_g
     *out = (struct taca_cost){
         .tokens = (int)((h / d->patch * (w / d->patch) + text) * branches),
         .step_flops = plan.step_flops,
-        .total_flops = plan.step_flops * p->steps + plan.decode_flops,
+        .total_flops =
+            plan.step_flops * sampler_evaluations(p->sampler, p->steps) + plan.decode_flops,
         .seq_bytes = plan.seq_bytes,
         .scratch_bytes = plan.step_bytes > plan.decode_bytes ? plan.step_bytes : plan.decode_bytes,
     };

@@ -139,7 +139,7 @@ const struct dit_loras *seq_loras_on(const struct seq_loras *s, bool inside, str
 static float scale_in_step(const struct taca_seq *s, const struct engine_lora *l) {
     for (int i = 0; i < s->loras.n; i++) {
         const struct seq_lora *u = &s->loras.list[i];
-        if (u->lora == l) return !u->windowed || seq_in_window(s, s->step) ? u->scale : 0;
+        if (u->lora == l) return !u->windowed || seq_in_window(s, sampler_level(&s->walk)) ? u->scale : 0;
     }
     return 0;
 }

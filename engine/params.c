@@ -5,6 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *const taca_sampler_names[] = {"euler",           "heun", "dpmpp_2m",
+                                          "euler_ancestral", "lcm",  NULL};
+const char *const taca_levels_names[] = {"default", "simple", "normal",      "sgm_uniform",
+                                         "beta",    "karras", "exponential", NULL};
+
 struct taca_window taca_window_default(void) {
     return (struct taca_window){.rule = TACA_WINDOW_FRACTION,
                                 .gamma = 1.2,
@@ -107,6 +112,10 @@ enum taca_code taca_gen_params_check(const struct taca_gen_params *p,
                              p->steps);
     if (!rc) rc = check_number("cfg_scale", p->cfg_scale, 0, 30, err);
     if (!rc) rc = check_guidance(p->guidance_scale, m, err);
+    if (!rc && (unsigned)p->sampler > TACA_LCM)
+        rc = taca_fail_param(err, "sampler", "sampler %d is unknown", (int)p->sampler);
+    if (!rc && (unsigned)p->schedule > TACA_LEVELS_EXPONENTIAL)
+        rc = taca_fail_param(err, "schedule", "schedule %d is unknown", (int)p->schedule);
     if (!rc && p->shift != 0) rc = check_number("shift", p->shift, 0.01, 100, err);
     if (!rc && (p->clip_skip < 0 || p->clip_skip > 12))
         rc = taca_fail_param(err, "clip_skip", "clip_skip must be in 0..12, got %d", p->clip_skip);
@@ -142,7 +151,7 @@ enum taca_code taca_gen_params_copy(struct taca_gen_params *dst, const struct ta
 
 /* A packed request: this head, then for each string a uint32 length (UINT32_MAX = NULL) and bytes.
  */
-enum { PACK_MAGIC = 0x54475034 }; /* "TGP4": change with the struct */
+enum { PACK_MAGIC = 0x54475035 }; /* "TGP5": change with the struct */
 
 /* The numbers of *p on zeroed memory: neither pointers nor what happens to lie between two members
  * belongs on the wire. */
@@ -153,6 +162,8 @@ static void flatten(struct taca_gen_params *flat, const struct taca_gen_params *
     flat->steps = p->steps;
     flat->cfg_scale = p->cfg_scale;
     flat->guidance_scale = p->guidance_scale;
+    flat->sampler = p->sampler;
+    flat->schedule = p->schedule;
     flat->shift = p->shift;
     flat->clip_skip = p->clip_skip;
     flat->max_sequence_length = p->max_sequence_length;

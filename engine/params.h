@@ -48,6 +48,28 @@ struct taca_lora_use {
     enum taca_lora_when when;
 };
 
+/* How a step uses the velocity that the model gave it. */
+enum taca_sampler {
+    TACA_EULER,
+    TACA_HEUN,            /* two forwards a step, one in the last */
+    TACA_DPMPP_2M,        /* in the noise levels of k-diffusion, as people mean it */
+    TACA_EULER_ANCESTRAL, /* its form for rectified flow, eta 1 */
+    TACA_LCM
+};
+extern const char *const taca_sampler_names[]; /* NULL-terminated */
+
+/* The noise levels between 1 and 0. All but DEFAULT and its two remappings are ComfyUI's. */
+enum taca_levels {
+    TACA_LEVELS_DEFAULT, /* the checkpoint's scheduler */
+    TACA_LEVELS_SIMPLE,
+    TACA_LEVELS_NORMAL,
+    TACA_LEVELS_SGM_UNIFORM,
+    TACA_LEVELS_BETA,
+    TACA_LEVELS_KARRAS,     /* first and last of DEFAULT, rho 7 between */
+    TACA_LEVELS_EXPONENTIAL /* the same, evenly in the logarithm */
+};
+extern const char *const taca_levels_names[]; /* NULL-terminated */
+
 /* One image. Zero is not a valid value: start from taca_gen_params_init. */
 struct taca_gen_params {
     const char *prompt;          /* every encoder, unless prompt_2 is given */
@@ -57,8 +79,10 @@ struct taca_gen_params {
     const char *negative_prompt_2, *negative_prompt_3;
     int width_px, height_px;
     int steps;
-    double cfg_scale;        /* <= 1: one pass without the negative prompt */
-    double guidance_scale;   /* an input of FLUX dev; 0 for models that have none */
+    double cfg_scale;      /* <= 1: one pass without the negative prompt */
+    double guidance_scale; /* an input of FLUX dev; 0 for models that have none */
+    enum taca_sampler sampler;
+    enum taca_levels schedule;
     double shift;            /* of the noise schedule; 0 = the checkpoint's own */
     int clip_skip;           /* 0 = last but one layer; positive prompt only */
     int max_sequence_length; /* T5 tokens of each prompt, 1..TACA_MAX_T5_TOKENS; 0 = the model's */

@@ -27,8 +27,9 @@ size_t seq_lay_out(struct taca_seq *s, const struct dit_info *d, struct taca_chw
                    int64_t text_rows, int steps) {
     struct cursor c = {s->memory, 0};
     const int64_t n = shape.c * shape.h * shape.w;
-    s->latent = s->velocity[0] = s->velocity[1] = shape;
+    s->latent = s->velocity[0] = s->velocity[1] = s->walk.keep = shape;
     s->latent.data = take_floats(&c, n);
+    if (sampler_keeps(s->walk.kind)) s->walk.keep.data = take_floats(&c, n);
     if (d->place_width)
         s->places =
             take_mat(&c, shape.h / d->patch * (shape.w / d->patch) + text_rows, d->place_width);
@@ -96,6 +97,16 @@ static enum taca_code draw_noise(struct taca_engine *e, struct taca_seq *s, stru
     return rc;
 }
 
+/* The noise of later steps goes on where the first noise ended. */
+static enum taca_code keep_generator(struct taca_seq *s, const struct taca_rng *rng,
+                                     struct taca_err *err) {
+    if (!sampler_draws(s->walk.kind)) return TACA_OK;
+    const size_t n = (size_t)(s->latent.c * s->latent.h * s->latent.w);
+    s->walk.rng = *rng;
+    s->walk.draw = malloc(n * sizeof *s->walk.draw);
+    return s->walk.draw ? TACA_OK : taca_fail(err, TACA_ENOMEM, "noise of %zu values", n);
+}
+
 static void account(struct taca_engine *e, struct taca_seq *s, const struct memplan *plan) {
     s->step_bytes = plan->step_bytes;
     s->decode_bytes = plan->decode_bytes;
@@ -119,18 +130,21 @@ enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params
     s->width_px = p->width_px;
     s->height_px = p->height_px;
     s->window = p->taca;
+    s->walk.kind = p->sampler;
     s->cfg_scale = (float)p->cfg_scale;
     s->guidance_scale = (float)p->guidance_scale;
     s->n_branches = uncond ? 2 : 1;
     const int64_t tokens = shape.h / d->patch * (shape.w / d->patch);
-    rc = taca_schedule_init(&s->schedule, &e->scheduler, p->steps, tokens, p->shift, err);
+    const struct taca_schedule_want schedule = {p->schedule, p->steps, tokens, p->shift};
+    rc = taca_schedule_make(&s->schedule, &e->scheduler, &schedule, err);
     if (!rc) rc = seq_loras_take(e, p, &s->loras, err);
     if (!rc) rc = seq_loras_check(&s->loras, err);
     const struct memplan_want want = {.h = shape.h,
                                       .w = shape.w,
                                       .text_rows = cond->context.rows,
                                       .n_branches = s->n_branches,
-                                      .steps = p->steps,
+                                      .steps = s->schedule.steps,
+                                      .sampler = p->sampler,
                                       .loras = &s->loras};
     if (!rc) rc = memplan_run(e, &want, &plan, err);
     if (!rc) rc = engine_reserve(e, &plan, err);
@@ -140,9 +154,10 @@ enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params
         rc = TACA_ENOMEM;
         goto out;
     }
-    seq_lay_out(s, d, shape, cond->context.rows, p->steps);
+    seq_lay_out(s, d, shape, cond->context.rows, s->schedule.steps);
     rc = prepare(e, s, text, err);
     if (!rc) rc = draw_noise(e, s, rng, err);
+    if (!rc) rc = keep_generator(s, rng, err);
     if (rc) goto out;
     account(e, s, &plan);
     *out = s;
@@ -150,6 +165,7 @@ enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params
 out:
     seq_loras_drop(&s->loras);
     taca_free(e->b, s->memory);
+    free(s->walk.draw);
     free(s);
     return rc;
 }
@@ -197,12 +213,15 @@ void taca_seq_close(struct taca_engine *e, struct taca_seq *s) {
     if (--e->open_seqs == 0) e->decode_bytes = 0;
     seq_loras_drop(&s->loras);
     taca_free(e->b, s->memory);
+    free(s->walk.draw);
     free(s);
 }
 
-int taca_seq_step(const struct taca_seq *s) { return s->step; }
-int taca_seq_steps(const struct taca_seq *s) { return s->schedule.steps; }
-bool taca_seq_done(const struct taca_seq *s) { return s->step == s->schedule.steps; }
+int taca_seq_step(const struct taca_seq *s) { return sampler_done(&s->walk, s->schedule.steps); }
+int taca_seq_steps(const struct taca_seq *s) {
+    return sampler_evaluations(s->walk.kind, s->schedule.steps - s->walk.first);
+}
+bool taca_seq_done(const struct taca_seq *s) { return s->walk.step == s->schedule.steps; }
 
 /* Tokens of one branch; patches are counted by the transformer itself. */
 static int64_t branch_tokens(const struct taca_engine *e, const struct taca_seq *s) {
@@ -215,18 +234,27 @@ int taca_seq_tokens(const struct taca_engine *e, const struct taca_seq *s) {
 }
 
 static struct dit_item item_of(const struct taca_seq *s, int branch) {
-    const float sigma = s->schedule.sigma[s->step];
+    const int at = sampler_level(&s->walk);
+    const double sigma = (double)s->schedule.sigma[at];
     return (struct dit_item){
         .latent = s->latent,
         .velocity = s->velocity[branch],
-        .context = seq_in_window(s, s->step) ? s->context[branch] : s->outside[branch],
+        .context = seq_in_window(s, at) ? s->context[branch] : s->outside[branch],
         .places = s->places,
-        .mod = taca_mat_rows(s->mod[branch], s->step, 1),
-        .gamma = (float)taca_gamma(&s->window, s->step, s->schedule.steps, (double)sigma),
+        .mod = taca_mat_rows(s->mod[branch], at, 1),
+        .gamma = (float)taca_gamma(&s->window, at, s->schedule.steps, sigma),
     };
 }
 
-/* The forward over all branches of all sequences, then one Euler step each. Queued, not synced. */
+/* The velocities of all branches become one, and the latent moves along it. Queued. */
+static void advance(struct taca_engine *e, struct taca_seq *s) {
+    const struct taca_chw v = s->velocity[SEQ_COND];
+    if (s->n_branches > 1)
+        taca_cfg_euler(e->b, s->latent, v, s->velocity[SEQ_UNCOND], s->cfg_scale, 0);
+    sampler_move(&s->walk, e->b, s->schedule.sigma, s->latent, v);
+}
+
+/* The forward over all branches of all sequences, then the sampler's part of each. */
 static enum taca_code run_batch(struct taca_engine *e, struct taca_seq *const *seqs, int n,
                                 struct dit_item *items, struct taca_seg *segs,
                                 struct taca_err *err) {
@@ -243,13 +271,7 @@ static enum taca_code run_batch(struct taca_engine *e, struct taca_seq *const *s
     dit_run(e->dit, e->b, &e->scratch,
             &(struct dit_forward){
                 .items = items, .n_items = n_items, .layout = &layout, .loras = loras.all});
-    for (int i = 0; i < n; i++) {
-        struct taca_seq *s = seqs[i];
-        const float *sigma = s->schedule.sigma;
-        taca_cfg_euler(e->b, s->latent, s->velocity[SEQ_COND],
-                       s->n_branches > 1 ? s->velocity[SEQ_UNCOND] : (struct taca_chw){0},
-                       s->cfg_scale, sigma[s->step + 1] - sigma[s->step]);
-    }
+    for (int i = 0; i < n; i++) advance(e, seqs[i]);
     rc = taca_sync(e->b, err);
     taca_layout_finish(&layout);
 out:
@@ -270,7 +292,8 @@ enum taca_code taca_step(struct taca_engine *e, struct taca_seq *const *seqs, in
         rc = run_batch(e, seqs, n, items, segs, err);
     else
         taca_fail(err, TACA_ENOMEM, "a step of %d sequences", n);
-    for (int i = 0; i < n && rc == TACA_OK; i++) seqs[i]->step++;
+    for (int i = 0; i < n && rc == TACA_OK; i++)
+        sampler_next(&seqs[i]->walk, seqs[i]->schedule.steps);
     free(items);
     free(segs);
     return rc;
@@ -289,7 +312,8 @@ enum taca_code seq_latent_write(struct taca_engine *e, struct taca_seq *s, const
         return taca_fail(err, TACA_EINVAL, "step %d of %d", step, s->schedule.steps);
     taca_upload(e->b, s->latent.data, latent,
                 (size_t)(s->latent.c * s->latent.h * s->latent.w) * sizeof *latent);
-    s->step = step;
+    s->walk.first = s->walk.step = step;
+    s->walk.second = false;
     return taca_sync(e->b, err);
 }
 
@@ -297,25 +321,23 @@ enum taca_code taca_seq_preview(struct taca_engine *e, const struct taca_seq *s,
                                 struct taca_image *out, struct taca_err *err) {
     const size_t n = (size_t)(s->latent.c * s->latent.h * s->latent.w);
     enum taca_code rc = TACA_ENOMEM;
-    if (s->step == 0) return taca_fail(err, TACA_EINVAL, "a preview needs at least one step");
-    float *x = malloc(2 * n * sizeof *x);
+    if (taca_seq_step(s) == 0)
+        return taca_fail(err, TACA_EINVAL, "a preview needs at least one step");
+    float *guess = malloc(n * sizeof *guess);
     uint8_t *rgb = malloc((size_t)(s->latent.h * s->latent.w) * 3);
-    if (x && rgb) {
-        float *v = x + n;
-        taca_download(e->b, v, s->velocity[SEQ_COND].data, n * sizeof *v);
-        rc = seq_latent_read(e, s, x, err);
-        /* x0 = x - sigma v, with the velocity that led here */
-        for (size_t i = 0; i < n && !rc; i++) x[i] -= s->schedule.sigma[s->step] * v[i];
+    if (guess && rgb) {
+        taca_download(e->b, guess, s->velocity[SEQ_COND].data, n * sizeof *guess);
+        rc = taca_sync(e->b, err);
     } else {
         taca_fail(err, TACA_ENOMEM, "a preview");
     }
     if (!rc) {
-        preview_render(&e->preview, x, (int)s->latent.h, (int)s->latent.w, rgb);
+        preview_render(&e->preview, guess, (int)s->latent.h, (int)s->latent.w, rgb);
         *out = (struct taca_image){(int)s->latent.w, (int)s->latent.h, rgb};
         rgb = NULL;
     }
     free(rgb);
-    free(x);
+    free(guess);
     return rc;
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/io/checkpoint.h"
+#include "engine/sample/levels.h"
 
 /* ---- config ---------------------------------------------------------------------------------- */
 
@@ -145,19 +146,35 @@ static void even_levels(struct taca_schedule *r, bool dynamic, double shift) {
     }
 }
 
-enum taca_code taca_schedule_init(struct taca_schedule *out, const struct taca_scheduler *s,
-                                  int steps, int64_t tokens, double shift, struct taca_err *err) {
-    struct taca_schedule r = {.steps = steps};
-    if (steps < 1 || steps > TACA_MAX_STEPS)
-        return taca_fail_param(err, "steps", "steps is %d, wanted 1..%d", steps, TACA_MAX_STEPS);
-    const bool dynamic = s->dynamic != TACA_DYNAMIC_OFF && shift == 0;
-    enum taca_code rc = choose_shift(&shift, s, tokens, shift, err);
+enum taca_code taca_schedule_make(struct taca_schedule *out, const struct taca_scheduler *s,
+                                  const struct taca_schedule_want *want, struct taca_err *err) {
+    struct taca_schedule r = {.steps = want->steps};
+    double shift = 0;
+    if (want->steps < 1 || want->steps > TACA_MAX_STEPS)
+        return taca_fail_param(err, "steps", "steps is %d, wanted 1..%d", want->steps,
+                               TACA_MAX_STEPS);
+    const bool dynamic = s->dynamic != TACA_DYNAMIC_OFF && want->shift == 0;
+    enum taca_code rc = choose_shift(&shift, s, want->tokens, want->shift, err);
     if (rc) return rc;
-    if (s->spacing == TACA_SPACING_EVEN)
+    const bool own = want->levels == TACA_LEVELS_DEFAULT || want->levels == TACA_LEVELS_KARRAS ||
+                     want->levels == TACA_LEVELS_EXPONENTIAL;
+    /* ComfyUI tabulates models of a static shift by their training steps, dynamic ones finer */
+    const struct levels_model m = {shift,
+                                   s->dynamic == TACA_DYNAMIC_OFF ? s->train_steps : LEVELS_FINE};
+    if (!own)
+        levels_fill(&r, want->levels, &m);
+    else if (s->spacing == TACA_SPACING_EVEN)
         even_levels(&r, dynamic, shift);
     else
         trained_levels(&r, s, shift);
-    for (int i = 0; i < steps; i++) r.timestep[i] = r.sigma[i] * (float)s->train_steps;
+    if (own && want->levels != TACA_LEVELS_DEFAULT) levels_remap(&r, want->levels);
+    for (int i = 0; i < r.steps; i++) r.timestep[i] = r.sigma[i] * (float)s->train_steps;
     *out = r;
     return TACA_OK;
+}
+
+enum taca_code taca_schedule_init(struct taca_schedule *out, const struct taca_scheduler *s,
+                                  int steps, int64_t tokens, double shift, struct taca_err *err) {
+    const struct taca_schedule_want want = {.steps = steps, .tokens = tokens, .shift = shift};
+    return taca_schedule_make(out, s, &want, err);
 }

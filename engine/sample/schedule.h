@@ -45,8 +45,19 @@ struct taca_schedule {
     float sigma[TACA_MAX_STEPS + 1]; /* strictly falling; [0] = 1, [steps] = 0 */
     float timestep[TACA_MAX_STEPS];  /* train_steps * sigma as the model is told it */
 };
-/* `steps` 1..TACA_MAX_STEPS; tokens = image tokens of the picture; shift > 0 replaces the
- * scheduler's, dynamic or not, 0 keeps it. *out untouched on error. */
+struct taca_schedule_want {
+    enum taca_levels levels;
+    int steps;      /* 1..TACA_MAX_STEPS */
+    int64_t tokens; /* image tokens of the picture */
+    double shift;   /* replaces the scheduler's, dynamic or not; 0 keeps it */
+};
+/* Of many steps TACA_LEVELS_BETA gives some less than wanted: levels that meet are one. *out
+ * untouched on error. */
+enum taca_code taca_schedule_make(struct taca_schedule *out, const struct taca_scheduler *s,
+                                  const struct taca_schedule_want *want,
+                                  struct taca_err *err) TACA_MUST_USE;
+/* That of TACA_LEVELS_DEFAULT. `steps` 1..TACA_MAX_STEPS; tokens = image tokens of the picture;
+ * shift > 0 replaces the scheduler's, dynamic or not, 0 keeps it. *out untouched on error. */
 enum taca_code taca_schedule_init(struct taca_schedule *out, const struct taca_scheduler *s,
                                   int steps, int64_t tokens, double shift,
                                   struct taca_err *err) TACA_MUST_USE;

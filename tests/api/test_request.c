@@ -177,7 +177,7 @@ static void test_values_arrive_where_they_belong(void) {
                          "\"negative_prompt_2\":\"no2\",\"negative_prompt_3\":\"no3\","
                          "\"model\":\"demo\",\"width\":256,\"height\":64,\"steps\":9,"
                          "\"cfg_scale\":2.5,\"seed\":11,\"n\":3,\"shift\":1.5,"
-                         "\"sampler\":\"euler\",\"schedule\":\"normal\",\"clip_skip\":1,"
+                         "\"sampler\":\"dpmpp_2m\",\"schedule\":\"karras\",\"clip_skip\":1,"
                          "\"output_format\":\"png\",\"png_level\":7,"
                          "\"response_format\":\"b64_json\",\"metadata\":false,\"stream\":true,"
                          "\"previews\":4,\"priority\":-3,\"start_timeout_ms\":1000,"
@@ -190,6 +190,7 @@ static void test_values_arrive_where_they_belong(void) {
     CHECK_STR(p->negative_prompt_2, "no2");
     CHECK_STR(p->negative_prompt_3, "no3");
     CHECK(p->width_px == 256 && p->height_px == 64 && p->steps == 9 && p->clip_skip == 1);
+    CHECK(p->sampler == TACA_DPMPP_2M && p->schedule == TACA_LEVELS_KARRAS);
     CHECK(p->cfg_scale == 2.5 && p->shift == 1.5 && p->seed == 11);
     CHECK(r.n == 3 && r.png_level == 7 && !r.metadata && r.stream && r.previews == 4);
     CHECK_INT(r.response, API_RESPONSE_B64_JSON);
@@ -200,9 +201,9 @@ static void test_values_arrive_where_they_belong(void) {
 }
 
 static void test_choices_outside_the_list_are_refused_by_name(void) {
-    check_refused("\"sampler\":\"heun\"", 400, "invalid_sampler", "sampler");
+    check_refused("\"sampler\":\"ddim\"", 400, "invalid_sampler", "sampler");
     check_refused("\"sampler\":\"Euler\"", 400, "invalid_sampler", "sampler");
-    check_refused("\"schedule\":\"karras\"", 400, "invalid_schedule", "schedule");
+    check_refused("\"schedule\":\"turbo\"", 400, "invalid_schedule", "schedule");
     check_refused("\"output_format\":\"jpeg\"", 400, "invalid_output_format", "output_format");
     check_refused("\"output_format\":\"webp\"", 400, "invalid_output_format", "output_format");
     check_refused("\"output_format\":\"gif\"", 400, "invalid_output_format", "output_format");
@@ -215,8 +216,9 @@ static void test_choices_outside_the_list_are_refused_by_name(void) {
     struct api_error e;
     parse_with(&r, &e, "\"output_format\":\"jpeg\"");
     CHECK_STR(e.message, "output_format \"jpeg\" is not supported by this server yet: use \"png\"");
-    parse_with(&r, &e, "\"sampler\":\"heun\"");
-    CHECK_STR(e.message, "sampler must be one of \"euler\", got \"heun\"");
+    parse_with(&r, &e, "\"sampler\":\"ddim\"");
+    CHECK_STR(e.message, "sampler must be one of \"euler\", \"heun\", \"dpmpp_2m\", "
+                         "\"euler_ancestral\", \"lcm\", got \"ddim\"");
 }
 
 static void test_known_fields_that_cannot_be_honoured_are_refused(void) {
@@ -529,6 +531,7 @@ static void test_the_normalised_request_parses_to_the_same(void) {
         "\"cfg_scale\":7.1000000000000005,\"shift\":3.3333333333333335",
         "\"prompt_2\":\"two\",\"prompt_3\":\"3\",\"negative_prompt\":\"\\\"no\\\"\\n\\u2028\"",
         "\"negative_prompt_2\":\"\",\"negative_prompt_3\":\"c\",\"clip_skip\":2,\"steps\":3",
+        "\"sampler\":\"heun\",\"schedule\":\"beta\"",
         "\"size\":\"192x64\",\"png_level\":9,\"metadata\":false",
         "\"width\":100,\"round_size\":true,\"seed\":9007199254740991"};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {

@@ -15,7 +15,7 @@ static struct taca_engine *open_engine(bool deterministic, enum taca_precision p
     return e;
 }
 
-/* A request of its own kind for each k: size, steps, guidance, window and seed all differ. */
+/* A request of its own kind for each k: size, steps, sampler, guidance, window and seed differ. */
 static struct taca_gen_params mixed(const struct taca_engine *e, int k) {
     static const char *const prompts[] = {"a red cube to the left of a blue ball", "",
                                           "two green cones",
@@ -27,6 +27,8 @@ static struct taca_gen_params mixed(const struct taca_engine *e, int k) {
     p.height_px = 128 - 16 * (k % 3);
     p.steps = 3 + k % 4;
     p.cfg_scale = k % 3 == 1 ? 1.0 : 3.0 + k;
+    p.sampler = (enum taca_sampler)(k % 5);
+    p.schedule = (enum taca_levels)(k % 7);
     p.seed = (uint64_t)(100 + k);
     if (k % 2) {
         p.taca = taca_window_default();

@@ -20,6 +20,8 @@ static struct taca_gen_params example(void) {
     p.prompt_2 = "";
     p.negative_prompt = "blurry";
     p.negative_prompt_3 = "x";
+    p.sampler = TACA_LCM;
+    p.schedule = TACA_LEVELS_BETA;
     p.shift = 1.0 / 3;
     p.clip_skip = 2;
     p.max_sequence_length = 77;
@@ -50,6 +52,7 @@ static void check_same(const struct taca_gen_params *a, const struct taca_gen_pa
     CHECK(a->width_px == b->width_px && a->height_px == b->height_px && a->steps == b->steps);
     CHECK(a->cfg_scale == b->cfg_scale && a->shift == b->shift && a->clip_skip == b->clip_skip);
     CHECK(a->guidance_scale == b->guidance_scale);
+    CHECK(a->sampler == b->sampler && a->schedule == b->schedule);
     CHECK_INT(a->max_sequence_length, b->max_sequence_length);
     CHECK(a->seed == b->seed);
     CHECK(a->taca.rule == b->taca.rule && a->taca.gamma == b->taca.gamma &&

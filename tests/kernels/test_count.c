@@ -114,6 +114,8 @@ static void test_other_ops_are_checked_and_free(void) {
     taca_add_position(b, rows(24, 5), rows(49, 5), 7, 4, 6);
     taca_cfg_euler(b, z, z, z, 1, 1);
     taca_axpb(b, z, z, 1, 1);
+    taca_axpby(b, z, z, 1, 1);
+    taca_blend(b, z, z, (struct taca_chw){NULL, 1, 4, 6});
     taca_chw_to_map(b, m, z);
     taca_map_to_chw(b, z, m);
     taca_group_norm(b, m, m, NULL, NULL, 4, 1e-6f, TACA_ACT_SILU);

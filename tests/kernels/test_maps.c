@@ -143,6 +143,25 @@ static void euler_body(void) {
 }
 static void test_euler_steps_along_the_guided_velocity(void) { fx_each(euler_body); }
 
+static void mix_body(void) {
+    for (int i = 0; i < 6; i++) {
+        const int64_t c = 1 + i % 3, h = 1 + 2 * i, w = 3, plane = h * w, n = c * plane;
+        struct fx_mat x = new_dense(TACA_F32, n, 1), y = new_dense(TACA_F32, n, 1);
+        struct fx_mat m = new_dense(TACA_F32, plane, 1);
+        double *want = doubles(n);
+        for (int64_t k = 0; k < n; k++)
+            want[k] = m.v[k % plane] * y.v[k] + (1 - m.v[k % plane]) * x.v[k];
+        taca_blend(fx, as_chw(&y, c, h, w), as_chw(&x, c, h, w), as_chw(&m, 1, h, w));
+        fx_check("blend", &y, want, 1e-6);
+        for (int64_t k = 0; k < n; k++) want[k] = -0.75 * x.v[k] + 1.5 * want[k];
+        taca_axpby(fx, as_chw(&y, c, h, w), as_chw(&x, c, h, w), -0.75f, 1.5f);
+        fx_check("axpby", &y, want, 1e-6);
+        free(want);
+        fx_free(&x), fx_free(&y), fx_free(&m);
+    }
+}
+static void test_latents_are_mixed_and_blended(void) { fx_each(mix_body); }
+
 /* ---- feature maps ------------------------------------------------------------------------------
  */
 
@@ -324,6 +343,7 @@ int main(void) {
     TEST(test_patches_are_tokens_in_both_orders);
     TEST(test_the_position_window_is_centred);
     TEST(test_euler_steps_along_the_guided_velocity);
+    TEST(test_latents_are_mixed_and_blended);
     TEST(test_latents_become_maps_and_come_back);
     TEST(test_conv2d_follows_its_sum);
     TEST(test_group_norm_is_per_image_and_group);
