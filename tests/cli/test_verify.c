@@ -116,7 +116,7 @@ static void test_model_sets_and_pipelines_pass(void) {
     CHECK_INT(verify(MODELS, NULL), TACA_OK);
     printf("    %d outputs, %d skipped\n", counts.outputs, counts.skipped);
     CHECK_INT(counts.failed, 0);
-    CHECK_INT(notes.ok, 39);
+    CHECK_INT(notes.ok, 38);
     CHECK_HAS(notes.text, "ok sd35m_tiny out.skip_layers");
     CHECK_HAS(notes.text, "ok difftest_vae_lc1 out.moments");
     CHECK_HAS(notes.text, "ok pipe_sd3_inpaint out.image");
