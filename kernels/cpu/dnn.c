@@ -59,6 +59,7 @@ dnnl_status_t cpu_dnn_attr(dnnl_primitive_attr_t *out, enum taca_act act) {
         [TACA_ACT_GELU_TANH] = {dnnl_eltwise_gelu_tanh, 0.0f},
         [TACA_ACT_GELU_ERF] = {dnnl_eltwise_gelu_erf, 0.0f},
         [TACA_ACT_QUICK_GELU] = {dnnl_eltwise_swish, 1.702f},
+        [TACA_ACT_RELU] = {dnnl_eltwise_relu, 0.0f},
     };
     dnnl_primitive_attr_t attr = NULL;
     dnnl_post_ops_t ops = NULL;

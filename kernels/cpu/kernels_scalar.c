@@ -11,6 +11,7 @@ float cpu_act(float x, enum taca_act act) {
         return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
     case TACA_ACT_GELU_ERF: return 0.5f * x * (1.0f + erff(x * 0.7071067811865476f));
     case TACA_ACT_QUICK_GELU: return x / (1.0f + expf(-1.702f * x));
+    case TACA_ACT_RELU: return x < 0.0f ? 0.0f : x; /* what is not a number stays so */
     }
     return x;
 }

@@ -212,6 +212,7 @@ INLINE vf v_act(vf x, enum taca_act act) {
     case TACA_ACT_GELU_ERF:
         return v_set(0.5f) * x * (v_set(1.0f) + v_erf(x * v_set(0.7071067811865476f)));
     case TACA_ACT_QUICK_GELU: return x * v_sigmoid(v_set(1.702f) * x);
+    case TACA_ACT_RELU: return v_max(v_set(0.0f), x); /* NaN in, NaN out: the second one wins */
     }
     return x;
 }

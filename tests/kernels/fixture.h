@@ -211,6 +211,7 @@ MAYBE double fx_act(double x, enum taca_act act) {
         return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
     case TACA_ACT_GELU_ERF: return 0.5 * x * (1 + erf(x / sqrt(2)));
     case TACA_ACT_QUICK_GELU: return x / (1 + exp(-1.702 * x));
+    case TACA_ACT_RELU: return x > 0 ? x : 0;
     }
     return nan("");
 }

@@ -51,7 +51,7 @@ static void linear_body(void) {
         for (int d = 0; d < 4; d++)
             one_linear(shape[i][0], shape[i][1], shape[i][2], floats[d & 1], floats[d >> 1],
                        (enum taca_act)(i % 5), i % 3 != 2);
-    for (int act = 0; act < 5; act++)
+    for (int act = 0; act <= TACA_ACT_RELU; act++)
         one_linear(9, 24, 40, TACA_F32, TACA_F32, (enum taca_act)act, true);
 }
 static void test_linear_is_x_times_w_transposed_plus_bias(void) { fx_each(linear_body); }
@@ -104,7 +104,7 @@ static void test_a_linear_takes_any_number_of_rows(void) { fx_each(many_rows_bod
  */
 
 static void activate_body(void) {
-    for (int act = 0; act < 5; act++)
+    for (int act = 0; act <= TACA_ACT_RELU; act++)
         for (int i = 0; i < SIZES; i++)
             for (int d = 0; d < 4; d++) {
                 struct fx_mat x = fx_new(floats[d & 1], sizes[i][0], sizes[i][1], 2, 3);
@@ -126,7 +126,7 @@ static void test_activations_follow_their_formulas(void) { fx_each(activate_body
 static void extreme_body(void) {
     static const double at[] = {-1e30, -1000, -104, -100, -89, -88, -20, -10,  -1e-30, 0,
                                 1e-30, 10,    20,   88,   89,  100, 104, 1000, 1e30,   1};
-    for (int act = 0; act < 5; act++) {
+    for (int act = 0; act <= TACA_ACT_RELU; act++) {
         struct fx_mat x = fx_new(TACA_F32, 1, 20, 0, 1);
         memcpy(x.v, at, sizeof at);
         fx_send(&x);
