@@ -38,17 +38,18 @@ void api_openai_json(struct taca_buf *out, int64_t created_s, const struct api_r
     taca_buf_puts(out, "}");
 }
 
-static void begin(struct taca_buf *out, uint64_t event_id, const char *type) {
+/* Without an id: the official client takes a comment behind an event that has one for an event
+ * without data, and gives up. Comments are our heartbeat. */
+static void begin(struct taca_buf *out, const char *type) {
     taca_buf_printf(out,
-                    "id: %llu\nevent: image_generation.%s\n"
+                    "event: image_generation.%s\n"
                     "data: {\"type\":\"image_generation.%s\",",
-                    (unsigned long long)event_id, type, type);
+                    type, type);
 }
 
-void api_openai_partial(struct taca_buf *out, uint64_t event_id, int64_t created_s,
-                        const struct api_request *r, int partial_index,
-                        const struct api_result_image *img) {
-    begin(out, event_id, "partial_image");
+void api_openai_partial(struct taca_buf *out, int64_t created_s, const struct api_request *r,
+                        int partial_index, const struct api_result_image *img) {
+    begin(out, "partial_image");
     api_put_bytes(out, img);
     taca_buf_printf(out, ",\"created_at\":%lld,", (long long)created_s);
     put_look(out, r);
@@ -58,7 +59,7 @@ void api_openai_partial(struct taca_buf *out, uint64_t event_id, int64_t created
 
 void api_openai_completed(struct taca_buf *out, int64_t created_s, const struct api_request *r,
                           const struct taca_model_info *m, const struct api_result_image *img) {
-    begin(out, img->event_id, "completed");
+    begin(out, "completed");
     api_put_bytes(out, img);
     taca_buf_printf(out, ",\"created_at\":%lld,", (long long)created_s);
     put_look(out, r);
@@ -67,15 +68,15 @@ void api_openai_completed(struct taca_buf *out, int64_t created_s, const struct 
     taca_buf_puts(out, "}\n\n");
 }
 
-void api_openai_queued(struct taca_buf *out, uint64_t event_id, int position, double eta_ms) {
-    begin(out, event_id, "queued");
+void api_openai_queued(struct taca_buf *out, int position, double eta_ms) {
+    begin(out, "queued");
     taca_buf_printf(out, "\"position\":%d,\"eta_ms\":", position);
     api_put_ms(out, eta_ms);
     taca_buf_puts(out, "}\n\n");
 }
 
-void api_openai_progress(struct taca_buf *out, uint64_t event_id, const struct api_progress *p) {
-    begin(out, event_id, "progress");
+void api_openai_progress(struct taca_buf *out, const struct api_progress *p) {
+    begin(out, "progress");
     taca_buf_printf(out, "\"index\":%d,\"step\":%d,\"steps\":%d,\"eta_ms\":", p->index, p->step,
                     p->steps);
     api_put_ms(out, p->eta_ms);

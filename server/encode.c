@@ -73,8 +73,8 @@ static enum taca_code do_preview(struct encode_task *t) {
         if (rc) return rc;
         struct api_result_image img = result_of(t, &t->png);
         if (t->job->request.openai)
-            api_openai_partial(&t->frame, UINT64_MAX, t->job->created_s, &t->job->request,
-                               t->partial_index, &img);
+            api_openai_partial(&t->frame, t->job->created_s, &t->job->request, t->partial_index,
+                               &img);
         else
             api_event_preview(&t->frame, UINT64_MAX, t->job->id, t->step, t->partial_index, &img);
         if (t->frame.failed) return taca_fail(&t->err, TACA_ENOMEM, "a preview event");
@@ -219,6 +219,8 @@ void encode_task_free(struct encode_task *t) {
  * newline. */
 const char *encode_frame(struct encode_task *t, uint64_t event_id, size_t *len) {
     char head[32];
+    *len = t->frame.len;
+    if (t->job->request.openai) return t->frame.data; /* has none */
     int n = snprintf(head, sizeof head, "id: %" PRIu64, event_id);
     char *newline = memchr(t->frame.data, '\n', t->frame.len);
     if (!newline || newline - t->frame.data < n) {

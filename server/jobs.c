@@ -319,7 +319,7 @@ static void send_preview(struct jobs *js, const int *picked) {
     (void)send_op(js, &m, WIRE_PREVIEWED, picked, 1);
 }
 
-static void evict(struct jobs *js) {
+static void drop_old(struct jobs *js) {
     struct job *job;
     while ((job = store_evict(js->store, taca_now_us()))) {
         job->dropped = true;
@@ -329,7 +329,7 @@ static void evict(struct jobs *js) {
 
 void jobs_pump(struct jobs *js) {
     expire(js);
-    evict(js);
+    drop_old(js);
     if (!jobs_line_up(js)) return; /* out of memory: the next event tries again */
     bool free = !js->op.active && !js->sick && pool_ready(js->ports.pool);
     if (free && js->opts.calibrate) {

@@ -156,7 +156,7 @@ def events_of(body):
         frame = dict(x.split(": ", 1) for x in lines)
         data = json.loads(frame["data"])
         assert data["type"] == frame["event"], frame
-        data["event_id"] = int(frame["id"])
+        data["event_id"] = int(frame.get("id", 0))
         data["frame_len"] = len(block) + 2
         out.append(data)
     return out

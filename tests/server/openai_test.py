@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""The official `openai` client against the service with a make-believe engine.
+
+usage: openai_test.py TACA_FAKE [SUBSTRING]   (exits 77 when the client is not installed)"""
+
+import base64
+import json
+import sys
+import time
+
+try:
+    import openai
+except ImportError:
+    print("skipped: the Python package openai is not here; tests/server/tools.sh installs it")
+    sys.exit(77)
+
+import service_test
+from service_test import Service, chunks, size_of
+
+
+def client(s, **options):
+    return openai.OpenAI(base_url=f"http://127.0.0.1:{s.port}/v1", api_key="none",
+                         **dict({"timeout": 60, "max_retries": 0}, **options))
+
+
+def test_generate():
+    with Service() as s:
+        r = client(s).images.generate(prompt="a cat", model="fake", n=2, size="1024x1024",
+                                      quality="low", style="vivid",
+                                      extra_body={"seed": 7, "steps": 2, "negative_prompt": "dog",
+                                                  "taca": True, "size": "96x64"})
+        assert len(r.data) == 2 and r.created > 1e9 and r.size == "96x64", r
+        assert r.quality == "low" and r.output_format == "png" and r.background == "opaque"
+        assert r.usage.output_tokens == 2 * 6 * 4 and r.usage.total_tokens > r.usage.output_tokens
+        for i, picture in enumerate(r.data):
+            png = base64.b64decode(picture.b64_json)
+            assert size_of(png) == (96, 64)
+            text = dict(d.split(b"\0", 1) for k, d in chunks(png) if k == b"tEXt")
+            made = json.loads(text[b"taca"])
+            assert (made["seed"], made["steps"], made["negative_prompt"]) == (7 + i, 2, "dog")
+            assert made["taca"], made
+        assert r._request_id
+
+
+def test_urls():
+    with Service() as s:
+        r = client(s).images.generate(prompt="a", response_format="url", extra_body={"steps": 1})
+        assert r.data[0].b64_json is None and r.data[0].url.startswith(f"http://127.0.0.1:{s.port}/")
+        status, headers, png = s.request("GET", r.data[0].url.split(str(s.port), 1)[1])
+        assert status == 200 and headers["content-type"] == "image/png" and chunks(png)
+
+
+def test_stream_with_partial_images():
+    with Service("--sse-ping-interval", 0.1, step_ms=60) as s:
+        stream = client(s).images.generate(prompt="a", stream=True, partial_images=2,
+                                           extra_body={"steps": 12})
+        events = list(stream)
+        kinds = [e.type for e in events]
+        assert kinds == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
+        assert [e.partial_image_index for e in events[:2]] == [0, 1]
+        for e in events:
+            assert chunks(base64.b64decode(e.b64_json)) and e.created_at > 1e9
+        assert events[-1].usage.total_tokens > 0 and events[-1].quality == "auto"
+
+
+def test_error_classes():
+    with Service("--max-queue", 0, "--max-batch-images", 1, step_ms=30) as s:
+        c = client(s)
+        for kind, fields, param in (
+                (openai.BadRequestError, {"prompt": ""}, "prompt"),
+                (openai.BadRequestError, {"prompt": "a", "size": "100x100"}, "size"),
+                (openai.BadRequestError, {"prompt": "a", "background": "transparent"},
+                 "background"),
+                (openai.NotFoundError, {"prompt": "a", "model": "dall-e-3"}, "model")):
+            for stream in (False, True):
+                try:
+                    c.images.generate(**fields, stream=stream)
+                    raise AssertionError(fields)
+                except kind as e:
+                    assert e.param == param and e.type == "invalid_request_error" and e.code, e.body
+                    assert e.request_id
+        busy = s.open_raw(prompt="a", steps=100)
+        s.until(lambda m: m["taca_requests_running"] == 1)
+        try:
+            c.images.generate(prompt="a")
+            raise AssertionError("not refused")
+        except openai.RateLimitError as e:
+            assert e.code == "queue_full" and int(e.response.headers["retry-after"]) >= 1
+        busy.close()
+
+
+def test_a_failure_in_the_middle_of_a_stream_is_raised():
+    with Service(step_ms=30) as s:
+        stream = client(s).images.generate(
+            prompt="a", stream=True, partial_images=3,
+            extra_body={"steps": 100, "deadline_ms": 1500, "progress_events": True})
+        try:
+            seen = [e.type for e in stream]
+            raise AssertionError(seen)
+        except openai.APIError as e:
+            assert "1500 ms" in e.message, e
+
+
+def test_retries_are_honoured_where_they_help_and_only_there():
+    with Service("--max-queue", 0, "--max-batch-images", 1, step_ms=20) as s:
+        busy = s.open_raw(prompt="a", steps=40)  # for most of a second
+        s.until(lambda m: m["taca_requests_running"] == 1)
+        began = time.monotonic()
+        r = client(s, max_retries=5).images.generate(prompt="b", extra_body={"steps": 1})
+        assert len(r.data) == 1 and time.monotonic() - began > 0.5
+        busy.close()
+        c, headers = client(s, max_retries=5), {"Idempotency-Key": "k"}
+        c.images.generate(prompt="b", extra_headers=headers, extra_body={"steps": 1})
+        before = s.metrics()['taca_rejected_total{reason="conflict"}']
+        try:
+            c.images.generate(prompt="c", extra_headers=headers)
+            raise AssertionError("not refused")
+        except openai.ConflictError as e:
+            assert e.code == "idempotency_conflict"
+        assert s.metrics()['taca_rejected_total{reason="conflict"}'] == before + 1
+        done = s.metrics()["taca_images_total"]
+        c.images.generate(prompt="b", extra_headers=headers, extra_body={"steps": 1})
+        assert s.metrics()["taca_images_total"] == done
+
+
+def test_leaving_a_stream_cancels():
+    with Service(step_ms=30) as s:
+        stream = client(s).images.generate(prompt="a", stream=True, partial_images=3,
+                                           extra_body={"steps": 100})
+        with stream:
+            for event in stream:
+                assert event.type == "image_generation.partial_image"
+                break
+        m = s.until(lambda m: m["taca_requests_running"] == 0, 3)
+        assert m['taca_cancelled_total{reason="disconnect"}'] == 1
+
+
+def test_models_are_listed():
+    with Service() as s:
+        assert [m.id for m in client(s).models.list()] == ["fake"]
+
+
+if __name__ == "__main__":
+    sys.exit(service_test.run(globals()))
