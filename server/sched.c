@@ -83,7 +83,7 @@ void sched_order(struct sched *s, struct sched_seq *seqs, int n, double now_ms) 
         seqs[i].flow = sched_fair_find(&s->fair, seqs[i].key);
         seqs[i].credit = sched_fair_may_lead(&s->fair, seqs[i].flow);
     }
-    qsort(seqs, (size_t)n, sizeof *seqs, by_rank);
+    if (n > 0) qsort(seqs, (size_t)n, sizeof *seqs, by_rank); /* no array, no order */
     lift_aged(s, seqs, n);
 }
 
