@@ -89,5 +89,9 @@ void api_openai_progress(struct taca_buf *out, const struct api_progress *p);
 void api_models_json(struct taca_buf *out, const struct taca_model_info *m, int64_t created_s);
 void api_capabilities_json(struct taca_buf *out, const struct taca_model_info *m,
                            const struct api_limits *l);
+/* `base` is an OpenAPI document without the ranges, values and defaults of fields, which come from
+ * the capabilities; sets out->failed when it is not one, or without memory. */
+void api_openapi_json(struct taca_buf *out, const void *base, size_t len,
+                      const struct taca_model_info *m, const struct api_limits *l);
 
 #endif

@@ -1,10 +1,12 @@
-/* page.c - the pages for people: the playground at /, and the files under /ui/ that it is made of.
+/* page.c - the pages for people: the playground at /, the description of the API at /docs and for
+ * programs at /openapi.json, and the files under /ui/ that the pages are made of.
  *
  * They are the only answers that a browser may run, so they carry a policy of their own: everything
  * from here, nothing inline, pictures also from memory. A browser keeps them and asks with the tag
  * whether they are still good. */
 #include <string.h>
 
+#include "api/reply.h"
 #include "server/routes.h"
 #include "web/assets.h"
 
@@ -55,7 +57,23 @@ void page_answer(const struct routes *r, const struct http_request *q, struct ht
     taca_buf_puts(&out->headers, "Vary: Accept\n");
 }
 
+void page_docs_answer(const struct routes *r, const struct http_request *q,
+                      struct http_reply *out) {
+    send_file(r, q, "docs.html", out);
+}
+
+/* Not the pages themselves: from another path their links would lead nowhere. */
 void page_file_answer(const struct routes *r, const struct http_request *q,
                       struct http_reply *out) {
-    send_file(r, q, q->path + strlen(PAGE_FILES), out);
+    const char *name = q->path + strlen(PAGE_FILES), *dot = strrchr(name, '.');
+    bool part = dot && (!strcmp(dot, ".js") || !strcmp(dot, ".css") || !strcmp(dot, ".svg"));
+    send_file(r, q, part ? name : "", out);
+}
+
+void openapi_answer(const struct routes *r, const struct http_request *q, struct http_reply *out) {
+    const struct web_asset *a = find("openapi.json");
+    (void)q;
+    if (refuse_unless_ready(r, out)) return; /* the ranges are the model's */
+    reply_json(out, 200);
+    api_openapi_json(&out->body, a->bytes, a->len, &r->hooks.status->model, &r->limits);
 }

@@ -69,7 +69,8 @@ static void root(const struct routes *r, const struct http_request *q, struct ht
     taca_buf_puts(&out->body, "{\"name\":\"taca\",\"version\":\"" TACA_VERSION "\",\"links\":{"
                               "\"generate\":\"/v1/generate\",\"models\":\"/v1/models\","
                               "\"capabilities\":\"/v1/capabilities\",\"queue\":\"/v1/queue\","
-                              "\"health\":\"/health\",\"metrics\":\"/metrics\"}}");
+                              "\"health\":\"/health\",\"metrics\":\"/metrics\","
+                              "\"docs\":\"/docs\",\"openapi\":\"/openapi.json\"}}");
 }
 
 /* What the model is can be told from READY on. */
@@ -114,6 +115,8 @@ static const struct route {
     early_fn *early;
 } table[] = {
     {"/", PUBLIC, GET, root, NULL},
+    {"/docs", PUBLIC, GET, page_docs_answer, NULL},
+    {"/openapi.json", PUBLIC, GET, openapi_answer, NULL},
     {PAGE_FILES "{file}", PUBLIC, GET, page_file_answer, NULL},
     {"/v1/generate", PUBLIC, POST, generate_answer, generate_early},
     {"/v1/images/generations", PUBLIC, POST, openai_answer, generate_early},

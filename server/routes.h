@@ -50,6 +50,8 @@ void queue_answer(const struct routes *r, const struct http_request *q, struct h
 #define PAGE_FILES "/ui/"
 bool page_wanted(const struct http_request *q); /* a browser asks */
 void page_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
+void page_docs_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
+void openapi_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
 void page_file_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
 /* health.c */
 void health_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
