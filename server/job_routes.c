@@ -6,7 +6,7 @@
 
 #include "server/routes.h"
 
-static const char prefix[] = "/v1/jobs/";
+enum { PREFIX_BYTES = sizeof "/v1/jobs/" - 1 };
 
 static bool id_char(char c) {
     return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '.' ||
@@ -21,7 +21,7 @@ size_t job_id_len(const char *s) {
 }
 
 void job_id_from(char out[API_ID_MAX + 1], const char *path) {
-    const char *id = path + sizeof prefix - 1;
+    const char *id = path + PREFIX_BYTES;
     size_t n = job_id_len(id);
     memcpy(out, id, n);
     out[n] = 0;
