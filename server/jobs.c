@@ -327,6 +327,13 @@ static void drop_old(struct jobs *js) {
     }
 }
 
+static void start_over(struct jobs *js, const int *picked) {
+    const struct image_ref *r = jobs_ref(js, picked[0]);
+    struct job_image *im = &r->job->images[r->index];
+    (void)pool_send(js->ports.pool, &(struct wire_msg){.type = WIRE_CLOSE, .u.seq.id = im->seq}, 0);
+    jobs_rewind(im);
+}
+
 void jobs_pump(struct jobs *js) {
     expire(js);
     drop_old(js);
@@ -339,6 +346,10 @@ void jobs_pump(struct jobs *js) {
         switch (sched_next(&js->sched, picked, &n, js->seqs, js->n_line, slot >= 0)) {
         case SCHED_DO_NOTHING: break;
         case SCHED_DO_OPEN: send_open(js, picked); break;
+        case SCHED_DO_EVICT:
+            start_over(js, picked);
+            jobs_pump(js);
+            return;
         case SCHED_DO_STEP: send_step(js, picked, n); break;
         case SCHED_DO_PREVIEW: send_preview(js, picked); break;
         case SCHED_DO_DECODE: send_decode(js, picked, slot); break;

@@ -98,6 +98,9 @@ bool readers_watch(const struct job *job); /* somebody follows the events */
 /* True when the request is one that is known, or contradicts one: the job is then used up. */
 bool jobs_join(struct jobs *js, struct job *job);
 
+/* ---- jobs_steps.c */
+void jobs_rewind(struct job_image *im); /* back to step 0, when the worker has nothing of it */
+
 /* ---- jobs_reply.c */
 double jobs_since_ms(int64_t from_us);
 const char *job_status(const struct job *job);

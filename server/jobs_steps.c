@@ -250,16 +250,20 @@ void jobs_answer(struct jobs *js, const struct wire_msg *m) {
 
 /* ---- a worker less --------------------------------------------------------------------------- */
 
+void jobs_rewind(struct job_image *im) {
+    im->seq = 0;
+    im->stage = IMAGE_WAITING;
+    im->step = 0;
+    im->preview_due = -1;
+}
+
 /* Back to step 0 with the same seed; true when the worker had something of it. */
 static bool rewind_job(struct job *job) {
     bool lost = false;
     for (int i = 0; i < job->request.n; i++) {
         struct job_image *im = &job->images[i];
         if (!im->seq) continue;
-        im->seq = 0;
-        im->stage = IMAGE_WAITING;
-        im->step = 0;
-        im->preview_due = -1;
+        jobs_rewind(im);
         lost = true;
     }
     return lost;

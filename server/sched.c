@@ -73,7 +73,7 @@ void sched_order(struct sched *s, struct sched_seq *seqs, int n, double now_ms) 
         bool steps = seqs[i].stage != SCHED_FINISHED;
         if (steps && seqs[i].level > top_level) top_level = seqs[i].level;
     }
-    if (s->policy == SCHED_FCFS) return; /* as they came */
+    if (s->policy == SCHED_FCFS || n < 1) return; /* as they came */
     sched_fair_begin(&s->fair);
     for (int i = 0; i < n; i++)
         if (seqs[i].stage != SCHED_FINISHED)
@@ -177,6 +177,25 @@ int sched_pick(const struct sched *s, int *picked, const struct sched_seq *seqs,
 
 /* ---- what is next ---------------------------------------------------------------------------- */
 
+/* Those who became late after they were opened must not keep the places from those who are not:
+ * the last of them starts again later. Not the oldest of those who waited too long: its turn comes
+ * for sure, and then it is finished. -1 = nobody has to. */
+static int to_evict(const struct sched *s, const struct sched_seq *seqs, int n) {
+    int first = 0, held = 0, last = -1, oldest = -1;
+    while (first < n && seqs[first].stage == SCHED_FINISHED) first++;
+    if (s->policy == SCHED_FCFS || first == n || seqs[first].stage != SCHED_WAITING ||
+        !seqs[first].feasible)
+        return -1;
+    for (int i = first; i < n; i++)
+        if (seqs[i].aged && (oldest < 0 || seqs[i].arrival_ms < seqs[oldest].arrival_ms))
+            oldest = i;
+    for (int i = 0; i < n; i++) {
+        held += seqs[i].stage != SCHED_WAITING;
+        if (seqs[i].stage == SCHED_OPEN && !seqs[i].feasible && i != oldest) last = i;
+    }
+    return held < s->limits.open_images ? -1 : last;
+}
+
 static enum sched_act one(int *picked, int *n_picked, int index, enum sched_act act) {
     picked[0] = index;
     *n_picked = 1;
@@ -198,6 +217,8 @@ enum sched_act sched_next(struct sched *s, int *picked, int *n_picked, const str
         else if (waiting < 0)
             waiting = picked[i];
     }
+    int evicted = to_evict(s, seqs, n);
+    if (evicted >= 0) return one(picked, n_picked, evicted, SCHED_DO_EVICT);
     if (preview >= 0) return one(picked, n_picked, preview, SCHED_DO_PREVIEW);
     if (finished >= 0 && can_decode && (ready == 0 || turn->decodes == 0))
         return one(picked, n_picked, finished, SCHED_DO_DECODE);

@@ -87,6 +87,7 @@ int sched_pick(const struct sched *s, int *picked, const struct sched_seq *seqs,
 enum sched_act {
     SCHED_DO_NOTHING,
     SCHED_DO_OPEN,
+    SCHED_DO_EVICT, /* give up its steps, to be made again: one in time needs its place */
     SCHED_DO_STEP,
     SCHED_DO_PREVIEW,
     SCHED_DO_DECODE

@@ -151,6 +151,10 @@ static void act(struct run *r, struct sched *s) {
         s->turn.open_ms += OPEN_MS;
         r->seqs[picked[0]].stage = SCHED_OPEN;
         return;
+    case SCHED_DO_EVICT:
+        r->seqs[picked[0]].stage = SCHED_WAITING;
+        r->seqs[picked[0]].steps_left = STEPS;
+        return;
     case SCHED_DO_STEP: step(r, s, picked, n); return;
     case SCHED_DO_DECODE:
         r->now += DECODE_MS;

@@ -253,8 +253,8 @@ static void test_at_most_one_is_decoded_between_two_steps_of_others(void) {
 struct world {
     struct sched s;
     struct sched_seq seqs[N_MAX];
-    int n, arrived, served, left;
-    double now, open_in_turn, longest_open, longest_stay, longest_step;
+    int n, arrived, served, left, evicted;
+    double now, longest_open, longest_step;
     double device[KEYS]; /* ms of steps by key */
 };
 
@@ -297,7 +297,6 @@ static void do_step(struct world *w, const int *picked, int n) {
     double ms = device_ms(tokens, n);
     for (int i = 0; i < n; i++) w->device[keys[i]] += ms * tokens[i] / (double)sum;
     w->s.turn = (struct sched_turn){0};
-    w->open_in_turn = 0;
     w->now += ms;
     if (ms > w->longest_step) w->longest_step = ms;
     sched_stepped(&w->s, tokens, keys, n, ms);
@@ -308,8 +307,6 @@ static void do_decode(struct world *w, int at) {
     w->s.turn.decodes++;
     w->now += 4;
     w->served++;
-    double stay = w->now - w->seqs[at].arrival_ms;
-    if (stay > w->longest_stay) w->longest_stay = stay;
     drop(w, at);
 }
 
@@ -317,14 +314,22 @@ static void do_decode(struct world *w, int at) {
 static bool act(struct world *w, bool can_decode) {
     int picked[64], n, ready = 0;
     sched_order(&w->s, w->seqs, w->n, w->now);
-    for (int i = 0; i < w->n; i++) ready += w->seqs[i].stage == SCHED_OPEN;
+    int count = sched_pick(&w->s, picked, w->seqs, w->n);
+    for (int i = 0; i < count; i++) ready += w->seqs[picked[i]].stage == SCHED_OPEN;
     switch (sched_next(&w->s, picked, &n, w->seqs, w->n, can_decode)) {
     case SCHED_DO_NOTHING: return false;
     case SCHED_DO_OPEN:
         CHECK(w->seqs[picked[0]].stage == SCHED_WAITING);
         w->seqs[picked[0]].stage = SCHED_OPEN;
         w->s.turn.open_ms += 8;
+        if (ready > 0) w->longest_open = fmax(w->longest_open, w->s.turn.open_ms);
         w->now += 8;
+        break;
+    case SCHED_DO_EVICT:
+        CHECK(w->seqs[picked[0]].stage == SCHED_OPEN && !w->seqs[picked[0]].feasible);
+        w->seqs[picked[0]].stage = SCHED_WAITING; /* a little more than it had is near enough */
+        w->seqs[picked[0]].steps_left++;
+        w->evicted++;
         break;
     case SCHED_DO_STEP: do_step(w, picked, n); break;
     case SCHED_DO_PREVIEW:
@@ -363,6 +368,7 @@ static void lose_nobody(enum sched_policy policy, int events) {
         if (!CHECK(++actions < 100 * events)) return; /* it would never end */
     }
     CHECK_INT(w.served + w.left, w.arrived);
+    CHECK(w.longest_open <= w.longest_step + 8); /* who steps waits for no more openings */
     sched_finish(&w.s);
 }
 
@@ -394,6 +400,29 @@ static void test_nobody_starves_beyond_the_bound(void) {
     double bound = 10000 + w.s.limits.aged_share * (backlog + 20 * 105) + backlog;
     if (!CHECK(w.now <= bound)) printf("        %g > %g\n", w.now, bound);
     CHECK(w.now > 10000 + (w.s.limits.aged_share - 2) * backlog); /* and it was not given more */
+    sched_finish(&w.s);
+}
+
+/* Late ones that fill all places do not keep out one that can still be in time. */
+static void test_a_place_is_found_for_who_is_in_time(void) {
+    struct world w;
+    world_open(&w, SCHED_EDF, 2);
+    w.s.limits.open_images = 4;
+    for (int i = 0; i < 8; i++) add(&w, job(200, 50, 1));
+    for (int i = 0; i < 40; i++) act(&w, true);
+    for (int i = 0; i < 8; i++) w.seqs[i].stage = i < 4 ? SCHED_OPEN : SCHED_WAITING;
+    add(&w, job(200, 4, 400));
+    int id = w.arrived - 1, there = 1;
+    double start = w.now;
+    while (there && w.now < start + 10000) {
+        act(&w, true);
+        there = 0;
+        for (int i = 0; i < w.n; i++) there += w.seqs[i].id == id;
+    }
+    CHECK(w.now - start <= 400);
+    CHECK_INT(w.evicted, 1);
+    while (w.n > 0 && w.now < 1e6) act(&w, true);
+    CHECK_INT(w.served, 9);
     sched_finish(&w.s);
 }
 
@@ -613,6 +642,7 @@ int main(void) {
     TEST(test_at_most_one_is_decoded_between_two_steps_of_others);
     TEST(test_nobody_is_lost_whatever_happens);
     TEST(test_nobody_starves_beyond_the_bound);
+    TEST(test_a_place_is_found_for_who_is_in_time);
     TEST(test_low_priority_waits_but_rises);
     TEST(test_high_priority_is_next_at_the_next_step);
     TEST(test_shares_are_fair_within_a_quantum);
