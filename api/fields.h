@@ -69,6 +69,8 @@ int api_set_size(struct api_draft *d, const json_t *v, struct api_name name);
 int api_set_previews(struct api_draft *d, const json_t *v, struct api_name name);
 /* field_taca.c */
 int api_set_taca(struct api_draft *d, const json_t *v, struct api_name name);
+/* field_slg.c */
+int api_set_slg(struct api_draft *d, const json_t *v, struct api_name name);
 
 /* openai.c: one field of OpenAI's. *ours = true: it means what it means natively. */
 int api_openai_field(struct api_draft *d, const char *key, const json_t *v, bool *ours);

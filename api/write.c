@@ -71,6 +71,24 @@ static void put_text_member(struct taca_buf *out, const char *name, const char *
     api_put_string(out, s);
 }
 
+static void put_slg(struct taca_buf *out, const struct taca_slg *g) {
+    const char *between = "";
+    if (!g->layers) return;
+    taca_buf_puts(out, ",\"skip_layer_guidance\":{\"layers\":[");
+    for (int i = 0; i < 64; i++) {
+        if (!(g->layers >> i & 1)) continue;
+        taca_buf_printf(out, "%s%d", between, i);
+        between = ",";
+    }
+    taca_buf_puts(out, "],\"scale\":");
+    api_put_double(out, g->scale);
+    taca_buf_puts(out, ",\"start\":");
+    api_put_double(out, g->start);
+    taca_buf_puts(out, ",\"stop\":");
+    api_put_double(out, g->stop);
+    taca_buf_puts(out, "}");
+}
+
 void api_put_params(struct taca_buf *out, const struct taca_gen_params *p,
                     const struct taca_model_info *m) {
     taca_buf_puts(out, "\"model\":");
@@ -97,6 +115,9 @@ void api_put_params(struct taca_buf *out, const struct taca_gen_params *p,
         taca_buf_puts(out, ",\"shift\":");
         api_put_double(out, p->shift);
     }
+    if (p->rng != TACA_NOISE_TORCH)
+        taca_buf_printf(out, ",\"rng\":\"%s\"", taca_noise_names[p->rng]);
+    put_slg(out, &p->slg);
     if (p->clip_skip > 0) taca_buf_printf(out, ",\"clip_skip\":%d", p->clip_skip);
     if (p->max_sequence_length > 0)
         taca_buf_printf(out, ",\"max_sequence_length\":%d", p->max_sequence_length);

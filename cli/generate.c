@@ -32,7 +32,9 @@ struct options {
     double cfg, guidance, shift, seed;
     bool taca, quiet, metadata, json;
     double taca_scale, taca_fraction, taca_threshold;
-    int taca_steps, lora_window, sampler, schedule;
+    int taca_steps, lora_window, sampler, schedule, rng;
+    const char *slg_layers;
+    struct taca_slg slg;
     struct flag_list lora;
     char lora_id[TACA_MAX_LORAS][64];
 };
@@ -67,6 +69,15 @@ static enum flags_result parse(struct options *o, struct flag_set *set, int argc
         {"schedule", 0, FLAG_CHOICE, &o->schedule,
          .choices = "default|simple|normal|sgm_uniform|beta|karras|exponential", .arg = "NAME",
          .help = "noise levels; default: the model's own"},
+        {"rng", 0, FLAG_CHOICE, &o->rng, .choices = "torch|philox", .arg = "NAME",
+         .help = "noise: as torch draws it on a CPU, or on a GPU"},
+        {"slg-layers", 0, FLAG_STRING, &o->slg_layers, .arg = "N,N",
+         .help = "skip-layer guidance: away from the model without these blocks (7,8,9)"},
+        {"slg-scale", 0, FLAG_NUMBER, &o->slg.scale, 0, 30, .arg = "X", .help = "its scale (2.8)"},
+        {"slg-start", 0, FLAG_NUMBER, &o->slg.start, 0, 1, .arg = "X",
+         .help = "its window: from this part of the steps (0.01)"},
+        {"slg-stop", 0, FLAG_NUMBER, &o->slg.stop, 0, 1, .arg = "X",
+         .help = "its window: to this part of the steps (0.2)"},
         {"shift", 0, FLAG_NUMBER, &o->shift, 0.01, 100, .arg = "X", .help = "noise schedule shift"},
         {"clip-skip", 0, FLAG_INT, &o->clip_skip, 0, 12, .arg = "N", .help = "CLIP layers to skip"},
         {"taca", 0, FLAG_SWITCH, &o->taca,
@@ -139,6 +150,23 @@ static enum taca_code window_from(const struct options *o, struct taca_gen_param
     return TACA_OK;
 }
 
+/* "7,8,9" */
+static enum taca_code slg_from(const struct options *o, struct taca_gen_params *p,
+                               struct taca_err *err) {
+    p->slg = o->slg;
+    for (const char *s = o->slg_layers; s && *s;) {
+        char *end;
+        const unsigned long k = strtoul(s, &end, 10);
+        if (*s < '0' || *s > '9' || k >= 64 || (*end && (*end != ',' || !end[1])))
+            return taca_fail_param(err, "slg-layers",
+                                   "--slg-layers must be block numbers such as 7,8,9, got '%s'",
+                                   o->slg_layers);
+        p->slg.layers |= UINT64_C(1) << k;
+        s = *end ? end + 1 : end;
+    }
+    return TACA_OK;
+}
+
 static void say_warning(void *ctx, const char *text) {
     (void)ctx;
     fprintf(stderr, "taca generate: %s\n", text);
@@ -194,6 +222,7 @@ static enum taca_code params_from(struct options *o, const char *prompt, struct 
     if (!isnan(o->shift)) p->shift = o->shift;
     p->sampler = (enum taca_sampler)o->sampler;
     p->schedule = (enum taca_levels)o->schedule;
+    p->rng = (enum taca_noise)o->rng;
     if (isnan(o->seed)) {
         if (getrandom(&p->seed, sizeof p->seed, 0) != (ssize_t)sizeof p->seed)
             return taca_fail(err, TACA_EIO, "no random seed: %s", strerror(errno));
@@ -206,6 +235,7 @@ static enum taca_code params_from(struct options *o, const char *prompt, struct 
     }
     enum taca_code rc = size_from(o, p, err);
     if (!rc) rc = window_from(o, p, err);
+    if (!rc) rc = slg_from(o, p, err);
     if (!rc) rc = loras_from(o, e, p, err);
     return rc ? rc : taca_gen_params_check(p, m, err);
 }
@@ -346,6 +376,7 @@ int cli_generate(int argc, char **argv) {
                         .taca_fraction = NAN,
                         .taca_threshold = NAN,
                         .taca_steps = -1,
+                        .slg = taca_slg_default(),
                         .png_level = 3,
                         .metadata = true};
     struct flag_set set = {

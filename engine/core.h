@@ -72,12 +72,14 @@ struct taca_seq {
     struct sampler walk;
     struct taca_schedule schedule;
     struct taca_window window;
+    struct taca_slg slg;
     struct seq_loras loras;
     float cfg_scale, guidance_scale;
     int n_branches; /* 1, or 2 with classifier-free guidance */
     struct taca_chw latent;
     struct taca_chw velocity[SEQ_BRANCHES]; /* after a step, [SEQ_COND] is the guess of
                                                the finished latent */
+    struct taca_chw skipped;                /* velocity without some blocks; no data without slg */
     struct taca_mat context[SEQ_BRANCHES];  /* projected text [T, width] */
     struct taca_mat outside[SEQ_BRANCHES];  /* the same outside the window, where that differs */
     struct taca_mat places;                 /* rotary, [image rows + T, place_width] */
@@ -111,6 +113,7 @@ struct memplan_want {
     int64_t h, w, text_rows;
     int n_branches, steps;
     enum taca_sampler sampler;
+    bool skips;                    /* with skip-layer guidance */
     const struct seq_loras *loras; /* NULL = none */
     bool control;                  /* with a control latent each */
 };

@@ -43,6 +43,7 @@ enum taca_code taca_lora_open(struct taca_engine *e, const char *id, const char 
     snprintf(l->info.id, sizeof l->info.id, "%s", id);
     snprintf(l->info.naming, sizeof l->info.naming, "%s", a->naming);
     l->info.modules = a->modules;
+    l->info.rank = a->rank;
     l->info.parameters = a->parameters;
     l->info.bytes = a->bytes;
     while (*end) end = &(*end)->next;
@@ -139,7 +140,8 @@ const struct dit_loras *seq_loras_on(const struct seq_loras *s, bool inside, str
 static float scale_in_step(const struct taca_seq *s, const struct engine_lora *l) {
     for (int i = 0; i < s->loras.n; i++) {
         const struct seq_lora *u = &s->loras.list[i];
-        if (u->lora == l) return !u->windowed || seq_in_window(s, sampler_level(&s->walk)) ? u->scale : 0;
+        if (u->lora == l)
+            return !u->windowed || seq_in_window(s, sampler_level(&s->walk)) ? u->scale : 0;
     }
     return 0;
 }

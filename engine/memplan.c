@@ -86,7 +86,9 @@ enum taca_code memplan_run(const struct taca_engine *e, const struct memplan_wan
     rc = plan_step(e, count, want, &plan, err);
     if (!rc) rc = plan_admission(e, count, want, &plan, err);
     if (!rc && e->vae) rc = plan_decode(e, count, want->h, want->w, &plan, err);
-    struct taca_seq s = {.n_branches = want->n_branches, .walk = {.kind = want->sampler}};
+    struct taca_seq s = {.n_branches = want->n_branches,
+                         .walk = {.kind = want->sampler},
+                         .slg = {.layers = want->skips}};
     if (want->loras) s.loras = *want->loras;
     plan.seq_bytes = seq_lay_out(&s, d, (struct taca_chw){NULL, d->in_channels, want->h, want->w},
                                  want->text_rows, want->steps);

@@ -10,6 +10,16 @@ const char *const taca_sampler_names[] = {"euler",           "heun", "dpmpp_2m",
 const char *const taca_levels_names[] = {"default", "simple", "normal",      "sgm_uniform",
                                          "beta",    "karras", "exponential", NULL};
 
+const char *const taca_noise_names[] = {"torch", "philox", NULL};
+
+struct taca_slg taca_slg_default(void) {
+    return (struct taca_slg){.scale = 2.8, .start = 0.01, .stop = 0.2};
+}
+
+bool taca_slg_has(const struct taca_slg *g, int i, int n) {
+    return g->layers && i > n * g->start && i < n * g->stop;
+}
+
 struct taca_window taca_window_default(void) {
     return (struct taca_window){.rule = TACA_WINDOW_FRACTION,
                                 .gamma = 1.2,
@@ -27,7 +37,8 @@ void taca_gen_params_init(struct taca_gen_params *p, const struct taca_model_inf
                                   .cfg_scale = m->default_cfg_scale,
                                   .guidance_scale = m->default_guidance_scale,
                                   .max_sequence_length = m->t5_tokens,
-                                  .taca = taca_window_default()};
+                                  .taca = taca_window_default(),
+                                  .slg = taca_slg_default()};
     p->taca.rule = TACA_WINDOW_OFF;
 }
 
@@ -81,6 +92,23 @@ static enum taca_code check_window(const struct taca_window *w, struct taca_err 
     return rc;
 }
 
+static enum taca_code check_slg(const struct taca_gen_params *p, const struct taca_model_info *m,
+                                struct taca_err *err) {
+    static const char layers[] = "skip_layer_guidance.layers";
+    const struct taca_slg *g = &p->slg;
+    enum taca_code rc = check_number("skip_layer_guidance.scale", g->scale, 0, 30, err);
+    if (!rc) rc = check_number("skip_layer_guidance.start", g->start, 0, 1, err);
+    if (!rc) rc = check_number("skip_layer_guidance.stop", g->stop, 0, 1, err);
+    if (rc || !g->layers) return rc;
+    if (m->joint_blocks < 64 && g->layers >> m->joint_blocks)
+        return taca_fail_param(err, layers, "%s must be in 0..%d, the blocks of this model", layers,
+                               m->joint_blocks - 1);
+    if (!(p->cfg_scale > 1))
+        return taca_fail_param(err, "skip_layer_guidance",
+                               "skip_layer_guidance needs cfg_scale above 1, got %g", p->cfg_scale);
+    return TACA_OK;
+}
+
 static enum taca_code check_loras(const struct taca_gen_params *p, struct taca_err *err) {
     if (p->n_loras < 0 || p->n_loras > TACA_MAX_LORAS)
         return taca_fail_param(err, "loras", "loras must be at most %d, got %d", TACA_MAX_LORAS,
@@ -122,7 +150,10 @@ enum taca_code taca_gen_params_check(const struct taca_gen_params *p,
     if (!rc) rc = check_length(p->max_sequence_length, m, err);
     if (!rc && p->seed >= UINT64_C(1) << 53)
         rc = taca_fail_param(err, "seed", "seed must be in 0..2^53-1");
+    if (!rc && (unsigned)p->rng > TACA_NOISE_PHILOX)
+        rc = taca_fail_param(err, "rng", "rng %d is unknown", (int)p->rng);
     if (!rc) rc = check_window(&p->taca, err);
+    if (!rc) rc = check_slg(p, m, err);
     if (!rc) rc = check_loras(p, err);
     return rc;
 }
@@ -151,7 +182,7 @@ enum taca_code taca_gen_params_copy(struct taca_gen_params *dst, const struct ta
 
 /* A packed request: this head, then for each string a uint32 length (UINT32_MAX = NULL) and bytes.
  */
-enum { PACK_MAGIC = 0x54475035 }; /* "TGP5": change with the struct */
+enum { PACK_MAGIC = 0x54475036 }; /* "TGP6": change with the struct */
 
 /* The numbers of *p on zeroed memory: neither pointers nor what happens to lie between two members
  * belongs on the wire. */
@@ -168,6 +199,8 @@ static void flatten(struct taca_gen_params *flat, const struct taca_gen_params *
     flat->clip_skip = p->clip_skip;
     flat->max_sequence_length = p->max_sequence_length;
     flat->seed = p->seed;
+    flat->rng = p->rng;
+    flat->slg = p->slg;
     flat->taca.rule = p->taca.rule;
     flat->taca.gamma = p->taca.gamma;
     flat->taca.fraction = p->taca.fraction;

@@ -41,11 +41,18 @@ enum taca_lora_when {
     TACA_LORA_ALWAYS,
     TACA_LORA_IN_WINDOW /* in the steps of the TACA window, as the released code runs its own */
 };
-enum { TACA_MAX_LORAS = 8 };
+enum { TACA_MAX_LORAS = 8, TACA_MAX_LORA_ID = 64 };
 struct taca_lora_use {
     const char *id;
     double scale; /* 1 = as trained, -20..20 */
     enum taca_lora_when when;
+};
+struct taca_lora_info {
+    char id[TACA_MAX_LORA_ID + 1];
+    char naming[24]; /* of the file: "kohya" */
+    int modules;     /* that it changes */
+    int rank;        /* the largest of its pairs */
+    int64_t parameters, bytes;
 };
 
 /* How a step uses the velocity that the model gave it. */
@@ -70,6 +77,24 @@ enum taca_levels {
 };
 extern const char *const taca_levels_names[]; /* NULL-terminated */
 
+/* Skip-layer guidance: in step i of n with n * start < i < n * stop, the velocity moves away from
+ * the one of a forward without some blocks. Only beside classifier-free guidance. */
+struct taca_slg {
+    uint64_t layers; /* bit k: without block k; 0 = off */
+    double scale;
+    double start, stop; /* 0..1 */
+};
+/* No layers; scale 2.8 from 0.01 to 0.2. */
+struct taca_slg taca_slg_default(void);
+bool taca_slg_has(const struct taca_slg *g, int i, int n);
+
+/* Whose random numbers the noise is. */
+enum taca_noise {
+    TACA_NOISE_TORCH, /* torch's CPU generator */
+    TACA_NOISE_PHILOX /* its CUDA generator, as other programs compute it on the CPU */
+};
+extern const char *const taca_noise_names[]; /* NULL-terminated */
+
 /* One image. Zero is not a valid value: start from taca_gen_params_init. */
 struct taca_gen_params {
     const char *prompt;          /* every encoder, unless prompt_2 is given */
@@ -86,13 +111,16 @@ struct taca_gen_params {
     double shift;            /* of the noise schedule; 0 = the checkpoint's own */
     int clip_skip;           /* 0 = last but one layer; positive prompt only */
     int max_sequence_length; /* T5 tokens of each prompt, 1..TACA_MAX_T5_TOKENS; 0 = the model's */
-    uint64_t seed;           /* torch CPU generator seed, below 2^53 */
+    uint64_t seed;           /* of the noise, below 2^53 */
+    enum taca_noise rng;
     struct taca_window taca;
+    struct taca_slg slg;
     int n_loras;
     struct taca_lora_use loras[TACA_MAX_LORAS];
 };
 
 /* What a loaded checkpoint is; fixed after open, readable from any thread. */
+enum { TACA_MAX_SERVED_LORAS = 16 };
 struct taca_model_info {
     char id[64];       /* "demo" */
     char family[16];   /* "sd3", "sd3.5", "flux-dev", "flux-schnell" */
@@ -104,11 +132,15 @@ struct taca_model_info {
     bool guidance_embeds;          /* the model takes guidance_scale */
     double default_guidance_scale; /* 0 where it does not */
     int min_side_px, max_side_px, side_multiple_px;
-    int clip_tokens; /* per prompt, BOS and EOS included */
-    int t5_tokens;   /* per prompt that does not say; 0 = no T5 rows */
+    int joint_blocks; /* blocks that skip-layer guidance can name */
+    int clip_tokens;  /* per prompt, BOS and EOS included */
+    int t5_tokens;    /* per prompt that does not say; 0 = no T5 rows */
     bool has_t5;
     int64_t parameters; /* of all components */
     int64_t weight_bytes;
+    /* filled by a service, not by an engine: the adapters that requests may name */
+    int n_loras;
+    struct taca_lora_info loras[TACA_MAX_SERVED_LORAS];
 };
 
 /* What one image will cost. */

@@ -27,9 +27,10 @@ size_t seq_lay_out(struct taca_seq *s, const struct dit_info *d, struct taca_chw
                    int64_t text_rows, int steps) {
     struct cursor c = {s->memory, 0};
     const int64_t n = shape.c * shape.h * shape.w;
-    s->latent = s->velocity[0] = s->velocity[1] = s->walk.keep = shape;
+    s->latent = s->velocity[0] = s->velocity[1] = s->skipped = s->walk.keep = shape;
     s->latent.data = take_floats(&c, n);
     if (sampler_keeps(s->walk.kind)) s->walk.keep.data = take_floats(&c, n);
+    if (s->slg.layers) s->skipped.data = take_floats(&c, n);
     if (d->place_width)
         s->places =
             take_mat(&c, shape.h / d->patch * (shape.w / d->patch) + text_rows, d->place_width);
@@ -130,6 +131,7 @@ enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params
     s->width_px = p->width_px;
     s->height_px = p->height_px;
     s->window = p->taca;
+    s->slg = p->slg;
     s->walk.kind = p->sampler;
     s->cfg_scale = (float)p->cfg_scale;
     s->guidance_scale = (float)p->guidance_scale;
@@ -145,6 +147,7 @@ enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params
                                       .n_branches = s->n_branches,
                                       .steps = s->schedule.steps,
                                       .sampler = p->sampler,
+                                      .skips = p->slg.layers != 0,
                                       .loras = &s->loras};
     if (!rc) rc = memplan_run(e, &want, &plan, err);
     if (!rc) rc = engine_reserve(e, &plan, err);
@@ -194,7 +197,10 @@ enum taca_code taca_seq_open(struct taca_engine *e, const struct taca_gen_params
     if (rc) goto out;
     struct seq_text a = {cond->context, cond->pooled}, b = {0};
     if (uncond) b = (struct seq_text){uncond->context, uncond->pooled};
-    taca_rng_seed(&rng, p->seed);
+    if (p->rng == TACA_NOISE_PHILOX)
+        taca_rng_seed_philox(&rng, p->seed);
+    else
+        taca_rng_seed(&rng, p->seed);
     rc = seq_open_with(e, p, &a, uncond ? &b : NULL, &rng, out, err);
     if (cond->cut) warn |= TACA_WARN_PROMPT_CUT;
     if (uncond && uncond->cut) warn |= TACA_WARN_NEGATIVE_CUT;
@@ -246,11 +252,48 @@ static struct dit_item item_of(const struct taca_seq *s, int branch) {
     };
 }
 
+static bool skips_now(const struct taca_seq *s) {
+    return s->n_branches > 1 && taca_slg_has(&s->slg, sampler_level(&s->walk), s->schedule.steps);
+}
+
+/* A forward of its own, for blocks are left out of all items of one. */
+static enum taca_code run_skipped(struct taca_engine *e, struct taca_seq *s, struct taca_err *err) {
+    enum { MAX_BLOCKS = 64 };
+    const int64_t depth = dit_get_info(e->dit)->depth;
+    struct dit_item item = item_of(s, SEQ_COND);
+    struct taca_seg seg;
+    struct taca_layout layout;
+    struct batch_loras loras;
+    bool *all = calloc((size_t)depth, sizeof *all);
+    if (!all) return taca_fail(err, TACA_ENOMEM, "skip-layer guidance");
+    for (int i = 0; i < depth && i < MAX_BLOCKS; i++) all[i] = s->slg.layers >> i & 1;
+    item.velocity = s->skipped;
+    dit_segments(e->dit, &item, 1, &seg);
+    enum taca_code rc = batch_loras_init(&loras, e, &s, 1, err);
+    if (rc) goto out;
+    rc = taca_layout_init(&layout, e->b, &seg, 1, err);
+    if (!rc) {
+        dit_run(
+            e->dit, e->b, &e->scratch,
+            &(struct dit_forward){
+                .items = &item, .n_items = 1, .layout = &layout, .loras = loras.all, .skip = all});
+        rc = taca_sync(e->b, err);
+        taca_layout_finish(&layout);
+    }
+    batch_loras_finish(&loras);
+out:
+    free(all);
+    return rc;
+}
+
 /* The velocities of all branches become one, and the latent moves along it. Queued. */
 static void advance(struct taca_engine *e, struct taca_seq *s) {
     const struct taca_chw v = s->velocity[SEQ_COND];
+    const bool skips = skips_now(s);
+    if (skips) taca_axpby(e->b, s->skipped, v, 1, -1);
     if (s->n_branches > 1)
         taca_cfg_euler(e->b, s->latent, v, s->velocity[SEQ_UNCOND], s->cfg_scale, 0);
+    if (skips) taca_axpby(e->b, v, s->skipped, (float)s->slg.scale, 1);
     sampler_move(&s->walk, e->b, s->schedule.sigma, s->latent, v);
 }
 
@@ -271,8 +314,11 @@ static enum taca_code run_batch(struct taca_engine *e, struct taca_seq *const *s
     dit_run(e->dit, e->b, &e->scratch,
             &(struct dit_forward){
                 .items = items, .n_items = n_items, .layout = &layout, .loras = loras.all});
-    for (int i = 0; i < n; i++) advance(e, seqs[i]);
-    rc = taca_sync(e->b, err);
+    for (int i = 0; i < n && !rc; i++)
+        if (skips_now(seqs[i])) rc = run_skipped(e, seqs[i], err);
+    for (int i = 0; i < n && !rc; i++) advance(e, seqs[i]);
+    const enum taca_code synced = taca_sync(e->b, rc ? NULL : err);
+    if (!rc) rc = synced;
     taca_layout_finish(&layout);
 out:
     batch_loras_finish(&loras);

@@ -25,6 +25,10 @@ static uint32_t twist(uint32_t high, uint32_t low) {
     return y >> 1 ^ (low & 1 ? 0x9908B0DFu : 0);
 }
 
+void taca_rng_seed_philox(struct taca_rng *r, uint64_t seed) {
+    *r = (struct taca_rng){.philox = true, .key = seed};
+}
+
 static void refill(struct taca_rng *r) {
     uint32_t *s = r->state;
     int i = 0;
@@ -146,6 +150,10 @@ static float normal_one(struct taca_rng *r) {
 }
 
 void taca_rng_randn(struct taca_rng *r, float *out, size_t n) {
+    if (r->philox) {
+        philox_randn(r->key, r->draws++, out, n);
+        return;
+    }
     if (n < 16) {
         for (size_t i = 0; i < n; i++) out[i] = normal_one(r);
         return;

@@ -19,6 +19,7 @@ __attribute__((unused)) static const struct taca_model_info demo = {.id = "demo"
                                                                     .min_side_px = 64,
                                                                     .max_side_px = 4096,
                                                                     .side_multiple_px = 16,
+                                                                    .joint_blocks = 12,
                                                                     .clip_tokens = 32,
                                                                     .parameters = 12345678,
                                                                     .weight_bytes = 49382712};
@@ -89,6 +90,9 @@ __attribute__((unused)) static void check_same_params(const struct taca_gen_para
     CHECK_INT(a->steps, b->steps);
     CHECK(a->cfg_scale == b->cfg_scale);
     CHECK(a->shift == b->shift);
+    CHECK(a->sampler == b->sampler && a->schedule == b->schedule && a->rng == b->rng);
+    CHECK(a->slg.layers == b->slg.layers && a->slg.scale == b->slg.scale);
+    CHECK(a->slg.start == b->slg.start && a->slg.stop == b->slg.stop);
     CHECK_INT(a->clip_skip, b->clip_skip);
     CHECK_INT(a->seed, b->seed);
     CHECK_INT(a->taca.rule, b->taca.rule);

@@ -11,7 +11,8 @@ static const struct taca_model_info demo = {.id = "demo",
                                             .t5_tokens = 256,
                                             .min_side_px = 64,
                                             .max_side_px = 2048,
-                                            .side_multiple_px = 16};
+                                            .side_multiple_px = 16,
+                                            .joint_blocks = 16};
 
 static struct taca_gen_params example(void) {
     struct taca_gen_params p;
@@ -22,6 +23,8 @@ static struct taca_gen_params example(void) {
     p.negative_prompt_3 = "x";
     p.sampler = TACA_LCM;
     p.schedule = TACA_LEVELS_BETA;
+    p.rng = TACA_NOISE_PHILOX;
+    p.slg = (struct taca_slg){.layers = 0x8001, .scale = 1.5, .start = 0.25, .stop = 0.75};
     p.shift = 1.0 / 3;
     p.clip_skip = 2;
     p.max_sequence_length = 77;
@@ -52,7 +55,9 @@ static void check_same(const struct taca_gen_params *a, const struct taca_gen_pa
     CHECK(a->width_px == b->width_px && a->height_px == b->height_px && a->steps == b->steps);
     CHECK(a->cfg_scale == b->cfg_scale && a->shift == b->shift && a->clip_skip == b->clip_skip);
     CHECK(a->guidance_scale == b->guidance_scale);
-    CHECK(a->sampler == b->sampler && a->schedule == b->schedule);
+    CHECK(a->sampler == b->sampler && a->schedule == b->schedule && a->rng == b->rng);
+    CHECK(a->slg.layers == b->slg.layers && a->slg.scale == b->slg.scale &&
+          a->slg.start == b->slg.start && a->slg.stop == b->slg.stop);
     CHECK_INT(a->max_sequence_length, b->max_sequence_length);
     CHECK(a->seed == b->seed);
     CHECK(a->taca.rule == b->taca.rule && a->taca.gamma == b->taca.gamma &&
@@ -177,6 +182,7 @@ static void test_ends_of_ranges_are_inside(void) {
     p.max_sequence_length = 0;
     err = (struct taca_err){0};
     CHECK_OK(taca_gen_params_check(&p, &none, &err), err);
+    p.slg.layers = 0; /* it needs guidance */
     p.cfg_scale = p.shift = p.taca.gamma = p.taca.fraction = 0;
     p.taca.first_step = p.taca.end_step = 0;
     p.taca.sigma_min = p.taca.sigma_max = 0;

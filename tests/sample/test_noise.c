@@ -122,6 +122,37 @@ static void test_nothing_drawn_leaves_the_stream(void) {
     CHECK(memcmp(&a, &b, sizeof a) == 0);
 }
 
+static void test_philox_gives_the_published_block(void) {
+    uint32_t c[4] = {0, 0, 0, 0};
+    philox_block(c, 0);
+    CHECK(c[0] == 0x6627e8d5 && c[1] == 0xe169c58d && c[2] == 0xbc57ac4c && c[3] == 0x9b00dbd8);
+}
+
+static void test_philox_noise_is_that_of_other_programs(void) {
+    static const float want[2][5] = {{-0.924662f, -0.425344f, -2.643846f, 0.145184f, 0},
+                                     {0.194019f, 2.161374f, -0.172051f, 0.84906f, -1.924399f}};
+    struct taca_rng r;
+    float x[5], y[2], whole[4096];
+    for (int k = 0; k < 2; k++) {
+        taca_rng_seed_philox(&r, k ? 42 : 0);
+        taca_rng_randn(&r, x, 5);
+        test_floats("philox", x, want[k], k ? 5 : 4, 1e-6, __FILE__, __LINE__);
+    }
+    taca_rng_randn(&r, y, 2); /* the second draw has other counters */
+    CHECK(y[0] != x[0] && y[0] != x[2]);
+    taca_rng_seed_philox(&r, (UINT64_C(1) << 40) + 42); /* all of a seed counts */
+    taca_rng_randn(&r, y, 2);
+    CHECK(y[0] != x[0]);
+    double sum = 0, squares = 0;
+    taca_rng_randn(&r, whole, 4096);
+    for (int i = 0; i < 4096; i++) {
+        sum += (double)whole[i];
+        squares += (double)whole[i] * (double)whole[i];
+    }
+    CHECK_NEAR(sum / 4096, 0, 0.05);
+    CHECK_NEAR(squares / 4096, 1, 0.08);
+}
+
 int main(void) {
     TEST(test_twister_gives_the_published_sequence);
     TEST(test_large_draws_are_torchs_to_the_bit);
@@ -131,5 +162,7 @@ int main(void) {
     TEST(test_small_draws_keep_the_spare);
     TEST(test_mixed_draws_share_one_stream);
     TEST(test_nothing_drawn_leaves_the_stream);
+    TEST(test_philox_gives_the_published_block);
+    TEST(test_philox_noise_is_that_of_other_programs);
     return TEST_END();
 }
