@@ -1,0 +1,42 @@
+#!/usr/bin/env python3
+"""schemathesis over /openapi.json against the running service: no 5xx, no answer that the document
+does not describe, no data taken that it forbids. What it may refuse beyond the document are rules
+between fields (two names of one field, a size against its limits), which JSON Schema cannot say.
+
+TACA_FUZZ_EXAMPLES sets how many requests an operation is given at random (10)."""
+
+import os
+import subprocess
+import sys
+
+from service import Service, need
+
+need("schemathesis")
+CHECKS = ("not_a_server_error,status_code_conformance,content_type_conformance,"
+          "response_headers_conformance,response_schema_conformance,negative_data_rejection,"
+          "missing_required_header,unsupported_method")
+
+
+def main():
+    # small pictures: it is the answers that are tried
+    service = Service("--max-steps", "2", "--max-side", "96", "--max-n", "2")
+    examples = os.environ.get("TACA_FUZZ_EXAMPLES", "10")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "schemathesis.cli", "run", service.url + "/openapi.json",
+             "--checks", CHECKS, "--phases", "examples,fuzzing", "--max-examples", examples,
+             "--workers", "4", "--request-timeout", "30", "--no-color", "--seed", "7",
+             "--suppress-health-check", "all", "--generation-database", ":memory:"],
+            cwd=service.folder.name, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=240, check=False)
+        lines = done.stdout.splitlines()
+        print("\n".join(lines if done.returncode else lines[-12:]))
+        status, _, _ = service.get("/readyz")
+        assert status == 200, "the service is no longer ready"
+        return done.returncode
+    finally:
+        service.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+/* test_openapi.c - the document against the parser: what it calls allowed is taken, and the next
+ * value beyond each end is refused at that field. */
+#include <jansson.h>
+
+#include "api/reply.h"
+#include "tests/api/common.h"
+#include "tests/test.h"
+
+enum { DOCUMENT_BYTES = 1 << 20 };
+
+static struct taca_model_info model;
+static struct api_limits limits;
+
+static json_t *document(void) {
+    char *base = NULL;
+    size_t len = 0;
+    FILE *f = fopen(TACA_SOURCE_DIR "/web/openapi.json", "rb");
+    if (!CHECK(f != NULL)) return NULL;
+    base = malloc(DOCUMENT_BYTES);
+    len = base ? fread(base, 1, DOCUMENT_BYTES, f) : 0;
+    fclose(f);
+    struct taca_buf b;
+    taca_buf_init(&b, DOCUMENT_BYTES);
+    api_openapi_json(&b, base, len, &model, &limits);
+    CHECK(!b.failed);
+    json_t *doc = json_loadb(b.data, b.len, JSON_REJECT_DUPLICATES, NULL);
+    CHECK(doc != NULL);
+    taca_buf_finish(&b);
+    free(base);
+    return doc;
+}
+
+static json_t *fields_of(json_t *doc) {
+    json_t *schemas = json_object_get(json_object_get(doc, "components"), "schemas");
+    return json_object_get(json_object_get(schemas, "GenerateRequest"), "properties");
+}
+
+/* The parser's word on {"prompt":"x", <member>}: `member` is "name":value, or holds {"name":value}.
+ */
+static int ask(const char *member, struct api_error *e) {
+    struct taca_buf b;
+    struct api_request r = {0};
+    *e = (struct api_error){0};
+    taca_buf_init(&b, 1 << 17);
+    taca_buf_printf(&b, strncmp(member, "\"prompt\"", 8) ? "{\"prompt\":\"x\",%s}" : "{%s}",
+                    member);
+    int rc = api_request_parse(&r, b.data, b.len, &model, &limits, 5, e);
+    if (!rc) api_request_finish(&r);
+    taca_buf_finish(&b);
+    return rc;
+}
+
+/* One value of a field; `parent` is the object that the field is a member of, or "". */
+static void expect(bool taken, const char *parent, const char *name, const char *value) {
+    struct api_error e;
+    struct taca_buf b;
+    char param[80];
+    taca_buf_init(&b, 1 << 17);
+    snprintf(param, sizeof param, "%s%s%s", parent, *parent ? "." : "", name);
+    if (*parent)
+        taca_buf_printf(&b, "\"%s\":{\"%s\":%s}", parent, name, value);
+    else
+        taca_buf_printf(&b, "\"%s\":%s", name, value);
+    int rc = ask(b.data, &e);
+    if (!CHECK(rc == (taken ? 0 : 400)))
+        printf("        %s = %.40s: %d %s\n", param, value, rc, e.message);
+    /* a member is blamed under its field's first name */
+    const char *dot = strrchr(e.param, '.');
+    if (!taken && rc && !CHECK(strcmp(*parent && dot ? dot + 1 : e.param, name) == 0))
+        printf("        %s is blamed for %s\n", e.param, param);
+    taca_buf_finish(&b);
+}
+
+static void expect_number(bool taken, const char *parent, const char *name, double v) {
+    char text[40];
+    snprintf(text, sizeof text, "%.17g", v);
+    expect(taken, parent, name, text);
+}
+
+static bool has_type(const json_t *schema, const char *type) {
+    json_t *t = json_object_get(schema, "type"), *item;
+    size_t i;
+    if (json_is_string(t)) return strcmp(json_string_value(t), type) == 0;
+    json_array_foreach(t, i, item) if (strcmp(json_string_value(item), type) == 0) return true;
+    return false;
+}
+
+static int check_range(const char *parent, const char *name, const json_t *s, double step) {
+    json_t *low = json_object_get(s, "minimum"), *high = json_object_get(s, "maximum");
+    if (!low || !high) return 0;
+    bool whole = has_type(s, "integer");
+    double min = json_number_value(low), max = json_number_value(high), beyond = whole ? 1 : 1e-3;
+    CHECK(min < max);
+    expect_number(false, parent, name, min - beyond);
+    expect_number(true, parent, name, min);
+    expect_number(true, parent, name, max);
+    expect_number(false, parent, name, max + beyond);
+    if (step > 0) expect_number(false, parent, name, min + step / 2);
+    if (whole) expect(false, parent, name, "1.5");
+    return 1;
+}
+
+static void expect_text(bool taken, const char *name, size_t len) {
+    char *text = malloc(len + 3);
+    if (!CHECK(text != NULL)) return;
+    memset(text, 'a', len + 2);
+    text[0] = text[len + 1] = '"';
+    text[len + 2] = 0;
+    expect(taken, "", name, text);
+    free(text);
+}
+
+static int check_text(const char *name, const json_t *s) {
+    json_t *least = json_object_get(s, "minLength"), *most = json_object_get(s, "maxLength");
+    if (!most) return 0;
+    size_t min = (size_t)json_integer_value(least), max = (size_t)json_integer_value(most);
+    if (min > 0) expect_text(false, name, min - 1);
+    expect_text(true, name, min);
+    expect_text(true, name, max);
+    expect_text(false, name, max + 1);
+    return 1;
+}
+
+static int check_values(const char *parent, const char *name, const json_t *s) {
+    json_t *values = json_object_get(s, "enum"), *v;
+    size_t i;
+    json_array_foreach(values, i, v) {
+        char *text = json_dumps(v, JSON_ENCODE_ANY);
+        if (CHECK(text != NULL)) expect(true, parent, name, text);
+        free(text);
+    }
+    if (values) expect(false, parent, name, "\"no such\"");
+    return values != NULL;
+}
+
+/* How many rules of the schema were tried. */
+static int check_schema(const char *parent, const char *name, json_t *s) {
+    json_t *choice, *member;
+    const char *key;
+    size_t i;
+    double step = json_number_value(json_object_get(s, "multipleOf"));
+    int n = check_range(parent, name, s, step) + check_values(parent, name, s);
+    if (!*parent) n += check_text(name, s);
+    json_array_foreach(json_object_get(s, "anyOf"), i, choice) {
+        n += check_schema(parent, name, choice);
+    }
+    json_object_foreach(json_object_get(s, "properties"), key, member) {
+        if (!*parent) n += check_schema(name, key, member);
+    }
+    /* null is as good as absent wherever the document says so */
+    if (has_type(s, "null")) expect(true, parent, name, "null");
+    return n;
+}
+
+static void check_model(int at_least) {
+    const char *name;
+    json_t *s, *doc = document();
+    int n = 0;
+    json_object_foreach(fields_of(doc), name, s) n += check_schema("", name, s);
+    if (!CHECK(n >= at_least)) printf("        only %d rules\n", n);
+    json_decref(doc);
+}
+
+static void test_every_range_ends_where_the_document_says(void) {
+    model = demo;
+    api_limits_init(&limits);
+    check_model(35);
+    limits.max_steps = 7;
+    limits.max_n = 2;
+    limits.max_side_px = 144;
+    limits.max_prompt_bytes = 33;
+    check_model(35);
+}
+
+static void test_a_model_with_guidance_and_t5_has_their_fields(void) {
+    json_t *doc;
+    model = demo;
+    api_limits_init(&limits);
+    doc = document();
+    CHECK(json_object_get(fields_of(doc), "guidance_scale") == NULL);
+    CHECK(json_object_get(fields_of(doc), "max_sequence_length") == NULL);
+    json_decref(doc);
+    model.guidance_embeds = true;
+    model.default_guidance_scale = 3.5;
+    model.t5_tokens = 256;
+    model.min_side_px = model.default_width_px = model.default_height_px = 256;
+    doc = document();
+    CHECK(json_object_get(fields_of(doc), "guidance_scale") != NULL);
+    CHECK(json_object_get(fields_of(doc), "max_sequence_length") != NULL);
+    json_decref(doc);
+    check_model(37);
+}
+
+static void test_unknown_fields_are_refused_as_documented(void) {
+    struct api_error e;
+    json_t *doc = document();
+    json_t *schemas = json_object_get(json_object_get(doc, "components"), "schemas");
+    CHECK(json_is_false(
+        json_object_get(json_object_get(schemas, "GenerateRequest"), "additionalProperties")));
+    CHECK_INT(ask("\"no_such\":1", &e), 400);
+    json_decref(doc);
+}
+
+static void test_every_field_says_what_it_is_for(void) {
+    const char *name;
+    json_t *s, *doc = document();
+    json_object_foreach(fields_of(doc), name, s) {
+        if (!CHECK(json_string_length(json_object_get(s, "description")) > 0))
+            printf("        %s has no description in web/openapi.json\n", name);
+    }
+    json_decref(doc);
+}
+
+static void test_what_is_no_document_fails(void) {
+    struct taca_buf b;
+    taca_buf_init(&b, DOCUMENT_BYTES);
+    api_openapi_json(&b, "{", 1, &model, &limits);
+    CHECK(b.failed);
+    taca_buf_finish(&b);
+}
+
+int main(void) {
+    TEST(test_every_range_ends_where_the_document_says);
+    TEST(test_a_model_with_guidance_and_t5_has_their_fields);
+    TEST(test_unknown_fields_are_refused_as_documented);
+    TEST(test_every_field_says_what_it_is_for);
+    TEST(test_what_is_no_document_fails);
+    return TEST_END();
+}
