@@ -68,6 +68,10 @@ static void add_front(struct table *t, struct options *o) {
         {"insecure", 0, FLAG_SWITCH, &o->insecure, .env = "TACA_INSECURE",
          .help = "listen beyond this machine though nobody has to log in"},
         {"ui", 0, FLAG_SWITCH, &f->ui, .env = "TACA_UI", .help = "the playground at /"},
+        {"api-key-file", 0, FLAG_STRING, &f->api_key_file, .env = "TACA_API_KEY_FILE",
+         .arg = "FILE", .help = "lines name:sha256[:concurrency]; /v1/ then wants a key"},
+        {"cors-origin", 0, FLAG_STRING, &f->cors_origin, .env = "TACA_CORS_ORIGIN", .arg = "LIST",
+         .help = "origins whose pages may use this service, exact"},
         {"max-connections", 0, FLAG_INT, &f->max_connections, 1, 1000000,
          .env = "TACA_MAX_CONNECTIONS", .arg = "N", .help = "more get 503 at once"},
         {"head-timeout", 0, FLAG_NUMBER, &o->head_timeout_s, 0.1, 3600, .env = "TACA_HEAD_TIMEOUT",
@@ -261,9 +265,9 @@ int cli_serve(int argc, char **argv) {
         o.serve.engine.model_path = cli_demo_model();
     if (!o.serve.engine.model_path && !o.serve.engine.transformer)
         return bad_config("no model: give --model PATH (the demo model was not found)", "");
-    if (!host_is_local(o.serve.front.host) && !o.insecure)
+    if (!host_is_local(o.serve.front.host) && !o.insecure && !o.serve.front.api_key_file)
         return bad_config("nobody has to log in to this service; to let other machines in all the "
-                          "same, add --insecure to --host ",
+                          "same, add --api-key-file or --insecure to --host ",
                           o.serve.front.host);
     /* the very file that runs here, even when an upgrade has replaced it on the disk meanwhile */
     o.serve.self = "/proc/self/exe";

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/mailbox.h"
+#include "server/access.h"
 #include "server/reader.h"
 
 enum ask_kind { ASK_STATUS, ASK_EVENTS, ASK_IMAGE, ASK_CANCEL, ASK_QUEUE };
@@ -14,9 +15,10 @@ struct ask {
     struct taca_mail mail; /* first: the mailbox links it */
     enum ask_kind kind;
     char id[API_ID_MAX + 1];
-    int index;             /* of the image */
-    char known[64];        /* If-None-Match */
-    struct reader *reader; /* owned */
+    struct access_client client; /* who asks */
+    int index;                   /* of the image */
+    char known[64];              /* If-None-Match */
+    struct reader *reader;       /* owned */
 };
 
 static inline void ask_close(struct ask *a) {

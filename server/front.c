@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mailbox.h"
+#include "server/access.h"
 #include "server/http.h"
 #include "server/listener.h"
 #include "server/metrics.h"
@@ -34,6 +35,7 @@ struct departure {
 struct front {
     uv_loop_t *loop;
     struct routes routes;
+    struct access *access;
     struct watch *watch;
     struct http *http, *admin_http; /* admin: NULL when there is none */
     struct listener *listener, *admin_listener;
@@ -188,7 +190,9 @@ enum taca_code front_open(struct front **out, uv_loop_t *loop, const struct fron
     f->routes = (struct routes){.hooks = *hooks, .limits = opts->limits, .ui = opts->ui};
     raise_descriptor_limit(opts->max_connections);
     start_handles(f, opts);
-    enum taca_code rc = watch_open(&f->watch, loop, on_watch, f, err);
+    enum taca_code rc = access_open(&f->access, opts->cors_origin, opts->api_key_file, err);
+    f->routes.access = f->access;
+    if (rc == TACA_OK) rc = watch_open(&f->watch, loop, on_watch, f, err);
     if (rc == TACA_OK) rc = open_http(f, false, opts, err);
     if (rc == TACA_OK) rc = open_listener(f, false, opts->host, opts->port, opts, err);
     if (rc == TACA_OK && opts->admin_listen && opts->admin_listen[0]) rc = open_admin(f, opts, err);
@@ -216,6 +220,7 @@ static void on_part_closed(void *ctx) {
     if (--f->open_parts > 0) return;
     void (*done)(void *ctx) = f->done;
     void *done_ctx = f->done_ctx;
+    access_close(f->access);
     free(f);
     if (done) done(done_ctx);
 }

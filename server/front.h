@@ -36,7 +36,9 @@ struct front_opts {
     int body_timeout_ms;
     int sse_ping_ms;
     struct api_limits limits;
-    bool ui; /* the pages for people: the playground */
+    const char *cors_origin;  /* as in access.h, "" or NULL = none */
+    const char *api_key_file; /* the same */
+    bool ui;                  /* the pages for people: the playground */
 };
 
 struct front_hooks {

@@ -123,8 +123,9 @@ static bool set_key(struct job *j, const char *key, bool openai, struct api_erro
                  "Idempotency-Key must be 1..%d printable ASCII characters", IDEMPOTENCY_KEY_MAX);
         return false;
     }
-    /* each route has keys of its own */
-    snprintf(j->idempotency_key, sizeof j->idempotency_key, "%c%s", openai ? 'o' : 'n', key);
+    /* each route and each client has keys of its own */
+    snprintf(j->idempotency_key, sizeof j->idempotency_key, "%c%s:%s", openai ? 'o' : 'n',
+             j->client.name, key);
     return true;
 }
 
@@ -144,6 +145,7 @@ static bool parse_body(struct job *j, const struct routes *r, const struct http_
 
 static bool fill_job(struct job *j, const struct routes *r, const struct http_request *q,
                      bool openai, struct http_reply *out, struct api_error *e) {
+    j->client = q->client;
     if (!j->named && !set_key(j, q->idempotency_key, openai, e)) return false;
     if (!parse_body(j, r, q, openai, e)) return false;
     if (!open_reader(j, q, out, e)) return false;

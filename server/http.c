@@ -196,6 +196,11 @@ static void describe(const struct request *q, const char *url, struct http_reque
                                  .prefer = header(q, "Prefer"),
                                  .idempotency_key = header(q, "Idempotency-Key"),
                                  .last_event_id = header(q, "Last-Event-ID"),
+                                 .origin = header(q, "Origin"),
+                                 .authorization = header(q, "Authorization"),
+                                 .wanted_method = header(q, "Access-Control-Request-Method"),
+                                 .private_network =
+                                     header(q, "Access-Control-Request-Private-Network"),
                                  .if_none_match = header(q, "If-None-Match"),
                                  .request_id = q->id,
                                  .body = q->body.data ? q->body.data : "",

@@ -13,6 +13,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "server/access.h"
 #include "server/head.h"
 #include "server/stream.h"
 #include "server/watch.h"
@@ -24,11 +25,12 @@ struct http_request {
     const char *method, *path; /* the path without query, %XX decoded */
     /* NULL = not sent */
     const char *accept, *content_type, *host, *forwarded_proto, *prefer, *idempotency_key,
-        *last_event_id, *if_none_match;
+        *last_event_id, *if_none_match, *origin, *authorization, *wanted_method, *private_network;
     const char *request_id;
     const char *body; /* NUL behind it */
     size_t body_len;
-    bool admin; /* came in at the operator's listener */
+    struct access_client client; /* whose key it has; filled in by the routes */
+    bool admin;                  /* came in at the operator's listener */
     int64_t received_us;
 };
 /* Zeroed; a route fills in either status, type and body, or a stream to wait for. */

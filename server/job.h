@@ -9,6 +9,7 @@
 #include "api/reply.h"
 #include "api/request.h"
 #include "base/mailbox.h"
+#include "server/access.h"
 #include "server/reader.h"
 #include "server/sha256.h"
 
@@ -19,15 +20,17 @@ enum { IDEMPOTENCY_KEY_MAX = 128 };
 struct job_image; /* the loop's book-keeping of one image: server/jobs_internal.h */
 
 struct job {
-    struct taca_mail mail;      /* first: the mailbox links it */
-    char id[API_ID_MAX + 1];    /* [0-9a-f]{32} from getrandom, or the client's choice */
-    uint64_t tag;               /* random: tells two jobs of one id apart */
-    char request_id[129];       /* X-Request-Id, ours or the client's */
-    struct api_request request; /* owned */
-    struct reader *readers;     /* owned */
-    bool named;                 /* the id is the client's: PUT */
-    bool comes_back;            /* goes on without its client, unless the request says otherwise */
-    char idempotency_key[IDEMPOTENCY_KEY_MAX + 2]; /* with a letter for the route; "" = none */
+    struct taca_mail mail;       /* first: the mailbox links it */
+    char id[API_ID_MAX + 1];     /* [0-9a-f]{32} from getrandom, or the client's choice */
+    uint64_t tag;                /* random: tells two jobs of one id apart */
+    char request_id[129];        /* X-Request-Id, ours or the client's */
+    struct api_request request;  /* owned */
+    struct reader *readers;      /* owned */
+    bool named;                  /* the id is the client's: PUT */
+    bool comes_back;             /* goes on without its client, unless the request says otherwise */
+    struct access_client client; /* whose key asked for it */
+    /* with a letter for the route and the client's name in front; "" = none */
+    char idempotency_key[IDEMPOTENCY_KEY_MAX + CLIENT_NAME_MAX + 3];
     uint8_t body_hash[SHA256_BYTES];
     int64_t received_us, started_us;
     int64_t created_s, started_s, completed_s; /* wall clock, for the client */

@@ -35,6 +35,7 @@ static struct ask *open_ask(enum ask_kind kind, enum api_reply form, const struc
         return NULL;
     }
     a->kind = kind;
+    a->client = q->client;
     if (kind != ASK_QUEUE) job_id_from(a->id, q->path);
     request_base(a->reader->base, q);
     return a;

@@ -73,8 +73,8 @@ static void append(struct jobs *js, struct job *job) {
 
 void jobs_add(struct jobs *js, struct job *job) {
     job->state = JOB_QUEUED;
-    if (jobs_join(js, job)) return;
-    job->flow = jobs_key(job->request.user);
+    if (jobs_join(js, job) || jobs_refuse_crowd(js, job)) return;
+    job->flow = jobs_key(job->client.name[0] ? job->client.name : job->request.user);
     bool memory = jobs_line_up(js);
     if (memory && !admit(js, job)) {
         metric_add(METRIC_REQUESTS, "rejected", 1);

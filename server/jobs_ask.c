@@ -15,6 +15,10 @@ static void refuse(struct reader *r, const char *id, const char *reason,
     stream_fail(r->stream, id, e);
 }
 
+static bool is_own(const struct access_client *a, const struct access_client *b) {
+    return strcmp(a->name, b->name) == 0;
+}
+
 /* ---- the same request again ------------------------------------------------------------------ */
 
 bool jobs_join(struct jobs *js, struct job *job) {
@@ -27,20 +31,38 @@ bool jobs_join(struct jobs *js, struct job *job) {
     if (!there) return false;
     struct reader *r = job->readers;
     job->readers = NULL;
-    if (memcmp(there->body_hash, job->body_hash, sizeof job->body_hash) == 0) {
+    if (is_own(&there->client, &job->client) &&
+        memcmp(there->body_hash, job->body_hash, sizeof job->body_hash) == 0) {
         r->replayed = true;
         readers_come(js, there, r);
         job_close(job);
         return true;
     }
     if (job->named)
-        api_fail(&e, 409, "job_exists", "id", "there is a job %s with another body", job->id);
+        api_fail(&e, 409, "job_exists", "id", "job %s is there already, made by another request",
+                 job->id);
     else
         api_fail(&e, 409, "idempotency_conflict", "Idempotency-Key",
                  "this Idempotency-Key came with another body before");
     refuse(r, job->id, "conflict", &e);
     reader_close(r);
     metric_add(METRIC_REQUESTS, "rejected", 1);
+    job_close(job);
+    return true;
+}
+
+/* One client must not take the whole line. */
+bool jobs_refuse_crowd(struct jobs *js, struct job *job) {
+    struct api_error e = {.retry_after_s = 1};
+    int open = 0, limit = job->client.concurrency;
+    for (const struct job *j = js->first; limit && j; j = j->next)
+        open += is_own(&j->client, &job->client);
+    if (open < limit || !limit) return false;
+    api_fail(&e, 429, "key_concurrency", "",
+             "%d requests of this API key are not finished; it may have %d", open, limit);
+    refuse(job->readers, job->id, e.code, &e);
+    metric_add(METRIC_REQUESTS, "rejected", 1);
+    tell_log(js, job, 429, e.code);
     job_close(job);
     return true;
 }
@@ -108,7 +130,8 @@ static void answer_cancel(struct jobs *js, struct ask *a, struct job *job) {
     tell_status(js, job, a->reader, 202);
 }
 
-/* Ids are what opens a job, so nobody is told those of others. */
+/* Ids are what opens a job, so nobody is told those of others: where there are no keys, everybody
+ * is one of the others. */
 static void answer_queue(struct jobs *js, struct ask *a) {
     struct taca_buf body;
     int waiting = 0, listed = 0;
@@ -119,8 +142,10 @@ static void answer_queue(struct jobs *js, struct ask *a) {
     taca_buf_printf(&body, "{\"waiting\":%d,\"running\":%d,\"jobs\":[", waiting,
                     js->count - waiting);
     for (struct job *job = js->first; job && listed < LISTED; job = job->next, listed++) {
-        taca_buf_printf(&body, "%s{\"status\":\"%s\",\"position\":", listed ? "," : "",
-                        job_status(job));
+        taca_buf_puts(&body, listed ? ",{" : "{");
+        if (a->client.name[0] && is_own(&job->client, &a->client))
+            taca_buf_printf(&body, "\"id\":\"%s\",", job->id);
+        taca_buf_printf(&body, "\"status\":\"%s\",\"position\":", job_status(job));
         if (known && job->state == JOB_QUEUED)
             taca_buf_printf(&body, "%d", jobs_position(js, job));
         else
@@ -151,7 +176,7 @@ void jobs_ask(struct jobs *js, struct ask *a) {
         answer_queue(js, a);
     } else {
         struct job *job = store_find(js->store, a->id);
-        if (job)
+        if (job && is_own(&job->client, &a->client)) /* others' jobs are not there at all */
             answer(js, a, job);
         else
             answer_unknown(js, a);

@@ -97,6 +97,8 @@ bool readers_watch(const struct job *job); /* somebody follows the events */
 /* ---- jobs_ask.c */
 /* True when the request is one that is known, or contradicts one: the job is then used up. */
 bool jobs_join(struct jobs *js, struct job *job);
+/* True when its client has as many as it may have: the job is then used up. */
+bool jobs_refuse_crowd(struct jobs *js, struct job *job);
 
 /* ---- jobs_steps.c */
 void jobs_rewind(struct job_image *im); /* back to step 0, when the worker has nothing of it */

@@ -307,6 +307,7 @@ void tell_log(const struct jobs *js, const struct job *job, int status, const ch
                     t->queue_ms, t->denoise_ms, t->total_ms,
                     job->steps_run ? (double)job->sequences_seen / (double)job->steps_run : 0.0,
                     job->attempts, job->bytes_out);
+    if (job->client.name[0]) taca_buf_printf(&b, ",\"key\":\"%s\"", job->client.name);
     if (error_code) taca_buf_printf(&b, ",\"error\":\"%s\"", error_code);
     if (job->cancel_reason) taca_buf_printf(&b, ",\"cancelled\":\"%s\"", job->cancel_reason);
     if (js->opts.log_prompts) {

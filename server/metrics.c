@@ -34,6 +34,8 @@ static const char *const rejections[] = {"queue_full",
                                          "write_stall",
                                          "out_of_memory",
                                          "conflict",
+                                         "key_concurrency",
+                                         "invalid_api_key",
                                          "expired",
                                          "other",
                                          NULL};

@@ -216,8 +216,28 @@ static void refuse_method(const struct http_request *q, int methods, struct http
     taca_buf_finish(&allow);
 }
 
+/* What a browser asks before it lets another origin's page send the real request. */
+static void answer_preflight(const struct http_request *q, int methods, struct http_reply *out) {
+    answer_options(methods, out);
+    taca_buf_puts(&out->headers, "Access-Control-Allow-Methods: ");
+    put_allow(&out->headers, methods);
+    taca_buf_puts(&out->headers,
+                  "\nAccess-Control-Allow-Headers: Accept, Authorization, Content-Type, "
+                  "Idempotency-Key, If-None-Match, Last-Event-ID, Prefer, X-Request-Id\n"
+                  "Access-Control-Max-Age: 600\n");
+    if (q->private_network)
+        taca_buf_puts(&out->headers, "Access-Control-Allow-Private-Network: true\n");
+}
+
+static void refuse_stranger(const struct api_error *e, struct http_reply *out) {
+    reply_refuse(out, e);
+    taca_buf_puts(&out->headers, "WWW-Authenticate: Bearer\n");
+}
+
 /* The route to call, or NULL with *out filled. */
-static const struct route *pick(const struct http_request *q, struct http_reply *out) {
+static const struct route *pick(const struct routes *r, struct http_request *q,
+                                struct http_reply *out) {
+    struct api_error e = {0};
     int allowed;
     taca_buf_init(&out->body, MAX_REPLY_BYTES);
     taca_buf_init(&out->headers, 8192);
@@ -227,25 +247,44 @@ static const struct route *pick(const struct http_request *q, struct http_reply 
         return NULL;
     }
     const struct route *t = find(q, &out->route, &allowed);
+    if (options && allowed) { /* tells nothing, and preflights come without a key */
+        if (q->wanted_method && access_lets_in(r->access, q->origin))
+            answer_preflight(q, allowed, out);
+        else
+            answer_options(allowed, out);
+        return NULL;
+    }
+    if (!q->admin && access_check(r->access, q->path, q->authorization, &q->client, &e)) {
+        refuse_stranger(&e, out);
+        return NULL;
+    }
     if (t) return t;
     if (!allowed)
         refuse_path(out);
-    else if (options)
-        answer_options(allowed, out);
     else
         refuse_method(q, allowed, out);
     return NULL;
 }
 
+static void add_access(const struct routes *r, const struct http_request *q,
+                       struct http_reply *out) {
+    if (!q->admin) access_headers(r->access, q->origin, &out->headers);
+}
+
 void routes_answer(const struct routes *r, const struct http_request *q, struct http_reply *out) {
-    const struct route *t = pick(q, out);
-    if (t) t->answer(r, q, out);
+    struct http_request known = *q;
+    const struct route *t = pick(r, &known, out);
+    if (t) t->answer(r, &known, out);
+    add_access(r, q, out);
 }
 
 bool routes_early(const struct routes *r, const struct http_request *q, struct http_reply *out) {
-    const struct route *t = pick(q, out);
-    if (!t) return true;
-    if (t->early && t->early(r, q, out)) return true;
+    struct http_request known = *q;
+    const struct route *t = pick(r, &known, out);
+    if (!t || (t->early && t->early(r, &known, out))) {
+        add_access(r, q, out);
+        return true;
+    }
     taca_buf_finish(&out->body); /* the answer proper begins afresh */
     taca_buf_finish(&out->headers);
     return false;

@@ -10,6 +10,7 @@ struct routes {
     struct front_hooks hooks;
     struct api_limits limits;
     bool ui; /* the pages for people */
+    const struct access *access;
 };
 
 /* The http side's `answer`. */

@@ -1,0 +1,199 @@
+/* access.c - see access.h. */
+#include "server/access.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+#include "base/log.h"
+#include "server/sha256.h"
+
+enum { MAX_ORIGINS = 64, MAX_KEY_BYTES = 512, MAX_LINE = 512 };
+
+struct key {
+    struct access_client client;
+    uint8_t hash[SHA256_BYTES];
+};
+
+struct access {
+    char *origins; /* the list, cut up */
+    const char *origin[MAX_ORIGINS];
+    int n_origins;
+    bool keys_wanted;
+    struct key *keys;
+    int n_keys;
+};
+
+/* ---- the list of origins --------------------------------------------------------------------- */
+
+/* scheme://host[:port]: what a browser sends, so anything longer would never match */
+static bool is_origin(const char *s) {
+    const char *host = strstr(s, "://");
+    if (!host || (strncmp(s, "http://", 7) != 0 && strncmp(s, "https://", 8) != 0)) return false;
+    host += 3;
+    return *host && strcspn(host, "/?#*\\ \t\r\n\"") == strlen(host);
+}
+
+static enum taca_code read_origins(struct access *a, const char *list, struct taca_err *err) {
+    if (!list || !*list) return TACA_OK;
+    char *rest = a->origins = strdup(list);
+    if (!rest) return taca_fail(err, TACA_ENOMEM, "reading --cors-origin");
+    while (rest) {
+        char *one = rest + strspn(rest, " ");
+        rest = strchr(one, ',');
+        if (rest) *rest++ = 0;
+        if (!is_origin(one))
+            return taca_fail_param(err, "cors-origin",
+                                   "--cors-origin: \"%s\" is no origin such as https://a.example",
+                                   one);
+        if (a->n_origins == MAX_ORIGINS)
+            return taca_fail_param(err, "cors-origin", "--cors-origin: more than %d origins",
+                                   MAX_ORIGINS);
+        a->origin[a->n_origins++] = one;
+    }
+    return TACA_OK;
+}
+
+bool access_lets_in(const struct access *a, const char *origin) {
+    for (int i = 0; origin && i < a->n_origins; i++)
+        if (strcmp(a->origin[i], origin) == 0) return true;
+    return false;
+}
+
+void access_headers(const struct access *a, const char *origin, struct taca_buf *out) {
+    if (a->n_origins == 0) return;
+    taca_buf_puts(out, "Vary: Origin\n");
+    if (!access_lets_in(a, origin)) return;
+    taca_buf_printf(out, "Access-Control-Allow-Origin: %s\n", origin);
+    taca_buf_puts(out, "Access-Control-Expose-Headers: ETag, Idempotent-Replayed, Location, "
+                       "Retry-After, X-Gpu-Ms, X-Ignored-Params, X-Job-Id, X-Model, X-Queue-Depth, "
+                       "X-Queue-Ms, X-Request-Id, X-Seed, X-Steps\n");
+}
+
+/* ---- keys ------------------------------------------------------------------------------------ */
+
+static int hex_digit(char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+static bool read_hash(uint8_t out[SHA256_BYTES], const char *s) {
+    for (int i = 0; i < SHA256_BYTES; i++) {
+        int high = hex_digit(s[2 * i]), low = high < 0 ? -1 : hex_digit(s[2 * i + 1]);
+        if (low < 0) return false;
+        out[i] = (uint8_t)(high << 4 | low);
+    }
+    return true;
+}
+
+/* name:sha256[:concurrency] */
+static bool read_key(struct key *k, const char *line) {
+    static const char ok[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-";
+    size_t name = strspn(line, ok);
+    *k = (struct key){0};
+    if (name < 1 || name > CLIENT_NAME_MAX || line[name] != ':') return false;
+    memcpy(k->client.name, line, name);
+    const char *s = line + name + 1;
+    if (!read_hash(k->hash, s)) return false;
+    s += 2 * SHA256_BYTES;
+    if (!*s) return true;
+    size_t digits = *s == ':' ? strspn(s + 1, "0123456789") : 0;
+    if (digits < 1 || digits > 6 || s[1 + digits]) return false;
+    k->client.concurrency = (int)strtol(s + 1, NULL, 10);
+    return true;
+}
+
+static enum taca_code add_key(struct access *a, const char *path, const char *line, int number,
+                              struct taca_err *err) {
+    struct key k;
+    if (!read_key(&k, line)) /* without the line: it may hold what somebody took for a hash */
+        return taca_fail_param(err, "api-key-file", "--api-key-file %s line %d: not name:sha256",
+                               path, number);
+    if (a->n_keys == ACCESS_MAX_KEYS)
+        return taca_fail_param(err, "api-key-file", "--api-key-file %s: more than %d keys", path,
+                               ACCESS_MAX_KEYS);
+    struct key *grown = realloc(a->keys, (size_t)(a->n_keys + 1) * sizeof k);
+    if (!grown) return taca_fail(err, TACA_ENOMEM, "reading --api-key-file");
+    a->keys = grown;
+    a->keys[a->n_keys++] = k;
+    return TACA_OK;
+}
+
+static enum taca_code read_keys(struct access *a, const char *path, struct taca_err *err) {
+    char line[MAX_LINE];
+    struct stat st;
+    enum taca_code rc = TACA_OK;
+    if (!path || !*path) return TACA_OK;
+    a->keys_wanted = true;
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return taca_fail_param(err, "api-key-file", "--api-key-file %s: %s", path, strerror(errno));
+    if (fstat(fileno(f), &st) == 0 && (st.st_mode & S_IROTH))
+        taca_log(TACA_LOG_WARN, "%s can be read by everybody on this machine", path);
+    for (int number = 1; rc == TACA_OK && fgets(line, sizeof line, f); number++) {
+        line[strcspn(line, "\r\n")] = 0;
+        if (line[0] && line[0] != '#') rc = add_key(a, path, line, number, err);
+    }
+    fclose(f);
+    if (rc == TACA_OK && a->n_keys == 0)
+        rc = taca_fail_param(err, "api-key-file", "--api-key-file %s: there is no key in it", path);
+    return rc;
+}
+
+/* Every key is compared to its end, whichever fits: time tells nothing. */
+static const struct key *find_key(const struct access *a, const char *token, size_t len) {
+    const struct key *found = NULL;
+    uint8_t hash[SHA256_BYTES];
+    sha256(hash, token, len);
+    for (int i = 0; i < a->n_keys; i++) {
+        volatile uint8_t differs = 0;
+        for (int b = 0; b < SHA256_BYTES; b++) differs |= (uint8_t)(hash[b] ^ a->keys[i].hash[b]);
+        found = differs ? found : &a->keys[i];
+    }
+    return found;
+}
+
+int access_check(const struct access *a, const char *path, const char *authorization,
+                 struct access_client *out, struct api_error *e) {
+    static const char bearer[] = "Bearer ";
+    *out = (struct access_client){0};
+    if (!a->keys_wanted || strncmp(path, "/v1/", 4) != 0) return 0; /* pages and probes */
+    const struct key *k = NULL;
+    if (authorization && strncasecmp(authorization, bearer, sizeof bearer - 1) == 0) {
+        const char *token = authorization + sizeof bearer - 1;
+        size_t len = strlen(token);
+        if (len > 0 && len <= MAX_KEY_BYTES) k = find_key(a, token, len);
+    }
+    if (!k)
+        return api_fail(e, 401, "invalid_api_key", NULL,
+                        "%s: send Authorization: Bearer and a key of this service",
+                        authorization ? "the API key is not known" : "an API key is needed");
+    *out = k->client;
+    return 0;
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+enum taca_code access_open(struct access **out, const char *origins, const char *key_file,
+                           struct taca_err *err) {
+    struct access *a = calloc(1, sizeof *a);
+    if (!a) return taca_fail(err, TACA_ENOMEM, "opening the lists of who may ask");
+    enum taca_code rc = read_origins(a, origins, err);
+    if (rc == TACA_OK) rc = read_keys(a, key_file, err);
+    if (rc == TACA_OK)
+        *out = a;
+    else
+        access_close(a);
+    return rc;
+}
+
+void access_close(struct access *a) {
+    if (!a) return;
+    free(a->origins);
+    free(a->keys);
+    free(a);
+}

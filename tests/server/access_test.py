@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+"""Who may ask: API keys and pages of other origins.
+
+usage: access_test.py TACA_FAKE [SUBSTRING]   (only tests whose name has the substring)"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import service_test as base
+from service_test import Service, error_of
+
+JSON = {"Content-Type": "application/json"}
+PAGE = "https://app.example:8443"
+
+
+def key_file(*lines):
+    f = tempfile.NamedTemporaryFile("w", suffix=".keys", delete=False)
+    f.write("\n".join(lines) + "\n")
+    f.close()
+    return f.name
+
+
+def line(name, key, *more):
+    return ":".join([name, hashlib.sha256(key.encode()).hexdigest(), *map(str, more)])
+
+
+def as_(key, **more):
+    return dict(JSON, Authorization="Bearer " + key,
+                **{k.replace("_", "-"): v for k, v in more.items()})
+
+
+def post(s, key, headers=None, **fields):
+    return s.request("POST", "/v1/generate", json.dumps(dict({"prompt": "a"}, **fields)),
+                     dict(as_(key), **(headers or {})))
+
+
+# ---- keys ------------------------------------------------------------------------------------
+
+
+def test_without_a_key_nothing_under_v1_answers():
+    path = key_file("# people", "", line("ann", "secret-1"), line("bob", "secret-2"))
+    with Service("--api-key-file", path) as s:
+        for method, where in (("POST", "/v1/generate"), ("GET", "/v1/models"),
+                              ("GET", "/v1/queue"), ("GET", "/v1/jobs/x"),
+                              ("DELETE", "/v1/jobs/x"), ("PUT", "/v1/jobs/x"),
+                              ("POST", "/v1/images/generations"), ("GET", "/v1/nothing"),
+                              ("PUT", "/v1/models")):
+            for given in ({}, as_("secret"), as_("secret-1 "), as_("secret-11"), as_(""),
+                          {"Authorization": "Basic c2VjcmV0LTE="}, {"Authorization": "secret-1"},
+                          as_("x" * 2000)):
+                status, headers, body = s.request(method, where, "", given)
+                assert status == 401, (method, where, given, status)
+                e = error_of(body)
+                assert (e["code"], e["type"]) == ("invalid_api_key", "authentication_error"), e
+                assert headers["www-authenticate"] == "Bearer" and b"secret" not in body
+        for where in ("/health", "/livez", "/readyz", "/startupz", "/metrics", "/"):
+            assert s.request("GET", where)[0] == 200, where
+        assert s.request("OPTIONS", "/v1/generate")[0] == 204
+        for key in ("secret-1", "secret-2"):
+            assert post(s, key, steps=1)[0] == 200
+        assert s.request("GET", "/v1/models", None,
+                         {"Authorization": "bearer secret-1"})[0] == 200
+        record = s.wait_for(lambda r: r.get("msg") == "request")
+        assert record["key"] == "ann", record
+        assert s.metrics()['taca_rejected_total{reason="invalid_api_key"}'] == 72
+        assert "secret" not in "".join(s.lines)
+    os.unlink(path)
+
+
+def test_a_job_is_its_makers_alone():
+    path = key_file(line("ann", "1"), line("bob", "2"))
+    with Service("--api-key-file", path, step_ms=20) as s:
+        status, _, body = post(s, "1", {"Prefer": "respond-async"}, steps=40)
+        job = json.loads(body)["id"]
+        for method, where in (("GET", ""), ("GET", "/events"), ("GET", "/images/0"),
+                              ("DELETE", ""), ("POST", "/cancel")):
+            assert s.request(method, f"/v1/jobs/{job}{where}", "", as_("2"))[0] == 404, where
+        status, _, body = s.request("PUT", "/v1/jobs/" + job, json.dumps({"prompt": "a",
+                                                                        "steps": 40}), as_("2"))
+        assert status == 409 and error_of(body)["code"] == "job_exists"
+        mine = json.loads(s.request("GET", "/v1/queue", None, as_("1"))[2])
+        yours = json.loads(s.request("GET", "/v1/queue", None, as_("2"))[2])
+        assert mine["jobs"][0]["id"] == job and "id" not in yours["jobs"][0]
+        assert s.request("GET", "/v1/jobs/" + job, None, as_("1"))[0] == 200
+        assert s.request("DELETE", "/v1/jobs/" + job, None, as_("1"))[0] == 202
+        same = {"Idempotency-Key": "k"}
+        a = post(s, "1", same, steps=1)
+        b = post(s, "2", same, steps=1)
+        assert a[1]["x-job-id"] != b[1]["x-job-id"] and "idempotent-replayed" not in b[1]
+        assert post(s, "1", same, steps=1)[1]["x-job-id"] == a[1]["x-job-id"]
+    os.unlink(path)
+
+
+def test_a_key_has_no_more_requests_open_than_it_may():
+    path = key_file(line("ann", "1", 2), line("bob", "2"))
+    with Service("--api-key-file", path, step_ms=20) as s:
+        later = {"Prefer": "respond-async"}
+        jobs = [json.loads(post(s, "1", later, steps=100)[2])["id"] for _ in range(2)]
+        status, headers, body = post(s, "1", later, steps=1)
+        e = error_of(body)
+        assert (status, e["code"], e["type"]) == (429, "key_concurrency", "rate_limit_error"), e
+        assert int(headers["retry-after"]) >= 1
+        assert post(s, "2", steps=1)[0] == 200
+        s.request("DELETE", "/v1/jobs/" + jobs[0], None, as_("1"))
+        assert post(s, "1", steps=1)[0] == 200
+        s.request("DELETE", "/v1/jobs/" + jobs[1], None, as_("1"))
+        assert s.metrics()['taca_rejected_total{reason="key_concurrency"}'] == 1
+    os.unlink(path)
+
+
+def refused(*args):
+    done = subprocess.run([base.BINARY, "serve", "--model", base.MODEL, "--port", "0", *args],
+                          capture_output=True, text=True, timeout=30)
+    assert done.returncode == 78, done
+    return done.stderr
+
+
+def test_a_file_of_keys_that_is_not_one_is_refused():
+    good = line("ann", "1")
+    for text in ("", "# nothing", "ann", "ann:12", good + "0", good + ":", good + ":x",
+                 good + ":1234567", "a b" + good[3:], good[3:], "x" * 33 + good[3:],
+                 good[:-1] + "g"):
+        path = key_file(text)
+        message = refused("--api-key-file", path)
+        assert "--api-key-file" in message and good[4:20] not in message, (text, message)
+        os.unlink(path)
+    assert "No such file" in refused("--api-key-file", "/nonexistent/keys")
+
+
+# ---- other origins -----------------------------------------------------------------------------
+
+
+def allowed(headers):
+    return headers.get("access-control-allow-origin")
+
+
+def test_pages_of_a_listed_origin_may_ask_and_no_others():
+    path = key_file(line("ann", "1"))
+    with Service("--cors-origin", PAGE + ",http://localhost:3000", "--api-key-file", path,
+                 step_ms=5) as s:
+        for origin in (PAGE, "http://localhost:3000"):
+            status, headers, _ = s.request("OPTIONS", "/v1/jobs/x", None, {
+                "Origin": origin, "Access-Control-Request-Method": "DELETE",
+                "Access-Control-Request-Headers": "authorization",
+                "Access-Control-Request-Private-Network": "true"})
+            assert status == 204 and allowed(headers) == origin, headers
+            assert "DELETE" in headers["access-control-allow-methods"]
+            for name in ("Authorization", "Content-Type", "Idempotency-Key", "Prefer"):
+                assert name in headers["access-control-allow-headers"]
+            assert headers["access-control-allow-private-network"] == "true"
+            assert headers["vary"] == "Origin" and "access-control-allow-credentials" not in headers
+        for accept in ("application/json", "image/png", "text/event-stream"):
+            status, headers, _ = post(s, "1", {"Origin": PAGE, "Accept": accept}, steps=1)
+            assert status == 200 and allowed(headers) == PAGE, (accept, headers)
+            assert "X-Seed" in headers["access-control-expose-headers"]
+        for status, answer in ((400, post(s, "1", {"Origin": PAGE}, steps="x")),
+                               (401, post(s, "2", {"Origin": PAGE})),
+                               (404, s.request("GET", "/v1/jobs/x", None, as_("1", Origin=PAGE)))):
+            assert answer[0] == status and allowed(answer[1]) == PAGE, answer
+        for origin in ("https://app.example", PAGE + "0", PAGE.upper(), "null", "",
+                       "https://evil.example", "*"):
+            status, headers, _ = post(s, "1", {"Origin": origin}, steps=1)
+            assert status == 200 and allowed(headers) is None and headers["vary"] == "Origin"
+            _, headers, _ = s.request("OPTIONS", "/v1/generate", None, {
+                "Origin": origin, "Access-Control-Request-Method": "POST"})
+            assert allowed(headers) is None and "access-control-allow-methods" not in headers
+    os.unlink(path)
+
+
+def test_without_a_list_nothing_is_said():
+    with Service() as s:
+        status, headers, _ = s.request("OPTIONS", "/v1/generate", None, {
+            "Origin": PAGE, "Access-Control-Request-Method": "POST"})
+        assert status == 204
+        assert not [h for h in headers if h.startswith("access-control") or h == "vary"], headers
+
+
+def test_a_list_with_something_else_is_refused():
+    for text in ("*", "app.example", "https://a/", "https://", "ftp://a", "https://a,", "http://a b"):
+        assert "--cors-origin" in refused("--cors-origin", text), text
+
+
+if __name__ == "__main__":
+    sys.exit(base.run(globals()))
