@@ -13,7 +13,7 @@ struct taca_bench_times {
 };
 
 struct taca_bench_row {
-    const char *group; /* "ceiling", "linear", "attention", "rows", "conv", "model" */
+    const char *group; /* "ceiling", "linear", "attention", "by row", "conv", "model" */
     const char *name;
     const char *dtype; /* "f32", "bf16", "int8" */
     int threads, n;    /* runs */

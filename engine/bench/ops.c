@@ -231,7 +231,7 @@ static enum taca_code bench_rows(struct ops *w, const struct row_case *c) {
         o.mod = normal_mat(&o, TACA_F32, 2, 2 * c->cols);
         o.table = normal_mat(&o, TACA_F32, c->rows, head);
         const double cost[] = {0, n * (c->bytes[0] + c->bytes[1] * (double)taca_dtype_bytes(t))};
-        rc = measure(w, &o, "rows", c->name, cost, c->fn);
+        rc = measure(w, &o, "by row", c->name, cost, c->fn);
     }
     return end(w, &o, rc);
 }
@@ -292,7 +292,7 @@ enum taca_code taca_bench_ops(struct taca_bench *b, struct taca_err *err) {
         if (bench_wanted(b, "attention", attentions[i].name))
             rc = bench_attention(&w, &attentions[i]);
     for (size_t i = 0; i < sizeof row_cases / sizeof *row_cases && !rc; i++)
-        if (bench_wanted(b, "rows", row_cases[i].name)) rc = bench_rows(&w, &row_cases[i]);
+        if (bench_wanted(b, "by row", row_cases[i].name)) rc = bench_rows(&w, &row_cases[i]);
     for (size_t i = 0; i < sizeof map_cases / sizeof *map_cases && !rc; i++)
         if (bench_wanted(b, "conv", map_cases[i].name)) rc = bench_map(&w, &map_cases[i]);
     taca_ckpt_close(w.ckpt);
