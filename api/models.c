@@ -124,15 +124,15 @@ static void put_model(struct taca_buf *out, const struct taca_model_info *m) {
                     m->t5_tokens, (long long)m->parameters, (long long)m->weight_bytes);
 }
 
-static void put_features(struct taca_buf *out) {
+static void put_features(struct taca_buf *out, const struct taca_model_info *m) {
     struct taca_window w = taca_window_default();
     taca_buf_puts(out, "\"replies\":[\"application/json\",\"image/png\",\"text/event-stream\"],"
                        "\"taca\":{\"default\":");
     api_put_taca(out, &w);
     taca_buf_puts(out, ",\"scale\":{\"min\":0,\"max\":10},\"windows\":[\"fraction\",\"steps\","
                        "\"threshold\",\"timestep_low\",\"timestep_high\"]},");
-    taca_buf_printf(out, "\"previews\":{\"max\":%d,\"methods\":[\"latent_rgb\"]}",
-                    API_MAX_PREVIEWS);
+    taca_buf_printf(out, "\"previews\":{\"max\":%d,\"methods\":[\"latent_rgb\"%s]}",
+                    API_MAX_PREVIEWS, m->has_taesd ? ",\"taesd\"" : "");
 }
 
 void api_capabilities_json(struct taca_buf *out, const struct taca_model_info *m,
@@ -147,7 +147,7 @@ void api_capabilities_json(struct taca_buf *out, const struct taca_model_info *m
     taca_buf_puts(out, ",");
     put_limits(out, l);
     taca_buf_puts(out, ",");
-    put_features(out);
+    put_features(out, m);
     taca_buf_puts(out, ",\"parameters\":{");
     const char *comma = "";
     for (size_t i = 0; i < n; i++) {

@@ -45,6 +45,23 @@ int api_set_size(struct api_draft *d, const json_t *v, struct api_name name) {
     return 0;
 }
 
+static int preview_method(struct api_draft *d, const json_t *v, struct api_name name) {
+    const char *text = json_string_value(v);
+    for (int i = 0; text && taca_preview_names[i]; i++) {
+        if (strcmp(text, taca_preview_names[i]) != 0) continue;
+        if (i == TACA_PREVIEW_TAESD && !d->model->has_taesd)
+            return api_refuse(d->err, name,
+                              "%s \"taesd\" needs a decoder that this service has not loaded: "
+                              "use \"latent_rgb\"",
+                              name.param);
+        d->r.params.preview = (enum taca_preview)i;
+        return 0;
+    }
+    return api_refuse(d->err, name, "%s must be \"latent_rgb\"%s%s%s%s", name.param,
+                      d->model->has_taesd ? " or \"taesd\"" : "", text ? ", got \"" : "",
+                      text ? api_quote(text).text : "", text ? "\"" : ", a string");
+}
+
 /* {"every","max_side","method"}, all optional */
 static int previews_object(struct api_draft *d, json_t *o, struct api_name name) {
     struct api_name every = {"previews.every", name.field},
@@ -67,11 +84,7 @@ static int previews_object(struct api_draft *d, json_t *o, struct api_name name)
             if (!rc) d->r.preview_max_side_px = (int)i;
         } else if (strcmp(key, "method") == 0) {
             if (json_is_null(v)) continue;
-            if (!json_is_string(v) || strcmp(json_string_value(v), "latent_rgb") != 0)
-                rc = api_refuse(d->err, method, "previews.method must be \"latent_rgb\"%s%s%s",
-                                json_is_string(v) ? ", got \"" : "",
-                                json_is_string(v) ? api_quote(json_string_value(v)).text : "",
-                                json_is_string(v) ? "\"" : ", a string");
+            rc = preview_method(d, v, method);
         } else {
             snprintf(member, sizeof member, "previews.%s", key);
             rc = api_fail(d->err, 400, "unknown_parameter", member,

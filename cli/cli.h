@@ -31,6 +31,8 @@ const char *cli_demo_model(void);
         CLI_PART_FLAG("clip-l", &(e)->clip_l, "TACA_CLIP_L", "the same for CLIP-L"),               \
         CLI_PART_FLAG("clip-g", &(e)->clip_g, "TACA_CLIP_G", "the same for CLIP-G"),               \
         CLI_PART_FLAG("t5", &(e)->t5, "TACA_T5", "the same for T5; none: do without"),             \
+        CLI_PART_FLAG("taesd", &(e)->taesd, "TACA_TAESD",                                          \
+                      "tiny decoder for previews (TAESD3, TAEF1)"),                                \
         CLI_PART_FLAG("config", &(e)->config, "TACA_CONFIG",                                       \
                       "folder like a model's, for configs and tokenizers of files")
 

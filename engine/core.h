@@ -16,6 +16,7 @@
 #include "engine/sample/schedule.h"
 #include "engine/text/text.h"
 #include "engine/vae/preview.h"
+#include "engine/vae/tae.h"
 #include "engine/vae/vae.h"
 #include "kernels/backend.h"
 
@@ -34,6 +35,7 @@ struct taca_engine {
     struct text *text;
     struct taca_scheduler scheduler;
     struct preview_factors preview;
+    struct tae *tae; /* of previews; may be NULL in an open engine, too */
     struct taca_model_info info;
     struct taca_scratch scratch;
     size_t step_bytes;   /* step scratch of all open sequences together */
@@ -73,6 +75,7 @@ struct taca_seq {
     struct taca_schedule schedule;
     struct taca_window window;
     struct taca_slg slg;
+    enum taca_preview preview;
     struct seq_loras loras;
     float cfg_scale, guidance_scale;
     int n_branches; /* 1, or 2 with classifier-free guidance */

@@ -47,6 +47,24 @@ static enum taca_code open_vae(struct opening *o, struct taca_err *err) {
     return rc;
 }
 
+static enum taca_code open_preview(struct opening *o, const char *taesd, struct taca_err *err) {
+    const struct dit_info *d = dit_get_info(o->e->dit);
+    const enum preview_family family = d->kind == DIT_FLUX ? PREVIEW_FLUX : PREVIEW_SD3;
+    struct taca_ckpt *ckpt = NULL;
+    enum taca_code rc =
+        preview_factors_load(&o->e->preview, o->dir.taca, family, (int)d->in_channels, err);
+    if (rc || !taesd) return rc;
+    rc = taca_ckpt_open(&ckpt, taesd, err);
+    if (!rc) rc = tae_open(&o->e->tae, o->e->b, ckpt, d->in_channels, err);
+    if (!rc) {
+        o->parameters += taca_ckpt_parameters(ckpt);
+        o->bytes += taca_ckpt_bytes(ckpt);
+    }
+    taca_ckpt_close(ckpt);
+    o->e->info.has_taesd = !rc;
+    return rc;
+}
+
 static enum taca_code open_text(struct opening *o, const struct taca_engine_opts *opts,
                                 struct taca_err *err) {
     const struct dit_info *d = dit_get_info(o->e->dit);
@@ -163,9 +181,7 @@ static enum taca_code open_parts(struct opening *o, const struct taca_engine_opt
     if (!rc) rc = open_transformer(o, err);
     if (!rc) rc = open_vae(o, err);
     if (!rc) rc = open_text(o, opts, err);
-    if (!rc)
-        rc = preview_factors_load(&o->e->preview, o->dir.taca,
-                                  (int)vae_get_info(o->e->vae)->latent_channels, err);
+    if (!rc) rc = open_preview(o, opts->taesd, err);
     if (!rc) rc = fill_info(o, opts, err);
     return rc;
 }
@@ -189,6 +205,7 @@ void taca_engine_close(struct taca_engine *e) {
     taca_scratch_finish(&e->scratch);
     text_close(e->text);
     vae_close(e->vae);
+    tae_close(e->tae);
     engine_loras_close(e);
     dit_close(e->dit);
     taca_backend_close(e->b); /* and all weights */

@@ -31,6 +31,7 @@ struct taca_engine_opts {
     /* files or component folders that complete or replace the model's own; NULL = none. t5 may be
      * "none": to do without */
     const char *transformer, *vae, *clip_l, *clip_g, *t5;
+    const char *taesd;    /* tiny decoder for previews; NULL = none */
     const char *config;   /* directory of configs and tokenizers, for files; NULL = none */
     const char *model_id; /* NULL = the checkpoint's own name */
     int threads;          /* 0 = what the process may use */
@@ -83,8 +84,8 @@ int taca_seq_tokens(const struct taca_engine *e, const struct taca_seq *s);
 enum taca_code taca_step(struct taca_engine *e, struct taca_seq *const *seqs, int n,
                          struct taca_err *err) TACA_MUST_USE;
 
-/* The current guess of the finished image at 1/8 of its size (latent-to-RGB), after at least one
- * step. */
+/* The current guess of the finished image after at least one step: a pixel per latent, or 8 x 8 by
+ * the tiny decoder, as the sequence's parameters say. */
 enum taca_code taca_seq_preview(struct taca_engine *e, const struct taca_seq *s,
                                 struct taca_image *out, struct taca_err *err) TACA_MUST_USE;
 

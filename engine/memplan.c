@@ -76,6 +76,18 @@ static enum taca_code plan_decode(const struct taca_engine *e, struct taca_backe
     return taca_sync(count, err);
 }
 
+/* Previews of all sequences are made one at a time, in the same scratch as decoding. */
+static enum taca_code plan_preview(const struct taca_engine *e, struct taca_backend *count,
+                                   int64_t h, int64_t w, struct memplan *out,
+                                   struct taca_err *err) {
+    struct taca_scratch s = {.b = count};
+    struct taca_map image = taca_scratch_map(&s, TACA_F32, 1, h * TAE_FACTOR, w * TAE_FACTOR, 3);
+    tae_decode(e->tae, count, &s, image,
+               (struct taca_chw){NULL, dit_get_info(e->dit)->in_channels, h, w});
+    if (out->decode_bytes < s.peak) out->decode_bytes = s.peak;
+    return taca_sync(count, err);
+}
+
 enum taca_code memplan_run(const struct taca_engine *e, const struct memplan_want *want,
                            struct memplan *out, struct taca_err *err) {
     const struct dit_info *d = dit_get_info(e->dit);
@@ -86,6 +98,7 @@ enum taca_code memplan_run(const struct taca_engine *e, const struct memplan_wan
     rc = plan_step(e, count, want, &plan, err);
     if (!rc) rc = plan_admission(e, count, want, &plan, err);
     if (!rc && e->vae) rc = plan_decode(e, count, want->h, want->w, &plan, err);
+    if (!rc && e->tae) rc = plan_preview(e, count, want->h, want->w, &plan, err);
     struct taca_seq s = {.n_branches = want->n_branches,
                          .walk = {.kind = want->sampler},
                          .slg = {.layers = want->skips}};

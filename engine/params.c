@@ -20,6 +20,8 @@ bool taca_slg_has(const struct taca_slg *g, int i, int n) {
     return g->layers && i > n * g->start && i < n * g->stop;
 }
 
+const char *const taca_preview_names[] = {"latent_rgb", "taesd", NULL};
+
 struct taca_window taca_window_default(void) {
     return (struct taca_window){.rule = TACA_WINDOW_FRACTION,
                                 .gamma = 1.2,
@@ -109,6 +111,17 @@ static enum taca_code check_slg(const struct taca_gen_params *p, const struct ta
     return TACA_OK;
 }
 
+static enum taca_code check_preview(enum taca_preview v, const struct taca_model_info *m,
+                                    struct taca_err *err) {
+    static const char name[] = "previews.method";
+    if ((unsigned)v > TACA_PREVIEW_TAESD)
+        return taca_fail_param(err, name, "%s %d is unknown", name, (int)v);
+    if (v == TACA_PREVIEW_TAESD && !m->has_taesd)
+        return taca_fail_param(err, name, "%s \"taesd\" needs a decoder, which is not loaded",
+                               name);
+    return TACA_OK;
+}
+
 static enum taca_code check_loras(const struct taca_gen_params *p, struct taca_err *err) {
     if (p->n_loras < 0 || p->n_loras > TACA_MAX_LORAS)
         return taca_fail_param(err, "loras", "loras must be at most %d, got %d", TACA_MAX_LORAS,
@@ -154,6 +167,7 @@ enum taca_code taca_gen_params_check(const struct taca_gen_params *p,
         rc = taca_fail_param(err, "rng", "rng %d is unknown", (int)p->rng);
     if (!rc) rc = check_window(&p->taca, err);
     if (!rc) rc = check_slg(p, m, err);
+    if (!rc) rc = check_preview(p->preview, m, err);
     if (!rc) rc = check_loras(p, err);
     return rc;
 }
@@ -208,6 +222,7 @@ static void flatten(struct taca_gen_params *flat, const struct taca_gen_params *
     flat->taca.end_step = p->taca.end_step;
     flat->taca.sigma_min = p->taca.sigma_min;
     flat->taca.sigma_max = p->taca.sigma_max;
+    flat->preview = p->preview;
     flat->n_loras = p->n_loras;
     for (int i = 0; i < TACA_MAX_LORAS; i++) {
         flat->loras[i].scale = p->loras[i].scale;

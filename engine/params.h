@@ -95,6 +95,13 @@ enum taca_noise {
 };
 extern const char *const taca_noise_names[]; /* NULL-terminated */
 
+/* How a look at an unfinished picture is made. */
+enum taca_preview {
+    TACA_PREVIEW_RGB,   /* one pixel per latent, at no cost */
+    TACA_PREVIEW_TAESD, /* full size, by the tiny decoder */
+};
+extern const char *const taca_preview_names[]; /* NULL-terminated */
+
 /* One image. Zero is not a valid value: start from taca_gen_params_init. */
 struct taca_gen_params {
     const char *prompt;          /* every encoder, unless prompt_2 is given */
@@ -115,6 +122,7 @@ struct taca_gen_params {
     enum taca_noise rng;
     struct taca_window taca;
     struct taca_slg slg;
+    enum taca_preview preview;
     int n_loras;
     struct taca_lora_use loras[TACA_MAX_LORAS];
 };
@@ -136,6 +144,7 @@ struct taca_model_info {
     int clip_tokens;  /* per prompt, BOS and EOS included */
     int t5_tokens;    /* per prompt that does not say; 0 = no T5 rows */
     bool has_t5;
+    bool has_taesd;     /* a tiny decoder for previews is loaded */
     int64_t parameters; /* of all components */
     int64_t weight_bytes;
     /* filled by a service, not by an engine: the adapters that requests may name */

@@ -132,6 +132,7 @@ enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params
     s->height_px = p->height_px;
     s->window = p->taca;
     s->slg = p->slg;
+    s->preview = p->preview;
     s->walk.kind = p->sampler;
     s->cfg_scale = (float)p->cfg_scale;
     s->guidance_scale = (float)p->guidance_scale;
@@ -363,27 +364,49 @@ enum taca_code seq_latent_write(struct taca_engine *e, struct taca_seq *s, const
     return taca_sync(e->b, err);
 }
 
+/* By the tiny decoder; the guess is overwritten. */
+static enum taca_code preview_taesd(struct taca_engine *e, struct taca_chw guess,
+                                    struct taca_image *out, struct taca_err *err) {
+    const size_t saved = e->scratch.used;
+    const int64_t h = guess.h * TAE_FACTOR, w = guess.w * TAE_FACTOR;
+    uint8_t *rgb = malloc((size_t)(h * w) * 3);
+    if (!rgb) return taca_fail(err, TACA_ENOMEM, "a preview");
+    struct taca_map image = taca_scratch_map(&e->scratch, TACA_F32, 1, h, w, 3);
+    tae_decode(e->tae, e->b, &e->scratch, image, guess);
+    taca_map_to_rgb8(e->b, rgb, image);
+    enum taca_code rc = taca_sync(e->b, err);
+    e->scratch.used = saved;
+    if (rc) {
+        free(rgb);
+        return rc;
+    }
+    *out = (struct taca_image){(int)w, (int)h, rgb};
+    return TACA_OK;
+}
+
+static enum taca_code preview_rgb(const struct taca_engine *e, struct taca_chw guess,
+                                  struct taca_image *out, struct taca_err *err) {
+    uint8_t *rgb = malloc((size_t)(guess.h * guess.w) * 3);
+    if (!rgb) return taca_fail(err, TACA_ENOMEM, "a preview");
+    preview_render(&e->preview, guess.data, (int)guess.h, (int)guess.w, rgb);
+    *out = (struct taca_image){(int)guess.w, (int)guess.h, rgb};
+    return TACA_OK;
+}
+
 enum taca_code taca_seq_preview(struct taca_engine *e, const struct taca_seq *s,
                                 struct taca_image *out, struct taca_err *err) {
-    const size_t n = (size_t)(s->latent.c * s->latent.h * s->latent.w);
-    enum taca_code rc = TACA_ENOMEM;
+    const size_t bytes = (size_t)(s->latent.c * s->latent.h * s->latent.w) * sizeof(float);
+    struct taca_chw guess = s->latent;
     if (taca_seq_step(s) == 0)
         return taca_fail(err, TACA_EINVAL, "a preview needs at least one step");
-    float *guess = malloc(n * sizeof *guess);
-    uint8_t *rgb = malloc((size_t)(s->latent.h * s->latent.w) * 3);
-    if (guess && rgb) {
-        taca_download(e->b, guess, s->velocity[SEQ_COND].data, n * sizeof *guess);
-        rc = taca_sync(e->b, err);
-    } else {
-        taca_fail(err, TACA_ENOMEM, "a preview");
-    }
-    if (!rc) {
-        preview_render(&e->preview, guess, (int)s->latent.h, (int)s->latent.w, rgb);
-        *out = (struct taca_image){(int)s->latent.w, (int)s->latent.h, rgb};
-        rgb = NULL;
-    }
-    free(rgb);
-    free(guess);
+    guess.data = malloc(bytes);
+    if (!guess.data) return taca_fail(err, TACA_ENOMEM, "a preview");
+    taca_download(e->b, guess.data, s->velocity[SEQ_COND].data, bytes);
+    enum taca_code rc = taca_sync(e->b, err);
+    if (!rc)
+        rc = s->preview == TACA_PREVIEW_TAESD && e->tae ? preview_taesd(e, guess, out, err)
+                                                        : preview_rgb(e, guess, out, err);
+    free(guess.data);
     return rc;
 }
 

@@ -1,20 +1,51 @@
 /* preview.c - latent to RGB by one small matrix. Knows nothing of devices; the factors come from
- * taca.json, from the published fit of SD3, or are plain grey. */
+ * taca.json, from the published fits of SD3 and FLUX.1, or are plain grey. */
 #include "engine/vae/preview.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { SD3_CHANNELS = 16 };
-static const float sd3_factor[SD3_CHANNELS][3] = {
-    {-0.0922f, -0.0175f, 0.0749f}, {0.0311f, 0.0633f, 0.0954f},    {0.1994f, 0.0927f, 0.0458f},
-    {0.0856f, 0.0339f, 0.0902f},   {0.0587f, 0.0272f, -0.0496f},   {-0.0006f, 0.1104f, 0.0309f},
-    {0.0978f, 0.0306f, 0.0427f},   {-0.0042f, 0.1038f, 0.1358f},   {-0.0194f, 0.0020f, 0.0669f},
-    {-0.0488f, 0.0130f, -0.0268f}, {0.0922f, 0.0988f, 0.0951f},    {-0.0278f, 0.0524f, -0.0542f},
-    {0.0332f, 0.0456f, 0.0895f},   {-0.0069f, -0.0030f, -0.0810f}, {-0.0596f, -0.0465f, -0.0293f},
-    {-0.1448f, -0.1463f, -0.1189f}};
-static const float sd3_bias[3] = {0.2394f, 0.2135f, 0.1925f};
+/* The families' autoencoders have as many channels, which mean different things. */
+enum { PUBLISHED_CHANNELS = 16 };
+static const struct {
+    float factor[PUBLISHED_CHANNELS][3], bias[3];
+} published[] = {
+    [PREVIEW_SD3] = {{{-0.0922f, -0.0175f, 0.0749f},
+                      {0.0311f, 0.0633f, 0.0954f},
+                      {0.1994f, 0.0927f, 0.0458f},
+                      {0.0856f, 0.0339f, 0.0902f},
+                      {0.0587f, 0.0272f, -0.0496f},
+                      {-0.0006f, 0.1104f, 0.0309f},
+                      {0.0978f, 0.0306f, 0.0427f},
+                      {-0.0042f, 0.1038f, 0.1358f},
+                      {-0.0194f, 0.0020f, 0.0669f},
+                      {-0.0488f, 0.0130f, -0.0268f},
+                      {0.0922f, 0.0988f, 0.0951f},
+                      {-0.0278f, 0.0524f, -0.0542f},
+                      {0.0332f, 0.0456f, 0.0895f},
+                      {-0.0069f, -0.0030f, -0.0810f},
+                      {-0.0596f, -0.0465f, -0.0293f},
+                      {-0.1448f, -0.1463f, -0.1189f}},
+                     {0.2394f, 0.2135f, 0.1925f}},
+    [PREVIEW_FLUX] = {{{-0.0346f, 0.0244f, 0.0681f},
+                       {0.0034f, 0.0210f, 0.0687f},
+                       {0.0275f, -0.0668f, -0.0433f},
+                       {-0.0174f, 0.0160f, 0.0617f},
+                       {0.0859f, 0.0721f, 0.0329f},
+                       {0.0004f, 0.0383f, 0.0115f},
+                       {0.0405f, 0.0861f, 0.0915f},
+                       {-0.0236f, -0.0185f, -0.0259f},
+                       {-0.0245f, 0.0250f, 0.1180f},
+                       {0.1008f, 0.0755f, -0.0421f},
+                       {-0.0515f, 0.0201f, 0.0011f},
+                       {0.0428f, -0.0012f, -0.0036f},
+                       {0.0817f, 0.0765f, 0.0749f},
+                       {-0.1264f, -0.0522f, -0.1103f},
+                       {-0.0280f, -0.0881f, -0.0499f},
+                       {-0.1262f, -0.0982f, -0.0778f}},
+                      {-0.0329f, -0.0718f, -0.0851f}},
+};
 
 /* An array of three finite numbers. */
 static enum taca_code read_rgb(float out[3], const json_t *row, const char *what,
@@ -50,7 +81,8 @@ static enum taca_code read_factors(struct preview_factors *f, const json_t *fit,
     return rc;
 }
 
-enum taca_code preview_factors_load(struct preview_factors *out, const json_t *taca, int channels,
+enum taca_code preview_factors_load(struct preview_factors *out, const json_t *taca,
+                                    enum preview_family family, int channels,
                                     struct taca_err *err) {
     if (channels < 1 || channels > PREVIEW_MAX_CHANNELS)
         return taca_fail(err, TACA_EUNSUPPORTED, "preview: %d latent channels, wanted 1..%d",
@@ -60,9 +92,9 @@ enum taca_code preview_factors_load(struct preview_factors *out, const json_t *t
     if (fit && !json_is_null(fit)) {
         enum taca_code rc = read_factors(&f, fit, err);
         if (rc != TACA_OK) return rc;
-    } else if (channels == SD3_CHANNELS) {
-        memcpy(f.factor, sd3_factor, sizeof sd3_factor);
-        memcpy(f.bias, sd3_bias, sizeof sd3_bias);
+    } else if (channels == PUBLISHED_CHANNELS) {
+        memcpy(f.factor, published[family].factor, sizeof published[family].factor);
+        memcpy(f.bias, published[family].bias, sizeof published[family].bias);
     } else {
         int used = channels < 3 ? channels : 3;
         for (int c = 0; c < used; c++)

@@ -14,9 +14,11 @@ struct preview_factors {
     float factor[PREVIEW_MAX_CHANNELS][3];
     float bias[3];
 };
+enum preview_family { PREVIEW_SD3, PREVIEW_FLUX };
 /* `latent_rgb` of taca.json ({"factors": [[r,g,b], ...], "bias": [r,g,b]}), else the published ones
- * of SD3 for 16 channels, else the first channels as grey. */
-enum taca_code preview_factors_load(struct preview_factors *out, const json_t *taca, int channels,
+ * of the family for 16 channels, else the first channels as grey. */
+enum taca_code preview_factors_load(struct preview_factors *out, const json_t *taca,
+                                    enum preview_family family, int channels,
                                     struct taca_err *err) TACA_MUST_USE;
 /* rgb [h * w * 3] from x0 [channels, h, w] in model space, host memory: trunc(255 clamp((v + 1) /
  * 2)). */

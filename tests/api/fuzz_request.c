@@ -1,6 +1,6 @@
 /* fuzz_request.c - any bytes as a request body and as an Accept header: a refusal is a client's
  * error with words and valid JSON, an accepted request normalises to a body that gives the same
- * request again. For libFuzzer (ninja fuzz_request with clang). */
+ * request again. For libFuzzer (preset fuzz). */
 #include <jansson.h>
 #include <stdlib.h>
 

@@ -49,7 +49,8 @@ static void read_preview(const json_t *config) {
         struct preview_factors f;
         struct taca_err err = {0};
         uint8_t rgb[3];
-        enum taca_code rc = preview_factors_load(&f, config, channels[i], &err);
+        enum taca_code rc =
+            preview_factors_load(&f, config, (enum preview_family)(i % 2), channels[i], &err);
         check(rc, rc == TACA_OK, &err);
         if (rc == TACA_OK) preview_render(&f, x0, 1, 1, rgb);
     }

@@ -1,6 +1,6 @@
 /* fuzz_gguf.c - any bytes as a .gguf file: opening ends in an error with words, or every tensor it
  * offers lies inside the file; and as a checkpoint, each tensor either converts or says why not.
- * For libFuzzer (ninja fuzz_gguf with clang) and for test_gguf_mutations.c. */
+ * For libFuzzer (preset fuzz) and for test_gguf_mutations.c. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

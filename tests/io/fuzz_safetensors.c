@@ -1,6 +1,6 @@
 /* fuzz_safetensors.c - any bytes as a .safetensors file: opening ends in an error with words, or
  * every tensor it offers lies inside the file and is found under its name. For libFuzzer
- * (ninja fuzz_safetensors with clang) and for test_mutations.c, which mutates on its own. */
+ * (preset fuzz) and for test_mutations.c, which mutates on its own. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

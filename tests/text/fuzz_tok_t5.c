@@ -1,6 +1,6 @@
 /* fuzz_tok_t5.c - any bytes as a T5 tokenizer: opening ends in an error with words, or texts become
  * ids of the vocabulary, the last of them EOS. The first byte chooses spiece.model or
- * tokenizer.json. For libFuzzer (ninja fuzz_tok_t5 with clang) and for test_tok_t5_mutations.c,
+ * tokenizer.json. For libFuzzer (preset fuzz) and for test_tok_t5_mutations.c,
  * which mutates on its own. */
 #include <fcntl.h>
 #include <stdio.h>

@@ -40,7 +40,7 @@ static void test_factors_come_from_the_model(void) {
     struct taca_err err = {0};
     json_t *taca = json_pack("{s:{s:[[f,f,i],[f,f,f]],s:[f,f,f]}}", "latent_rgb", "factors", 0.5,
                              0.25, 2, -1.0, 0.0, 1.5, "bias", 0.1, 0.2, 0.3);
-    CHECK_OK(preview_factors_load(&f, taca, 2, &err), err);
+    CHECK_OK(preview_factors_load(&f, taca, PREVIEW_SD3, 2, &err), err);
     CHECK_INT(f.channels, 2);
     CHECK_NEAR(f.factor[0][1], 0.25, 0);
     CHECK_NEAR(f.factor[0][2], 2, 0);
@@ -55,7 +55,7 @@ static void test_the_demo_model_has_its_own_fit(void) {
     json_t *taca = NULL;
     CHECK_OK(taca_json_load(&taca, TACA_SOURCE_DIR "/models/demo/taca.json", &err), err);
     CHECK(json_object_get(taca, "latent_rgb") != NULL);
-    CHECK_OK(preview_factors_load(&f, taca, 16, &err), err);
+    CHECK_OK(preview_factors_load(&f, taca, PREVIEW_SD3, 16, &err), err);
     CHECK_INT(f.channels, 16);
     json_decref(taca);
 }
@@ -63,17 +63,27 @@ static void test_the_demo_model_has_its_own_fit(void) {
 static void test_without_a_fit_sixteen_channels_are_those_of_sd3(void) {
     struct preview_factors f;
     struct taca_err err = {0};
-    CHECK_OK(preview_factors_load(&f, NULL, 16, &err), err);
+    CHECK_OK(preview_factors_load(&f, NULL, PREVIEW_SD3, 16, &err), err);
     CHECK_NEAR(f.factor[0][0], -0.0922f, 0);
     CHECK_NEAR(f.factor[7][2], 0.1358f, 0);
     CHECK_NEAR(f.factor[15][1], -0.1463f, 0);
     CHECK_NEAR(f.bias[0], 0.2394f, 0);
 }
 
+static void test_those_of_flux_are_their_own(void) {
+    struct preview_factors f;
+    struct taca_err err = {0};
+    CHECK_OK(preview_factors_load(&f, NULL, PREVIEW_FLUX, 16, &err), err);
+    CHECK_NEAR(f.factor[0][0], -0.0346f, 0);
+    CHECK_NEAR(f.factor[9][0], 0.1008f, 0);
+    CHECK_NEAR(f.factor[15][2], -0.0778f, 0);
+    CHECK_NEAR(f.bias[1], -0.0718f, 0);
+}
+
 static void test_other_channel_counts_become_grey(void) {
     struct preview_factors f;
     struct taca_err err = {0};
-    CHECK_OK(preview_factors_load(&f, NULL, 4, &err), err);
+    CHECK_OK(preview_factors_load(&f, NULL, PREVIEW_SD3, 4, &err), err);
     const float x0[4] = {0.3f, 0.6f, -0.3f, 9}; /* mean of the first three: 0.2 */
     uint8_t rgb[3];
     preview_render(&f, x0, 1, 1, rgb);
@@ -96,12 +106,12 @@ static void test_bad_factors_are_refused(void) {
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct taca_err err = {0};
         json_t *taca = json_loads(bad[i].json, 0, NULL);
-        CHECK(preview_factors_load(&f, taca, 2, &err) == TACA_EFORMAT);
+        CHECK(preview_factors_load(&f, taca, PREVIEW_SD3, 2, &err) == TACA_EFORMAT);
         CHECK_HAS(err.text, bad[i].says);
         json_decref(taca);
     }
     struct taca_err err = {0};
-    CHECK(preview_factors_load(&f, NULL, 65, &err) == TACA_EUNSUPPORTED);
+    CHECK(preview_factors_load(&f, NULL, PREVIEW_SD3, 65, &err) == TACA_EUNSUPPORTED);
     CHECK_HAS(err.text, "1..64");
     CHECK_INT(f.channels, 77); /* untouched on failure */
 }
@@ -113,6 +123,7 @@ int main(void) {
     TEST(test_factors_come_from_the_model);
     TEST(test_the_demo_model_has_its_own_fit);
     TEST(test_without_a_fit_sixteen_channels_are_those_of_sd3);
+    TEST(test_those_of_flux_are_their_own);
     TEST(test_other_channel_counts_become_grey);
     TEST(test_bad_factors_are_refused);
     return TEST_END();
