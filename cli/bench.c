@@ -265,6 +265,17 @@ static enum taca_code bench_http(const struct bench *b, struct taca_err *err) {
     return rc;
 }
 
+static enum taca_code bench_picture(const struct bench *b, struct taca_err *err) {
+    if (!b->engine.model_path)
+        return taca_fail(err, TACA_ENOTFOUND, "the demo model was not found: give --model DIR");
+    if (!b->json)
+        printf("%-34s %5s %10s %10s %10s %10s\n", "milliseconds", "n", "min", "median", "p99",
+               "max");
+    enum taca_code rc = bench_engine(b, err);
+    if (!rc && b->process) rc = bench_process(b, err);
+    return !rc && b->http ? bench_http(b, err) : rc;
+}
+
 int cli_bench(int argc, char **argv) {
     if (bench_load_wanted(argc, argv)) return bench_load_run(argc, argv);
     struct bench b = {.engine = {.model_path = cli_demo_model()},
@@ -315,17 +326,6 @@ int cli_bench(int argc, char **argv) {
     machine.threads = b.engine.threads;
     machine.budget_ms = budget_ms;
     enum taca_code rc = bench_machine_run(&machine, &err);
-    if (rc) return cli_fail("bench", &err);
-    if (!b.picture) return EXIT_OK;
-    if (!b.engine.model_path) {
-        taca_fail(&err, TACA_ENOTFOUND, "the demo model was not found: give --model DIR");
-        return cli_fail("bench", &err);
-    }
-    if (!b.json)
-        printf("%-34s %5s %10s %10s %10s %10s\n", "milliseconds", "n", "min", "median", "p99",
-               "max");
-    rc = bench_engine(&b, &err);
-    if (!rc && b.process) rc = bench_process(&b, &err);
-    if (!rc && b.http) rc = bench_http(&b, &err);
+    if (!rc && b.picture) rc = bench_picture(&b, &err);
     return rc ? cli_fail("bench", &err) : EXIT_OK;
 }
