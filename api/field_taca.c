@@ -3,7 +3,9 @@
  *   {"scale":1.2, "fraction":0.1}            i / steps < 0.1
  *   {"scale":1.2, "steps":[0,3]} or 3        0 <= i < 3
  *   {"scale":1.2, "threshold":970}           970 <= timestep <= 1000, after the schedule's shift
- *   {"scale":1.2, "timestep_low":800, "timestep_high":970} */
+ *   {"scale":1.2, "timestep_low":800, "timestep_high":970}
+ *
+ * and "lora", an adapter that acts in the steps of the window: field_loras.c. */
 #include <stdio.h>
 #include <string.h>
 
@@ -86,13 +88,10 @@ static int read_member(struct taca_window *w, struct seen *seen, const char *key
         seen->off = !rc && !enabled;
         return rc;
     }
-    if (strcmp(key, "lora") == 0)
-        return api_refuse(err, member("taca.lora"),
-                          "taca.lora is not supported by this server yet");
     snprintf(name, sizeof name, "taca.%s", key);
     return api_fail(err, 400, "unknown_parameter", name,
                     "taca has no member \"%s\": it takes scale, fraction, steps, threshold, "
-                    "timestep_low, timestep_high and enabled",
+                    "timestep_low, timestep_high, lora and enabled",
                     api_quote(key).text);
 }
 
@@ -132,7 +131,8 @@ int api_set_taca(struct api_draft *d, const json_t *v, struct api_name name) {
         w.sigma_min = 0;
     json_object_foreach(o, key, item) {
         if (json_is_null(item)) continue;
-        int rc = read_member(&w, &seen, key, item, d->err);
+        int rc = strcmp(key, "lora") == 0 ? api_set_taca_lora(d, item)
+                                          : read_member(&w, &seen, key, item, d->err);
         if (rc) return rc;
     }
     int rc = choose_rule(&w, &seen, d->err);

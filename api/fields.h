@@ -17,6 +17,7 @@ struct api_draft {
     bool openai;            /* fields are read as OpenAI means them */
     int quality;            /* openai: index into its list */
     char ignored[256];      /* openai: names, ", " between them */
+    const char *taca_lora;  /* the adapter that follows the TACA window; NULL = none */
     const char *size_param; /* "size" once that field gave the sides, else NULL */
 };
 
@@ -71,6 +72,11 @@ int api_set_previews(struct api_draft *d, const json_t *v, struct api_name name)
 int api_set_taca(struct api_draft *d, const json_t *v, struct api_name name);
 /* field_slg.c */
 int api_set_slg(struct api_draft *d, const json_t *v, struct api_name name);
+
+/* field_loras.c */
+int api_set_loras(struct api_draft *d, const json_t *v, struct api_name name);
+int api_set_taca_lora(struct api_draft *d, const json_t *v);
+int api_finish_loras(struct api_draft *d); /* once all fields are read */
 
 /* openai.c: one field of OpenAI's. *ours = true: it means what it means natively. */
 int api_openai_field(struct api_draft *d, const char *key, const json_t *v, bool *ours);

@@ -20,6 +20,26 @@ static void put_window(struct taca_buf *out, const struct taca_window *w) {
     }
 }
 
+/* "<lora:style:0.8>" behind the prompt, as other programs write it. */
+static void put_loras(struct taca_buf *out, const struct taca_gen_params *p) {
+    for (int i = 0; i < p->n_loras; i++) {
+        taca_buf_printf(out, " <lora:%s:", p->loras[i].id);
+        api_put_double(out, p->loras[i].scale);
+        taca_buf_puts(out, ">");
+    }
+}
+
+/* Which of them follow the window is not in that form. */
+static void put_windowed(struct taca_buf *out, const struct taca_gen_params *p) {
+    const char *const first = ", TACA LoRA: \"", *before = first;
+    for (int i = 0; i < p->n_loras; i++) {
+        if (p->loras[i].when != TACA_LORA_IN_WINDOW) continue;
+        taca_buf_printf(out, "%s%s", before, p->loras[i].id);
+        before = ", ";
+    }
+    if (before != first) taca_buf_puts(out, "\"");
+}
+
 /* As other programs write it into their pictures. */
 static const char *people_call(enum taca_sampler s) {
     static const char *const names[] = {"Euler", "Heun", "DPM++ 2M", "Euler a", "LCM"};
@@ -30,6 +50,7 @@ static const char *people_call(enum taca_sampler s) {
 void api_png_parameters(struct taca_buf *out, const struct taca_gen_params *p,
                         const struct taca_model_info *m) {
     taca_buf_puts(out, p->prompt);
+    put_loras(out, p);
     if (p->negative_prompt && p->negative_prompt[0]) {
         taca_buf_puts(out, "\nNegative prompt: ");
         taca_buf_puts(out, p->negative_prompt);
@@ -50,6 +71,7 @@ void api_png_parameters(struct taca_buf *out, const struct taca_gen_params *p,
         api_put_double(out, p->shift);
     }
     put_window(out, &p->taca);
+    put_windowed(out, p);
     taca_buf_puts(out, ", Version: taca " TACA_VERSION);
 }
 

@@ -1,5 +1,5 @@
-/* models.c - what this server has and what it takes: /v1/models and /v1/capabilities. The
- * parameters come from the parser's own table, so the two cannot disagree. */
+/* models.c - what this server has and what it takes: /v1/models, /v1/loras and /v1/capabilities.
+ * The parameters come from the parser's own table, so the two cannot disagree. */
 #include <string.h>
 
 #include "api/fields.h"
@@ -124,6 +124,28 @@ static void put_model(struct taca_buf *out, const struct taca_model_info *m) {
                     m->t5_tokens, (long long)m->parameters, (long long)m->weight_bytes);
 }
 
+static void put_loras(struct taca_buf *out, const struct taca_model_info *m) {
+    taca_buf_puts(out, "[");
+    for (int i = 0; i < m->n_loras; i++) {
+        const struct taca_lora_info *l = &m->loras[i];
+        taca_buf_puts(out, i ? ",{\"id\":" : "{\"id\":");
+        api_put_string(out, l->id);
+        taca_buf_puts(out, ",\"object\":\"lora\",\"family\":");
+        api_put_string(out, m->family);
+        taca_buf_puts(out, ",\"naming\":");
+        api_put_string(out, l->naming);
+        taca_buf_printf(out, ",\"rank\":%d,\"modules\":%d,\"parameters\":%lld}", l->rank,
+                        l->modules, (long long)l->parameters);
+    }
+    taca_buf_puts(out, "]");
+}
+
+void api_loras_json(struct taca_buf *out, const struct taca_model_info *m) {
+    taca_buf_puts(out, "{\"object\":\"list\",\"data\":");
+    put_loras(out, m);
+    taca_buf_puts(out, "}");
+}
+
 static void put_features(struct taca_buf *out, const struct taca_model_info *m) {
     struct taca_window w = taca_window_default();
     taca_buf_puts(out, "\"replies\":[\"application/json\",\"image/png\",\"text/event-stream\"],"
@@ -131,6 +153,12 @@ static void put_features(struct taca_buf *out, const struct taca_model_info *m) 
     api_put_taca(out, &w);
     taca_buf_puts(out, ",\"scale\":{\"min\":0,\"max\":10},\"windows\":[\"fraction\",\"steps\","
                        "\"threshold\",\"timestep_low\",\"timestep_high\"]},");
+    taca_buf_printf(out,
+                    "\"loras\":{\"max\":%d,\"scale\":{\"min\":-2,\"max\":2},"
+                    "\"windows\":[\"always\",\"taca\"],\"available\":",
+                    API_MAX_LORAS);
+    put_loras(out, m);
+    taca_buf_puts(out, "},");
     taca_buf_printf(out, "\"previews\":{\"max\":%d,\"methods\":[\"latent_rgb\"%s]}",
                     API_MAX_PREVIEWS, m->has_taesd ? ",\"taesd\"" : "");
 }

@@ -80,5 +80,9 @@ void api_reply_json(struct taca_buf *out, const char *id, int64_t created_s,
     api_warnings_json(out, warnings);
     taca_buf_puts(out, ",\"taca\":");
     api_put_taca(out, &r->params.taca);
+    if (r->params.n_loras > 0) {
+        taca_buf_puts(out, ",\"loras\":");
+        api_put_loras(out, &r->params);
+    }
     taca_buf_puts(out, "}");
 }

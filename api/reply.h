@@ -27,7 +27,7 @@ struct api_result_image {
 void api_base64(struct taca_buf *out, const void *bytes, size_t len);
 
 /* {"id","created","model","images":[{index,seed,width,height,format,b64_json}],"timings","warnings",
- *  "taca"} */
+ *  "taca","loras"}; no loras without adapters */
 void api_reply_json(struct taca_buf *out, const char *id, int64_t created_s,
                     const struct api_request *r, const struct taca_model_info *m,
                     const struct api_result_image *images, int n, const struct api_timings *t,
@@ -85,8 +85,9 @@ void api_openai_completed(struct taca_buf *out, int64_t created_s, const struct 
 void api_openai_queued(struct taca_buf *out, int position, double eta_ms);
 void api_openai_progress(struct taca_buf *out, const struct api_progress *p);
 
-/* {"object":"list","data":[...]} of /v1/models and the body of /v1/capabilities. */
+/* {"object":"list","data":[...]} of /v1/models and /v1/loras, and the body of /v1/capabilities. */
 void api_models_json(struct taca_buf *out, const struct taca_model_info *m, int64_t created_s);
+void api_loras_json(struct taca_buf *out, const struct taca_model_info *m);
 void api_capabilities_json(struct taca_buf *out, const struct taca_model_info *m,
                            const struct api_limits *l);
 /* `base` is an OpenAPI document without the ranges, values and defaults of fields, which come from

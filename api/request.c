@@ -159,6 +159,7 @@ static int check_together(struct api_draft *d, uint64_t random_seed) {
     struct taca_err why = {0};
     int rc = check_size(d);
     if (!rc) rc = choose_seed(d, random_seed);
+    if (!rc) rc = api_finish_loras(d);
     if (rc) return rc;
     if (d->r.response == API_RESPONSE_BINARY && d->r.n > 1 && !d->r.stream)
         return api_refuse(d->err, (struct api_name){"response_format", "response_format"},

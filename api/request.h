@@ -19,7 +19,7 @@ enum api_response {
 };
 /* DEFAULT: cancel when the client waits for the result, continue when it will come back for it. */
 enum api_on_disconnect { API_DISCONNECT_DEFAULT, API_DISCONNECT_CANCEL, API_DISCONNECT_CONTINUE };
-enum { API_MAX_N = 64, API_MAX_PREVIEWS = 8 };
+enum { API_MAX_N = 64, API_MAX_PREVIEWS = 8, API_MAX_LORAS = 4 };
 
 struct api_request {
     struct taca_arena arena;       /* owns every string below */

@@ -89,6 +89,19 @@ static void put_slg(struct taca_buf *out, const struct taca_slg *g) {
     taca_buf_puts(out, "}");
 }
 
+void api_put_loras(struct taca_buf *out, const struct taca_gen_params *p) {
+    taca_buf_puts(out, "[");
+    for (int i = 0; i < p->n_loras; i++) {
+        taca_buf_puts(out, i ? ",{\"id\":" : "{\"id\":");
+        api_put_string(out, p->loras[i].id);
+        taca_buf_puts(out, ",\"scale\":");
+        api_put_double(out, p->loras[i].scale);
+        taca_buf_printf(out, ",\"window\":\"%s\"}",
+                        p->loras[i].when == TACA_LORA_IN_WINDOW ? "taca" : "always");
+    }
+    taca_buf_puts(out, "]");
+}
+
 void api_put_params(struct taca_buf *out, const struct taca_gen_params *p,
                     const struct taca_model_info *m) {
     taca_buf_puts(out, "\"model\":");
@@ -123,4 +136,8 @@ void api_put_params(struct taca_buf *out, const struct taca_gen_params *p,
         taca_buf_printf(out, ",\"max_sequence_length\":%d", p->max_sequence_length);
     taca_buf_printf(out, ",\"seed\":%llu,\"taca\":", (unsigned long long)p->seed);
     api_put_taca(out, &p->taca);
+    if (p->n_loras > 0) {
+        taca_buf_puts(out, ",\"loras\":");
+        api_put_loras(out, p);
+    }
 }

@@ -15,6 +15,8 @@ void api_put_ms(struct taca_buf *out, double ms);
 void api_put_string(struct taca_buf *out, const char *s);
 /* false, or the object a request would give: {"scale":1.2,"fraction":0.1}. */
 void api_put_taca(struct taca_buf *out, const struct taca_window *w);
+/* [{"id":"style","scale":1,"window":"always"}] */
+void api_put_loras(struct taca_buf *out, const struct taca_gen_params *p);
 /* The timestep (sigma * 1000) in a decimal that divides back to this very sigma. */
 void api_put_timestep(struct taca_buf *out, double sigma);
 /* "model":...,"prompt":...,...,"taca":... without braces: what makes one image what it is. A

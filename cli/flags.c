@@ -61,6 +61,30 @@ static enum flags_result set_switch(const char *command, const struct flag *f, c
     return complain(command, "%s must be true or false, got '%s'", shown, value);
 }
 
+static enum flags_result add_item(const char *command, struct flag_list *list, const char *shown,
+                                  const char *value) {
+    if (list->n == FLAG_LIST_MAX)
+        return complain(command, "too many %s: at most %d", shown, FLAG_LIST_MAX);
+    list->item[list->n++] = value;
+    return FLAGS_OK;
+}
+
+/* "a,b": an item that is empty is none. */
+static enum flags_result set_list_from_env(const char *command, const struct flag *f,
+                                           const char *value) {
+    struct flag_list *list = f->out;
+    enum flags_result rc = FLAGS_OK;
+    if ((size_t)snprintf(list->text, sizeof list->text, "%s", value) >= sizeof list->text)
+        return complain(command, "%s must be at most %zu bytes", f->env, sizeof list->text - 1);
+    list->of_env = true;
+    for (char *at = list->text, *next; at && rc == FLAGS_OK; at = next) {
+        next = strchr(at, ',');
+        if (next) *next++ = 0;
+        if (*at) rc = add_item(command, list, f->env, at);
+    }
+    return rc;
+}
+
 /* `shown` is how the user wrote the option: "--port" or "TACA_PORT". */
 static enum flags_result set_value(const char *command, const struct flag *f, const char *shown,
                                    const char *value) {
@@ -79,10 +103,9 @@ static enum flags_result set_value(const char *command, const struct flag *f, co
         return FLAGS_OK;
     case FLAG_LIST:
         list = f->out;
-        if (list->n == FLAG_LIST_MAX)
-            return complain(command, "too many %s: at most %d", shown, FLAG_LIST_MAX);
-        list->item[list->n++] = value;
-        return FLAGS_OK;
+        if (list->of_env) list->n = 0;
+        list->of_env = false;
+        return add_item(command, list, shown, value);
     }
     return FLAGS_BAD;
 }
@@ -187,7 +210,8 @@ static enum flags_result from_environment(struct flag_set *set, const char *comm
                     f->env, value);
             continue;
         }
-        enum flags_result rc = set_value(command, f, f->env, value);
+        enum flags_result rc = f->type == FLAG_LIST ? set_list_from_env(command, f, value)
+                                                    : set_value(command, f, f->env, value);
         if (rc != FLAGS_OK) return rc;
     }
     return FLAGS_OK;

@@ -14,13 +14,15 @@ enum flag_type {
     FLAG_NUMBER, /* double *, min..max; a default of NAN means "not given" */
     FLAG_SWITCH, /* bool * */
     FLAG_CHOICE, /* int *: index into choices, a '|'-separated list */
-    FLAG_LIST    /* struct flag_list *: may be repeated */
+    FLAG_LIST    /* struct flag_list *: may be repeated; its environment twin has commas */
 };
 
 enum { FLAG_LIST_MAX = 16 };
 struct flag_list {
     const char *item[FLAG_LIST_MAX];
     int n;
+    bool of_env;     /* the items are those of the environment, which the command line replaces */
+    char text[4096]; /* of them */
 };
 
 struct flag {

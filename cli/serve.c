@@ -18,6 +18,7 @@ struct options {
     double head_timeout_s, body_timeout_s, sse_ping_s, start_timeout_s, drain_grace_s,
         drain_timeout_s, step_timeout_s, job_ttl_s, max_stored_bytes;
     int log_level, log_format;
+    struct flag_list lora;
     bool insecure;
 };
 
@@ -41,6 +42,8 @@ static void add_engine(struct table *t, struct options *o) {
         CLI_PART_FLAGS(e),
         {"model-id", 0, FLAG_STRING, &e->model_id, .env = "TACA_MODEL_ID", .arg = "NAME",
          .help = "what clients call it"},
+        {"lora", 0, FLAG_LIST, &o->lora, .env = "TACA_LORAS", .arg = "ID=FILE",
+         .help = "an adapter that requests may name"},
         {"threads", 0, FLAG_INT, &e->threads, 0, 1024, .env = "TACA_THREADS", .arg = "N",
          .help = "CPU threads, 0 = all"},
         {"precision", 0, FLAG_CHOICE, &o->precision, .choices = "auto|f32|bf16|int8",
@@ -199,6 +202,7 @@ static int to_ms(double s) { return (int)lround(s * 1000); }
 
 static void apply(struct options *o) {
     struct serve_opts *s = &o->serve;
+    s->loras = (struct serve_loras){o->lora.item, o->lora.n};
     s->engine.precision = (enum taca_precision)o->precision;
     s->policy = (enum sched_policy)o->policy;
     s->engine.text_cache_bytes = (size_t)o->text_cache_bytes;
@@ -289,5 +293,5 @@ int cli_worker(int argc, char **argv) {
     if (parsed != FLAGS_OK) return parsed == FLAGS_HELP ? EXIT_OK : EXIT_USAGE;
     apply(&o);
     set_log(&o);
-    return taca_worker(&o.serve.engine);
+    return taca_worker(&o.serve.engine, &o.serve.loras);
 }

@@ -49,12 +49,6 @@ enum taca_code taca_engine_cost(const struct taca_engine *e, const struct taca_g
 
 /* ---- adapters -------------------------------------------------------------------------------- */
 
-struct taca_lora_info {
-    char id[64];
-    char naming[24]; /* of the file: "kohya" */
-    int modules;     /* that it changes */
-    int64_t parameters, bytes;
-};
 /* Opens an adapter file (LoRA, any naming) under an id that requests name. warn (may be NULL) gets
  * a line for each key that is left out; a file of which nothing fits is an error. */
 enum taca_code taca_lora_open(struct taca_engine *e, const char *id, const char *path,

@@ -315,7 +315,7 @@ static enum taca_code check_opts(const struct serve_opts *o, struct taca_err *er
             check_range(ranges[i].flag, ranges[i].v, ranges[i].min, ranges[i].max, err);
         if (rc) return rc;
     }
-    return TACA_OK;
+    return serve_loras_check(&o->loras, err);
 }
 
 static void init_handles(struct serve *s) {
@@ -354,6 +354,7 @@ static enum taca_code open_parts(struct serve *s, struct taca_err *err) {
     const struct pool_opts pool = {.loop = &s->loop,
                                    .self = o->self,
                                    .engine = &o->engine,
+                                   .loras = o->loras,
                                    .load_timeout_ms = LOAD_TIMEOUT_MS,
                                    .slot_bytes = (size_t)o->front.limits.max_pixels * 3};
     const struct pool_hooks pool_hooks = {s, hook_ready, hook_answer, hook_lost, hook_refused};

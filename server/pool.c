@@ -14,7 +14,7 @@
 #include "base/log.h"
 
 enum {
-    MAX_ARGS = 40,
+    MAX_ARGS = 40 + 2 * TACA_MAX_SERVED_LORAS,
     READ_BYTES = 64 << 10,
     MAX_MESSAGE = WIRE_MAX_TAIL + 4096,
     LINGER_MS = 1000 /* between closing its pipe and its end */
@@ -58,7 +58,8 @@ static void push(struct args *a, const char *flag, const char *value) {
     if (value) a->argv[a->n++] = (char *)value;
 }
 
-static void build_args(struct args *a, const struct taca_engine_opts *e) {
+static void build_args(struct args *a, const struct taca_engine_opts *e,
+                       const struct serve_loras *loras) {
     static const char *const precisions[] = {"auto", "f32", "bf16", "int8"};
     *a = (struct args){.n = 0};
     push(a, "taca", "worker");
@@ -76,6 +77,7 @@ static void build_args(struct args *a, const struct taca_engine_opts *e) {
     snprintf(a->numbers[1], sizeof a->numbers[1], "%zu", e->text_cache_bytes);
     push(a, "--text-cache-bytes", a->numbers[1]);
     if (e->deterministic) push(a, "--deterministic", NULL);
+    for (int i = 0; i < loras->n; i++) push(a, "--lora", loras->list[i]);
 }
 
 /* ---- life and death -------------------------------------------------------------------------- */
@@ -215,7 +217,7 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
 
 static int spawn(struct pool *p) {
     struct args a;
-    build_args(&a, p->opts.engine);
+    build_args(&a, p->opts.engine, &p->opts.loras);
     taca_buf_reset(&p->in);
     p->reason = NULL;
     uv_pipe_init(p->opts.loop, &p->pipe, 0);

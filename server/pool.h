@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "engine/engine.h"
 #include "server/wire.h"
+#include "server/worker_loras.h"
 
 struct uv_loop_s;
 struct pool;
@@ -22,6 +23,7 @@ struct pool_opts {
     struct uv_loop_s *loop;
     const char *self; /* executable */
     const struct taca_engine_opts *engine;
+    struct serve_loras loras;
     int load_timeout_ms; /* from spawn to HELLO */
     size_t slot_bytes;   /* pixels of the largest image */
 };

@@ -85,6 +85,13 @@ static void models(const struct routes *r, const struct http_request *q, struct 
     api_models_json(&out->body, &r->hooks.status->model, r->hooks.status->model_loaded_s);
 }
 
+static void loras(const struct routes *r, const struct http_request *q, struct http_reply *out) {
+    (void)q;
+    if (!has_model(r, out)) return;
+    reply_json(out, 200);
+    api_loras_json(&out->body, &r->hooks.status->model);
+}
+
 static void capabilities(const struct routes *r, const struct http_request *q,
                          struct http_reply *out) {
     (void)q;
@@ -127,6 +134,7 @@ static const struct route {
     {"/v1/jobs/{id}/events", PUBLIC, GET, job_events_answer, NULL},
     {"/v1/jobs/{id}/images/{k}", PUBLIC, GET, job_image_answer, NULL},
     {"/v1/models", PUBLIC, GET, models, NULL},
+    {"/v1/loras", PUBLIC, GET, loras, NULL},
     {"/v1/capabilities", PUBLIC, GET, capabilities, NULL},
     {"/v1/queue", PUBLIC, GET, queue_answer, NULL},
     {"/health", BOTH, GET, health_answer, NULL},

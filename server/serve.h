@@ -5,10 +5,12 @@
 #include "engine/engine.h"
 #include "server/front.h"
 #include "server/sched.h"
+#include "server/worker_loras.h"
 
 struct serve_opts {
     struct front_opts front;
     struct taca_engine_opts engine;
+    struct serve_loras loras;
     const char *self;     /* path of this executable, for the worker process */
     int max_queue;        /* jobs waiting */
     int max_batch_images; /* sequences in one step */
@@ -34,6 +36,6 @@ struct serve_opts {
 /* Runs until SIGTERM/SIGINT; the exit code of the process (0 clean, 1 failed, 78 configuration). */
 int taca_serve(const struct serve_opts *opts);
 /* The child: engine behind a socketpair on descriptor 3, pixels into the shared memory on 4. */
-int taca_worker(const struct taca_engine_opts *opts);
+int taca_worker(const struct taca_engine_opts *opts, const struct serve_loras *loras);
 
 #endif

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { WIRE_MAGIC = 0x57434154 /* "TACW" */, WIRE_VERSION = 2 };
+enum { WIRE_MAGIC = 0x57434154 /* "TACW" */, WIRE_VERSION = 3 };
 
 struct wire_head {
     uint32_t magic;
@@ -53,11 +53,20 @@ static bool err_ok(const struct wire_err *e) {
            terminated(e->param, sizeof e->param) && terminated(e->text, sizeof e->text);
 }
 
+static bool loras_ok(const struct taca_model_info *m) {
+    if (m->n_loras < 0 || m->n_loras > TACA_MAX_SERVED_LORAS) return false;
+    for (int i = 0; i < m->n_loras; i++)
+        if (!terminated(m->loras[i].id, sizeof m->loras[i].id) ||
+            !terminated(m->loras[i].naming, sizeof m->loras[i].naming))
+            return false;
+    return true;
+}
+
 static bool model_ok(const struct taca_model_info *m) {
     return terminated(m->id, sizeof m->id) && terminated(m->family, sizeof m->family) &&
            terminated(m->backend, sizeof m->backend) && terminated(m->device, sizeof m->device) &&
            terminated(m->precision, sizeof m->precision) && m->side_multiple_px > 0 &&
-           m->default_steps > 0;
+           m->default_steps > 0 && loras_ok(m);
 }
 
 static bool pixels_ok(const struct wire_msg *m) {

@@ -257,12 +257,18 @@ static enum taca_code map_pixels(struct worker *w, struct taca_err *err) {
     return TACA_OK;
 }
 
-static bool greet(struct worker *w, const struct taca_engine_opts *opts) {
+static bool greet(struct worker *w, const struct taca_engine_opts *opts,
+                  const struct serve_loras *loras) {
+    struct taca_model_info info;
     struct taca_err err = {0};
     struct wire_msg m;
     int64_t start = taca_now_us();
     memset(&m, 0, sizeof m);
     enum taca_code rc = taca_engine_open(&w->engine, opts, &err);
+    if (!rc) {
+        info = *taca_engine_info(w->engine);
+        rc = worker_loras_open(w->engine, loras, &info, &err);
+    }
     if (rc) {
         m.type = WIRE_FAILED;
         wire_err_set(&m.u.opened.err, &err, rc);
@@ -270,12 +276,12 @@ static bool greet(struct worker *w, const struct taca_engine_opts *opts) {
         return false;
     }
     m.type = WIRE_HELLO;
-    m.u.hello.model = *taca_engine_info(w->engine);
+    m.u.hello.model = info;
     m.u.hello.load_ms = since_ms(start);
     return say(w, &m);
 }
 
-int taca_worker(const struct taca_engine_opts *opts) {
+int taca_worker(const struct taca_engine_opts *opts, const struct serve_loras *loras) {
     struct taca_err err = {0};
     struct worker *w = calloc(1, sizeof *w);
     if (!w) return 1;
@@ -284,7 +290,7 @@ int taca_worker(const struct taca_engine_opts *opts) {
     taca_buf_init(&w->out, WIRE_MAX_TAIL + 8192);
     enum taca_code rc = map_pixels(w, &err);
     if (rc) taca_log(TACA_LOG_ERROR, "%s", err.text);
-    bool go_on = rc == TACA_OK && greet(w, opts);
+    bool go_on = rc == TACA_OK && greet(w, opts, loras);
     struct wire_msg m;
     size_t used = 0;
     while (go_on && hear(w, &m, &used)) {

@@ -96,6 +96,8 @@ static void fill_info(struct dit_adapter *a, struct taca_backend *b, const struc
     int n;
     snprintf(a->info.naming, sizeof a->info.naming, "%s", file->naming);
     a->info.modules = file->n_deltas;
+    for (int i = 0; i < file->n_deltas; i++)
+        if (file->deltas[i].rank > a->info.rank) a->info.rank = (int)file->deltas[i].rank;
     a->info.parameters = file->parameters;
     a->info.bytes = file->parameters * (int64_t)taca_dtype_bytes(taca_backend_precision(b));
     dit_adapter_changes(a, d->context, &n);

@@ -14,6 +14,7 @@ struct dit_adapter;
 struct dit_adapter_info {
     char naming[24]; /* the naming of the file, for people */
     int modules;     /* that it changes */
+    int rank;        /* the largest of its pairs */
     int64_t parameters, bytes;
     bool control; /* it reads a second latent beside each item's own */
     bool context; /* it changes how text enters: dit_context differs with it */

@@ -102,6 +102,12 @@ __attribute__((unused)) static void check_same_params(const struct taca_gen_para
     CHECK_INT(a->taca.end_step, b->taca.end_step);
     CHECK(a->taca.sigma_min == b->taca.sigma_min);
     CHECK(a->taca.sigma_max == b->taca.sigma_max);
+    CHECK_INT(a->n_loras, b->n_loras);
+    for (int i = 0; i < a->n_loras && i < b->n_loras; i++) {
+        CHECK_STR(a->loras[i].id, b->loras[i].id);
+        CHECK(a->loras[i].scale == b->loras[i].scale);
+        CHECK_INT(a->loras[i].when, b->loras[i].when);
+    }
 }
 
 #endif

@@ -284,7 +284,7 @@ static void test_capabilities_show_the_limits_in_force(void) {
     CHECK(json_is_null(at(root, "parameters/shift/default")));
     CHECK_INT(json_array_size(at(root, "parameters/output_format/values")), 1);
     CHECK_INT(json_array_size(at(root, "parameters/response_format/values")), 3);
-    CHECK(at(root, "parameters/loras") == NULL);
+    CHECK(at(root, "parameters/webhook") == NULL);
     CHECK_STR(json_string_value(at(root, "model/id")), "demo");
     CHECK(json_number_value(at(root, "taca/default/scale")) == 1.2);
     json_decref(root);

@@ -96,6 +96,7 @@ static const struct {
              {"schedule", "s"},
              {"rng", "s"},
              {"skip_layer_guidance", "o"},
+             {"loras", "a"},
              {"taca", "bo"},
              {"clip_skip", "i"},
              {"output_format", "s"},
@@ -252,8 +253,7 @@ static void test_skip_layer_guidance_is_read_and_checked(void) {
 }
 
 static void test_known_fields_that_cannot_be_honoured_are_refused(void) {
-    static const char *const names[] = {"loras",
-                                        "image",
+    static const char *const names[] = {"image",
                                         "mask",
                                         "strength",
                                         "webhook",
@@ -269,8 +269,8 @@ static void test_known_fields_that_cannot_be_honoured_are_refused(void) {
     }
     struct api_request r;
     struct api_error e;
-    parse_with(&r, &e, "\"loras\":[]");
-    CHECK_STR(e.message, "loras is not supported by this server yet");
+    parse_with(&r, &e, "\"mask\":[]");
+    CHECK_STR(e.message, "mask is not supported by this server yet");
     parse_with(&r, &e, "\"guidance_scale\":3.5");
     CHECK_HAS(e.message, "no embedded guidance");
     CHECK_HAS(e.message, "cfg_scale");

@@ -90,7 +90,6 @@ static void test_ends_of_ranges(void) {
     refused("{\"timestep_high\":-1}", "taca.timestep_high");
     refused("{\"timestep_low\":900,\"timestep_high\":800}", "taca.timestep_low");
     refused("{\"enabled\":1}", "taca.enabled");
-    refused("{\"lora\":\"x\"}", "taca.lora");
     refused("1", "taca");
     refused("\"true\"", "taca");
     refused("[]", "taca");
