@@ -78,16 +78,19 @@ struct taca_seq {
     enum taca_preview preview;
     struct seq_loras loras;
     float cfg_scale, guidance_scale;
+    bool masked;    /* part of an image stays */
     int n_branches; /* 1, or 2 with classifier-free guidance */
     struct taca_chw latent;
     struct taca_chw velocity[SEQ_BRANCHES]; /* after a step, [SEQ_COND] is the guess of
                                                the finished latent */
-    struct taca_chw skipped;                /* velocity without some blocks; no data without slg */
-    struct taca_mat context[SEQ_BRANCHES];  /* projected text [T, width] */
-    struct taca_mat outside[SEQ_BRANCHES];  /* the same outside the window, where that differs */
-    struct taca_mat places;                 /* rotary, [image rows + T, place_width] */
-    struct taca_mat mod[SEQ_BRANCHES];      /* [steps, mod_width] */
-    void *memory;                           /* one device block holding all of the above */
+    struct taca_chw image, noise, mask;    /* what to keep, its noise, and where not; with a mask */
+    struct taca_chw kept;                  /* the image at the level of a step; with a mask */
+    struct taca_chw skipped;               /* velocity without some blocks; no data without slg */
+    struct taca_mat context[SEQ_BRANCHES]; /* projected text [T, width] */
+    struct taca_mat outside[SEQ_BRANCHES]; /* the same outside the window, where that differs */
+    struct taca_mat places;                /* rotary, [image rows + T, place_width] */
+    struct taca_mat mod[SEQ_BRANCHES];     /* [steps, mod_width] */
+    void *memory;                          /* one device block holding all of the above */
     size_t step_bytes, decode_bytes;
 };
 
@@ -96,17 +99,49 @@ struct taca_seq {
 size_t seq_lay_out(struct taca_seq *s, const struct dit_info *d, struct taca_chw shape,
                    int64_t text_rows, int steps);
 
-/* Opens a sequence under explicit conditioning (uncond NULL = no guidance). The noise is the next
- * draw of *rng. Nothing of the arguments is kept. */
+/* Opens a sequence under explicit conditioning. What is given is not kept. */
+struct seq_given {
+    const struct seq_text *cond, *uncond; /* uncond NULL = no guidance */
+    struct taca_rng *rng;                 /* draws what start does not have, and what steps need */
+    const struct seq_start *start;        /* NULL: from the parameters */
+};
 enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params *p,
-                             const struct seq_text *cond, const struct seq_text *uncond,
-                             struct taca_rng *rng, struct taca_seq **out,
+                             const struct seq_given *given, struct taca_seq **out,
                              struct taca_err *err) TACA_MUST_USE;
 /* The latent [c, h, w] in host memory, and putting one there to go on from step `step`. */
 enum taca_code seq_latent_read(struct taca_engine *e, const struct taca_seq *s, float *out,
                                struct taca_err *err) TACA_MUST_USE;
 enum taca_code seq_latent_write(struct taca_engine *e, struct taca_seq *s, const float *latent,
                                 int step, struct taca_err *err) TACA_MUST_USE;
+
+/* ---- start.c --------------------------------------------------------------------------------- */
+
+/* What a sequence starts from, in host memory. */
+struct seq_start {
+    float *noise; /* [c, h, w] */
+    float *image; /* the same of an encoded image; NULL = none */
+    float *mask;  /* [h, w]: 1 = repaint, 0 = keep; NULL = all */
+};
+/* The first step that runs of n: all of them at strength 1, none (n) at 0. */
+int seq_first_step(int n, double strength);
+/* z [c, h, w] of an image [factor*h, factor*w, 3] in -1..1, drawn from the posterior with noise
+ * [c, h, w]; all in host memory. The engine's scratch must have the room of memplan_encode. */
+enum taca_code seq_encode(struct taca_engine *e, struct taca_chw z, const float *image,
+                          const float *noise, struct taca_err *err) TACA_MUST_USE;
+/* The mask of pixels at latent size: the pixel in each corner. */
+void seq_shrink_mask(float *out, int64_t h, int64_t w, int factor, const uint8_t *mask);
+/* What the parameters say, for a sequence that is laid out: the posterior's draw before the noise.
+ * Finish it in any case. */
+enum taca_code seq_start_draw(struct seq_start *out, struct taca_engine *e,
+                              const struct taca_seq *s, const struct taca_gen_params *p,
+                              struct taca_rng *rng, struct taca_err *err) TACA_MUST_USE;
+void seq_start_finish(struct seq_start *s);
+/* Puts the sequence at its first step. */
+enum taca_code seq_begin(struct taca_engine *e, struct taca_seq *s, const struct seq_start *start,
+                         double strength, struct taca_err *err) TACA_MUST_USE;
+/* After a step to noise level sigma (0 = the last): what the mask keeps is the image again, in the
+ * latent at that level and in the guess. Queued. */
+void seq_keep_unmasked(struct taca_engine *e, struct taca_seq *s, float sigma);
 
 /* ---- memplan.c ------------------------------------------------------------------------------- */
 
@@ -117,16 +152,21 @@ struct memplan_want {
     int n_branches, steps;
     enum taca_sampler sampler;
     bool skips;                    /* with skip-layer guidance */
+    bool encodes, masked;          /* from an image; with a mask */
     const struct seq_loras *loras; /* NULL = none */
     bool control;                  /* with a control latent each */
 };
 struct memplan {
-    double step_flops, decode_flops;
-    size_t step_bytes, decode_bytes; /* scratch */
-    size_t seq_bytes;                /* device memory of the sequence itself */
+    double step_flops, decode_flops, encode_flops;
+    size_t step_bytes;   /* scratch */
+    size_t decode_bytes; /* scratch of the autoencoder, whichever way it runs, and of previews */
+    size_t seq_bytes;    /* device memory of the sequence itself */
 };
 enum taca_code memplan_run(const struct taca_engine *e, const struct memplan_want *want,
                            struct memplan *out, struct taca_err *err) TACA_MUST_USE;
+/* The part of it that seq_encode is: encode_flops and decode_bytes, which only grows. */
+enum taca_code memplan_encode(const struct taca_engine *e, int64_t h, int64_t w,
+                              struct memplan *out, struct taca_err *err) TACA_MUST_USE;
 /* Makes the engine's scratch large enough for everything that is open plus `extra` of a new
  * sequence. */
 enum taca_code engine_reserve(struct taca_engine *e, const struct memplan *extra,

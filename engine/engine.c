@@ -120,6 +120,7 @@ static enum taca_code fill_sizes(struct opening *o, struct taca_err *err) {
     m->side_multiple_px = unit;
     m->max_side_px = (int)(d->max_patches * unit);
     m->joint_blocks = (int)d->depth;
+    m->takes_images = vae_get_info(o->e->vae)->has_encoder;
     if (!rc) rc = taca_cfg_int(ours, "width", sample * factor, unit, m->max_side_px, &w, err);
     if (!rc) rc = taca_cfg_int(ours, "height", sample * factor, unit, m->max_side_px, &h, err);
     if (!rc) rc = fill_sampling(m, d, ours, err);
@@ -234,18 +235,21 @@ enum taca_code taca_engine_cost(const struct taca_engine *e, const struct taca_g
                                             .steps = p->steps,
                                             .sampler = p->sampler,
                                             .skips = p->slg.layers != 0,
+                                            .encodes = p->image != NULL,
+                                            .masked = p->mask != NULL,
                                             .loras = &loras},
                      &plan, err);
     seq_loras_drop(&loras);
     if (rc) return rc;
     int skipped = 0;
-    for (int i = 0; i < p->steps; i++) skipped += taca_slg_has(&p->slg, i, p->steps);
-    const double forwards = sampler_evaluations(p->sampler, p->steps) +
+    const int first = p->image ? seq_first_step(p->steps, p->strength) : 0;
+    for (int i = first; i < p->steps; i++) skipped += taca_slg_has(&p->slg, i, p->steps);
+    const double forwards = sampler_evaluations(p->sampler, p->steps - first) +
                             (double)(skipped * (p->sampler == TACA_HEUN ? 2 : 1)) / branches;
     *out = (struct taca_cost){
         .tokens = (int)((h / d->patch * (w / d->patch) + text) * branches),
         .step_flops = plan.step_flops,
-        .total_flops = plan.step_flops * forwards + plan.decode_flops,
+        .total_flops = plan.step_flops * forwards + plan.decode_flops + plan.encode_flops,
         .seq_bytes = plan.seq_bytes,
         .scratch_bytes = plan.step_bytes > plan.decode_bytes ? plan.step_bytes : plan.decode_bytes,
     };

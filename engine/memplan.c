@@ -88,6 +88,30 @@ static enum taca_code plan_preview(const struct taca_engine *e, struct taca_back
     return taca_sync(count, err);
 }
 
+/* seq_encode of start.c. */
+static enum taca_code plan_encode(const struct taca_engine *e, struct taca_backend *count,
+                                  int64_t h, int64_t w, struct memplan *out, struct taca_err *err) {
+    struct taca_scratch s = {.b = count};
+    const int64_t f = vae_get_info(e->vae)->factor, c = vae_get_info(e->vae)->latent_channels;
+    const double before = taca_count_read(count).flops;
+    const struct taca_map pixels = taca_scratch_map(&s, TACA_F32, 1, h * f, w * f, 3);
+    taca_scratch_mat(&s, TACA_F32, 4, c * h * w);
+    vae_encode(e->vae, count, &s, (struct taca_chw){NULL, 2 * c, h, w}, pixels);
+    out->encode_flops = taca_count_read(count).flops - before;
+    if (out->decode_bytes < s.peak) out->decode_bytes = s.peak;
+    return taca_sync(count, err);
+}
+
+enum taca_code memplan_encode(const struct taca_engine *e, int64_t h, int64_t w,
+                              struct memplan *out, struct taca_err *err) {
+    struct taca_backend *count;
+    enum taca_code rc = taca_count_open(&count, taca_backend_precision(e->b), err);
+    if (rc) return rc;
+    rc = plan_encode(e, count, h, w, out, err);
+    taca_backend_close(count);
+    return rc;
+}
+
 enum taca_code memplan_run(const struct taca_engine *e, const struct memplan_want *want,
                            struct memplan *out, struct taca_err *err) {
     const struct dit_info *d = dit_get_info(e->dit);
@@ -99,9 +123,11 @@ enum taca_code memplan_run(const struct taca_engine *e, const struct memplan_wan
     if (!rc) rc = plan_admission(e, count, want, &plan, err);
     if (!rc && e->vae) rc = plan_decode(e, count, want->h, want->w, &plan, err);
     if (!rc && e->tae) rc = plan_preview(e, count, want->h, want->w, &plan, err);
+    if (!rc && e->vae && want->encodes) rc = plan_encode(e, count, want->h, want->w, &plan, err);
     struct taca_seq s = {.n_branches = want->n_branches,
                          .walk = {.kind = want->sampler},
-                         .slg = {.layers = want->skips}};
+                         .slg = {.layers = want->skips},
+                         .masked = want->masked};
     if (want->loras) s.loras = *want->loras;
     plan.seq_bytes = seq_lay_out(&s, d, (struct taca_chw){NULL, d->in_channels, want->h, want->w},
                                  want->text_rows, want->steps);

@@ -40,7 +40,8 @@ void taca_gen_params_init(struct taca_gen_params *p, const struct taca_model_inf
                                   .guidance_scale = m->default_guidance_scale,
                                   .max_sequence_length = m->t5_tokens,
                                   .taca = taca_window_default(),
-                                  .slg = taca_slg_default()};
+                                  .slg = taca_slg_default(),
+                                  .strength = 0.6};
     p->taca.rule = TACA_WINDOW_OFF;
 }
 
@@ -122,6 +123,16 @@ static enum taca_code check_preview(enum taca_preview v, const struct taca_model
     return TACA_OK;
 }
 
+static enum taca_code check_image(const struct taca_gen_params *p, const struct taca_model_info *m,
+                                  struct taca_err *err) {
+    if (p->image && !m->takes_images)
+        return taca_fail_param(err, "image",
+                               "image is not for this model: its autoencoder has no encoder");
+    if (p->mask && !p->image)
+        return taca_fail_param(err, "mask", "mask needs an image that it is the mask of");
+    return check_number("strength", p->strength, 0, 1, err);
+}
+
 static enum taca_code check_loras(const struct taca_gen_params *p, struct taca_err *err) {
     if (p->n_loras < 0 || p->n_loras > TACA_MAX_LORAS)
         return taca_fail_param(err, "loras", "loras must be at most %d, got %d", TACA_MAX_LORAS,
@@ -167,6 +178,7 @@ enum taca_code taca_gen_params_check(const struct taca_gen_params *p,
         rc = taca_fail_param(err, "rng", "rng %d is unknown", (int)p->rng);
     if (!rc) rc = check_window(&p->taca, err);
     if (!rc) rc = check_slg(p, m, err);
+    if (!rc) rc = check_image(p, m, err);
     if (!rc) rc = check_preview(p->preview, m, err);
     if (!rc) rc = check_loras(p, err);
     return rc;
@@ -181,6 +193,26 @@ static const char **string_at(struct taca_gen_params *p, int i) {
     return i < N_PROMPTS ? all[i] : &p->loras[i - N_PROMPTS].id;
 }
 
+/* The pixels of a request of checked sides. */
+enum { N_BLOBS = 2 };
+static const uint8_t **blob_at(struct taca_gen_params *p, int i) {
+    return i == 0 ? &p->image : &p->mask;
+}
+static size_t blob_bytes(const struct taca_gen_params *p, int i) {
+    enum { LARGEST_SIDE = 1 << 16 };
+    if (p->width_px < 1 || p->height_px < 1 || p->width_px > LARGEST_SIDE ||
+        p->height_px > LARGEST_SIDE)
+        return 0;
+    return (size_t)p->width_px * (size_t)p->height_px * (i == 0 ? 3 : 1);
+}
+
+static bool copy_blob(const uint8_t **blob, const void *from, size_t n, struct taca_arena *a) {
+    uint8_t *to = taca_arena_alloc(a, n);
+    if (to) memcpy(to, from, n);
+    *blob = to;
+    return to != NULL;
+}
+
 enum taca_code taca_gen_params_copy(struct taca_gen_params *dst, const struct taca_gen_params *src,
                                     struct taca_arena *a, struct taca_err *err) {
     struct taca_gen_params out = *src;
@@ -190,13 +222,18 @@ enum taca_code taca_gen_params_copy(struct taca_gen_params *dst, const struct ta
         *s = taca_arena_strndup(a, *s, strlen(*s));
         if (!*s) return taca_fail(err, TACA_ENOMEM, "copying a request");
     }
+    for (int i = 0; i < N_BLOBS; i++) {
+        const uint8_t **blob = blob_at(&out, i);
+        if (*blob && !copy_blob(blob, *blob, blob_bytes(&out, i), a))
+            return taca_fail(err, TACA_ENOMEM, "copying the pixels of a request");
+    }
     *dst = out;
     return TACA_OK;
 }
 
-/* A packed request: this head, then for each string a uint32 length (UINT32_MAX = NULL) and bytes.
- */
-enum { PACK_MAGIC = 0x54475036 }; /* "TGP6": change with the struct */
+/* A packed request: this head, then for each string a uint32 length (UINT32_MAX = NULL) and bytes,
+ * then for image and mask a uint32 that says whether there are pixels, and the pixels. */
+enum { PACK_MAGIC = 0x54475037 }; /* "TGP7": change with the struct */
 
 /* The numbers of *p on zeroed memory: neither pointers nor what happens to lie between two members
  * belongs on the wire. */
@@ -215,6 +252,7 @@ static void flatten(struct taca_gen_params *flat, const struct taca_gen_params *
     flat->seed = p->seed;
     flat->rng = p->rng;
     flat->slg = p->slg;
+    flat->strength = p->strength;
     flat->taca.rule = p->taca.rule;
     flat->taca.gamma = p->taca.gamma;
     flat->taca.fraction = p->taca.fraction;
@@ -243,6 +281,12 @@ void taca_gen_params_pack(struct taca_buf *out, const struct taca_gen_params *p)
         uint32_t len = s ? (uint32_t)strlen(s) : UINT32_MAX;
         taca_buf_put(out, &len, sizeof len);
         if (s) taca_buf_put(out, s, len);
+    }
+    for (int i = 0; i < N_BLOBS; i++) {
+        const uint8_t *pixels = *blob_at(&flat, i);
+        const uint32_t there = pixels != NULL;
+        taca_buf_put(out, &there, sizeof there);
+        if (pixels) taca_buf_put(out, pixels, blob_bytes(p, i));
     }
 }
 
@@ -274,6 +318,20 @@ enum taca_code taca_gen_params_unpack(struct taca_gen_params *p, const void *byt
         if (!take(&at, &left, NULL, n))
             return taca_fail(err, TACA_EPROTO, "packed request of %zu bytes: cut string", len);
         if (!(*string_at(&out, i) = taca_arena_strndup(a, s, n)))
+            return taca_fail(err, TACA_ENOMEM, "unpacking a request");
+    }
+    for (int i = 0; i < N_BLOBS; i++) {
+        const size_t n = blob_bytes(&out, i);
+        const unsigned char *pixels;
+        uint32_t there;
+        *blob_at(&out, i) = NULL;
+        if (!take(&at, &left, &there, sizeof there) || there > 1)
+            return taca_fail(err, TACA_EPROTO, "packed request of %zu bytes: no pixels", len);
+        if (!there) continue;
+        pixels = at;
+        if (n == 0 || !take(&at, &left, NULL, n))
+            return taca_fail(err, TACA_EPROTO, "packed request of %zu bytes: cut pixels", len);
+        if (!copy_blob(blob_at(&out, i), pixels, n, a))
             return taca_fail(err, TACA_ENOMEM, "unpacking a request");
     }
     if (left) return taca_fail(err, TACA_EPROTO, "packed request: %zu bytes too many", left);

@@ -122,13 +122,18 @@ struct taca_gen_params {
     enum taca_noise rng;
     struct taca_window taca;
     struct taca_slg slg;
+    const uint8_t *image; /* to start from: width_px * height_px RGB pixels, rows top down; NULL */
+    const uint8_t
+        *mask;       /* of image, a byte each: repaint where >= 128, keep elsewhere; NULL = all */
+    double strength; /* with image: the part of the steps that runs, 0..1 */
     enum taca_preview preview;
     int n_loras;
     struct taca_lora_use loras[TACA_MAX_LORAS];
 };
 
-/* What a loaded checkpoint is; fixed after open, readable from any thread. */
 enum { TACA_MAX_SERVED_LORAS = 16 };
+
+/* What a loaded checkpoint is; fixed after open, readable from any thread. */
 struct taca_model_info {
     char id[64];       /* "demo" */
     char family[16];   /* "sd3", "sd3.5", "flux-dev", "flux-schnell" */
@@ -140,9 +145,10 @@ struct taca_model_info {
     bool guidance_embeds;          /* the model takes guidance_scale */
     double default_guidance_scale; /* 0 where it does not */
     int min_side_px, max_side_px, side_multiple_px;
-    int joint_blocks; /* blocks that skip-layer guidance can name */
-    int clip_tokens;  /* per prompt, BOS and EOS included */
-    int t5_tokens;    /* per prompt that does not say; 0 = no T5 rows */
+    bool takes_images; /* its autoencoder can encode */
+    int joint_blocks;  /* blocks that skip-layer guidance can name */
+    int clip_tokens;   /* per prompt, BOS and EOS included */
+    int t5_tokens;     /* per prompt that does not say; 0 = no T5 rows */
     bool has_t5;
     bool has_taesd;     /* a tiny decoder for previews is loaded */
     int64_t parameters; /* of all components */
@@ -167,7 +173,7 @@ void taca_gen_params_init(struct taca_gen_params *p, const struct taca_model_inf
 enum taca_code taca_gen_params_check(const struct taca_gen_params *p,
                                      const struct taca_model_info *m,
                                      struct taca_err *err) TACA_MUST_USE;
-/* Strings into `a`. */
+/* Strings and pixels into `a`. The sides must have been checked. */
 enum taca_code taca_gen_params_copy(struct taca_gen_params *dst, const struct taca_gen_params *src,
                                     struct taca_arena *a, struct taca_err *err) TACA_MUST_USE;
 /* Flat bytes, little-endian host layout, versioned; unpack checks every length. */

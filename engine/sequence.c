@@ -31,6 +31,14 @@ size_t seq_lay_out(struct taca_seq *s, const struct dit_info *d, struct taca_chw
     s->latent.data = take_floats(&c, n);
     if (sampler_keeps(s->walk.kind)) s->walk.keep.data = take_floats(&c, n);
     if (s->slg.layers) s->skipped.data = take_floats(&c, n);
+    if (s->masked) {
+        s->image = s->noise = s->kept = s->mask = shape;
+        s->mask.c = 1;
+        s->image.data = take_floats(&c, n);
+        s->noise.data = take_floats(&c, n);
+        s->kept.data = take_floats(&c, n);
+        s->mask.data = take_floats(&c, shape.h * shape.w);
+    }
     if (d->place_width)
         s->places =
             take_mat(&c, shape.h / d->patch * (shape.w / d->patch) + text_rows, d->place_width);
@@ -86,15 +94,14 @@ static enum taca_code prepare(struct taca_engine *e, struct taca_seq *s,
     return upload_places(e, s, err);
 }
 
-static enum taca_code draw_noise(struct taca_engine *e, struct taca_seq *s, struct taca_rng *rng,
-                                 struct taca_err *err) {
-    size_t n = (size_t)(s->latent.c * s->latent.h * s->latent.w);
-    float *noise = malloc(n * sizeof *noise);
-    if (!noise) return taca_fail(err, TACA_ENOMEM, "noise of %zu values", n);
-    taca_rng_randn(rng, noise, n);
-    taca_upload(e->b, s->latent.data, noise, n * sizeof *noise);
-    enum taca_code rc = taca_sync(e->b, err);
-    free(noise);
+static enum taca_code begin(struct taca_engine *e, struct taca_seq *s,
+                            const struct taca_gen_params *p, const struct seq_given *given,
+                            struct taca_err *err) {
+    struct seq_start drawn = {0};
+    enum taca_code rc = TACA_OK;
+    if (!given->start) rc = seq_start_draw(&drawn, e, s, p, given->rng, err);
+    if (!rc) rc = seq_begin(e, s, given->start ? given->start : &drawn, p->strength, err);
+    seq_start_finish(&drawn);
     return rc;
 }
 
@@ -117,13 +124,14 @@ static void account(struct taca_engine *e, struct taca_seq *s, const struct memp
 }
 
 enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params *p,
-                             const struct seq_text *cond, const struct seq_text *uncond,
-                             struct taca_rng *rng, struct taca_seq **out, struct taca_err *err) {
+                             const struct seq_given *given, struct taca_seq **out,
+                             struct taca_err *err) {
     const struct dit_info *d = dit_get_info(e->dit);
     const int factor = e->vae ? vae_get_info(e->vae)->factor : 8;
     const struct taca_chw shape = {NULL, d->in_channels, p->height_px / factor,
                                    p->width_px / factor};
-    const struct seq_text *text[SEQ_BRANCHES] = {cond, uncond};
+    const struct seq_text *text[SEQ_BRANCHES] = {given->cond, given->uncond};
+    const int64_t rows = given->cond->context.rows;
     enum taca_code rc = TACA_OK;
     struct memplan plan;
     struct taca_seq *s = calloc(1, sizeof *s);
@@ -136,7 +144,8 @@ enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params
     s->walk.kind = p->sampler;
     s->cfg_scale = (float)p->cfg_scale;
     s->guidance_scale = (float)p->guidance_scale;
-    s->n_branches = uncond ? 2 : 1;
+    s->masked = given->start ? given->start->mask != NULL : p->mask != NULL;
+    s->n_branches = given->uncond ? 2 : 1;
     const int64_t tokens = shape.h / d->patch * (shape.w / d->patch);
     const struct taca_schedule_want schedule = {p->schedule, p->steps, tokens, p->shift};
     rc = taca_schedule_make(&s->schedule, &e->scheduler, &schedule, err);
@@ -144,11 +153,13 @@ enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params
     if (!rc) rc = seq_loras_check(&s->loras, err);
     const struct memplan_want want = {.h = shape.h,
                                       .w = shape.w,
-                                      .text_rows = cond->context.rows,
+                                      .text_rows = rows,
                                       .n_branches = s->n_branches,
                                       .steps = s->schedule.steps,
                                       .sampler = p->sampler,
                                       .skips = p->slg.layers != 0,
+                                      .encodes = p->image && !given->start,
+                                      .masked = s->masked,
                                       .loras = &s->loras};
     if (!rc) rc = memplan_run(e, &want, &plan, err);
     if (!rc) rc = engine_reserve(e, &plan, err);
@@ -158,10 +169,10 @@ enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params
         rc = TACA_ENOMEM;
         goto out;
     }
-    seq_lay_out(s, d, shape, cond->context.rows, s->schedule.steps);
+    seq_lay_out(s, d, shape, rows, s->schedule.steps);
     rc = prepare(e, s, text, err);
-    if (!rc) rc = draw_noise(e, s, rng, err);
-    if (!rc) rc = keep_generator(s, rng, err);
+    if (!rc) rc = begin(e, s, p, given, err);
+    if (!rc) rc = keep_generator(s, given->rng, err);
     if (rc) goto out;
     account(e, s, &plan);
     *out = s;
@@ -202,7 +213,8 @@ enum taca_code taca_seq_open(struct taca_engine *e, const struct taca_gen_params
         taca_rng_seed_philox(&rng, p->seed);
     else
         taca_rng_seed(&rng, p->seed);
-    rc = seq_open_with(e, p, &a, uncond ? &b : NULL, &rng, out, err);
+    const struct seq_given given = {.cond = &a, .uncond = uncond ? &b : NULL, .rng = &rng};
+    rc = seq_open_with(e, p, &given, out, err);
     if (cond->cut) warn |= TACA_WARN_PROMPT_CUT;
     if (uncond && uncond->cut) warn |= TACA_WARN_NEGATIVE_CUT;
     if (cond->clip_cut || (uncond && uncond->clip_cut)) warn |= TACA_WARN_CLIP_CUT;
@@ -296,6 +308,9 @@ static void advance(struct taca_engine *e, struct taca_seq *s) {
         taca_cfg_euler(e->b, s->latent, v, s->velocity[SEQ_UNCOND], s->cfg_scale, 0);
     if (skips) taca_axpby(e->b, v, s->skipped, (float)s->slg.scale, 1);
     sampler_move(&s->walk, e->b, s->schedule.sigma, s->latent, v);
+    const int next = s->walk.step + 1;
+    const bool halfway = s->walk.kind == TACA_HEUN && !s->walk.second && next < s->schedule.steps;
+    if (s->masked && !halfway) seq_keep_unmasked(e, s, s->schedule.sigma[next]);
 }
 
 /* The forward over all branches of all sequences, then the sampler's part of each. */

@@ -1,7 +1,6 @@
 /* sampling.c - a reference pipeline's call from its generator to its images, on the engine's own
- * sequences. Image to image and inpainting put their latents into a sequence and go on from there.
- */
-#include <math.h>
+ * sequences. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/sample/taca.h"
@@ -106,8 +105,9 @@ static void draw(struct state *st, float *out, int count) {
 static enum taca_code encode_images(struct verify_case *c, struct state *st, struct taca_err *err) {
     const struct vae_info *v = vae_get_info(c->e->vae);
     int64_t dim[4] = {-1, v->image_channels, st->dim[2] * v->factor, st->dim[3] * v->factor};
-    int64_t n = st->n, pixels = dim[1] * dim[2] * dim[3];
-    float *image, *moments, *z, *noise, *drawn;
+    const int64_t n = st->n;
+    float *image, *rows, *drawn;
+    struct memplan plan = {0};
     if (!v->has_encoder) return taca_fail(err, TACA_EFORMAT, "the vae has no encoder for in.image");
     enum taca_code rc = case_input(c, "in.image", 4, dim, &image, err);
     if (rc) return rc;
@@ -115,29 +115,23 @@ static enum taca_code encode_images(struct verify_case *c, struct state *st, str
         return taca_fail(err, TACA_EFORMAT, "in.image: %lld of them for %d images",
                          (long long)dim[0], st->images);
     int given = (int)dim[0], draws = st->s->args.n_seeds == 1 ? given : st->images;
+    const int64_t plane = dim[2] * dim[3], pixels = dim[1] * plane;
     rc = case_floats(c, &drawn, draws * n, err);
-    if (!rc) rc = case_upload(c, &moments, NULL, 2 * n, err);
-    if (!rc) rc = case_upload(c, &z, NULL, n, err);
-    if (!rc) rc = case_upload(c, &noise, NULL, n, err);
+    if (!rc) rc = case_floats(c, &rows, pixels, err);
+    if (!rc) rc = memplan_encode(c->e, st->dim[2], st->dim[3], &plan, err);
+    if (!rc) rc = taca_scratch_reserve(&c->e->scratch, plan.decode_bytes, err);
     if (rc) return rc;
     draw(st, drawn, draws);
-    for (int64_t i = 0; i < given * pixels; i++) image[i] = 2 * image[i] - 1;
-    struct taca_chw latent = {z, st->dim[1], st->dim[2], st->dim[3]}, m = latent, eps = latent;
-    m.data = moments;
-    m.c *= 2;
-    eps.data = noise;
     for (int i = 0; i < st->images && !rc; i++) {
-        rc = case_encode(c, m, image + i % given * pixels, dim[2], dim[3], err);
-        if (rc) break;
-        taca_upload(c->e->b, noise, drawn + i % draws * n, (size_t)n * sizeof *noise);
-        vae_sample(c->e->vae, c->e->b, latent, m, eps);
-        taca_download(c->e->b, st->z0 + i * n, z, (size_t)n * sizeof *z);
-        rc = taca_sync(c->e->b, err);
+        const float *from = image + i % given * pixels;
+        const struct taca_chw z = {st->z0 + i * n, st->dim[1], st->dim[2], st->dim[3]};
+        for (int64_t k = 0; k < pixels; k++)
+            rows[k] = 2 * from[k % dim[1] * plane + k / dim[1]] - 1;
+        rc = seq_encode(c->e, z, rows, drawn + i % draws * n, err);
     }
     return rc;
 }
 
-/* The mask at latent size: nearest neighbour, 1 where it is at least one half. */
 static enum taca_code load_mask(struct verify_case *c, struct state *st, struct taca_err *err) {
     const int factor = vae_get_info(c->e->vae)->factor;
     int64_t h = st->dim[2], w = st->dim[3], dim[4] = {1, 1, h * factor, w * factor};
@@ -145,15 +139,13 @@ static enum taca_code load_mask(struct verify_case *c, struct state *st, struct 
     enum taca_code rc = case_input(c, "in.mask_image", 4, dim, &mask, err);
     if (!rc) rc = case_floats(c, &st->mask, h * w, err);
     if (rc) return rc;
-    for (int64_t y = 0; y < h; y++)
-        for (int64_t x = 0; x < w; x++)
-            st->mask[y * w + x] = mask[y * factor * dim[3] + x * factor] >= 0.5f;
+    const int64_t n = dim[2] * dim[3];
+    uint8_t *bytes = malloc((size_t)n);
+    if (!bytes) return taca_fail(err, TACA_ENOMEM, "a mask of %lld bytes", (long long)n);
+    for (int64_t i = 0; i < n; i++) bytes[i] = mask[i] >= 0.5f ? 255 : 0;
+    seq_shrink_mask(st->mask, h, w, factor, bytes);
+    free(bytes);
     return TACA_OK;
-}
-
-/* x at noise level sigma between the image and the noise. */
-static float noised(const struct state *st, int64_t i, float sigma) {
-    return sigma * st->noise[i] + (1 - sigma) * st->z0[i];
 }
 
 static enum taca_code start(struct verify_case *c, struct state *st, struct taca_err *err) {
@@ -164,8 +156,7 @@ static enum taca_code start(struct verify_case *c, struct state *st, struct taca
     if (rc) return rc;
     for (int i = 0; i < a->n_seeds; i++) taca_rng_seed(&st->rng[i], a->seed[i]);
     if (a->task != CASE_TEXT_TO_IMAGE) {
-        double run = fmin(a->steps * a->strength, a->steps);
-        st->start = (int)fmax(a->steps - run, 0);
+        st->start = seq_first_step(a->steps, a->strength);
         if (st->start >= a->steps)
             return taca_fail(err, TACA_EFORMAT, "strength %g of %d steps leaves none", a->strength,
                              a->steps);
@@ -175,16 +166,7 @@ static enum taca_code start(struct verify_case *c, struct state *st, struct taca
         if (rc) return rc;
     }
     draw(st, st->noise, st->images);
-    for (int64_t i = 0; i < all; i++)
-        st->x[i] = st->z0 ? noised(st, i, st->schedule.sigma[st->start]) : st->noise[i];
-    float *init;
-    rc = case_floats(c, &init, all, err);
-    if (rc) return rc;
-    store_latents(st, init);
-    rc = case_compare(c, "init.noise", st->noise, all, err);
-    if (!rc && st->z0) rc = case_compare(c, "init.image_latents", st->z0, all, err);
-    if (!rc) rc = case_compare(c, "init.latents", init, all, err);
-    return rc;
+    return TACA_OK;
 }
 
 /* ---- steps ----------------------------------------------------------------------------------- */
@@ -198,32 +180,33 @@ static enum taca_code open_sequences(struct verify_case *c, struct state *st,
                                 .steps = a->steps,
                                 .cfg_scale = a->guidance,
                                 .guidance_scale = a->embedded,
-                                .taca = a->window};
+                                .taca = a->window,
+                                .strength = a->strength};
     enum taca_code rc = TACA_OK;
-    struct taca_rng unused;
     if (a->lora) p.loras[p.n_loras++] = (struct taca_lora_use){a->lora, a->lora_scale, when(a)};
-    taca_rng_seed(&unused, 0);
     for (int i = 0; i < st->images && !rc; i++) {
-        rc = seq_open_with(c->e, &p, &st->s->cond[i], a->guidance > 1 ? &st->s->uncond[i] : NULL,
-                           &unused, &st->seq[i], err);
-        if (!rc) rc = seq_latent_write(c->e, st->seq[i], st->x + i * st->n, st->start, err);
+        const struct seq_start from = {st->noise + i * st->n, st->z0 ? st->z0 + i * st->n : NULL,
+                                       st->mask};
+        const struct seq_given given = {.cond = &st->s->cond[i],
+                                        .uncond = a->guidance > 1 ? &st->s->uncond[i] : NULL,
+                                        .rng = &st->rng[0],
+                                        .start = &from};
+        rc = seq_open_with(c->e, &p, &given, &st->seq[i], err);
     }
     return rc;
 }
 
-/* Outside the mask the latents stay those of the given image, at the noise level of `step`. */
-static enum taca_code keep_unmasked(struct verify_case *c, struct state *st, int step,
-                                    struct taca_err *err) {
-    int64_t plane = st->dim[2] * st->dim[3], all = st->images * st->n;
-    bool last = step == st->schedule.steps;
-    for (int64_t i = 0; i < all; i++) {
-        float m = st->mask[i % plane];
-        float kept = last ? st->z0[i] : noised(st, i, st->schedule.sigma[step]);
-        st->x[i] = (1 - m) * kept + m * st->x[i];
-    }
-    enum taca_code rc = TACA_OK;
-    for (int i = 0; i < st->images && !rc && !last; i++)
-        rc = seq_latent_write(c->e, st->seq[i], st->x + i * st->n, step, err);
+static enum taca_code compare_start(struct verify_case *c, struct state *st, struct taca_err *err) {
+    const int64_t all = st->images * st->n;
+    float *init;
+    enum taca_code rc = case_floats(c, &init, all, err);
+    for (int i = 0; i < st->images && !rc; i++)
+        rc = seq_latent_read(c->e, st->seq[i], st->x + i * st->n, err);
+    if (rc) return rc;
+    store_latents(st, init);
+    rc = case_compare(c, "init.noise", st->noise, all, err);
+    if (!rc && st->z0) rc = case_compare(c, "init.image_latents", st->z0, all, err);
+    if (!rc) rc = case_compare(c, "init.latents", init, all, err);
     return rc;
 }
 
@@ -236,7 +219,6 @@ static enum taca_code walk(struct verify_case *c, struct state *st, struct taca_
         rc = taca_step(c->e, st->seq, st->images, err);
         for (int i = 0; i < st->images && !rc; i++)
             rc = seq_latent_read(c->e, st->seq[i], st->x + i * st->n, err);
-        if (!rc && st->mask) rc = keep_unmasked(c, st, st->start + k + 1, err);
         store_latents(st, steps + k * all);
     }
     if (!rc) rc = case_compare(c, "steps", steps, run * all, err);
@@ -275,6 +257,7 @@ enum taca_code case_sample(struct verify_case *c, const struct case_sampling *s,
     if (!rc) rc = compare_schedule(c, &st, err);
     if (!rc) rc = start(c, &st, err);
     if (!rc) rc = open_sequences(c, &st, err);
+    if (!rc) rc = compare_start(c, &st, err);
     if (!rc) rc = walk(c, &st, err);
     for (int i = 0; i < st.images; i++) taca_seq_close(c->e, st.seq[i]);
     if (!rc) rc = decode(c, &st, err);

@@ -73,8 +73,9 @@ static struct taca_seq *open_seq(struct taca_engine *e, const struct taca_gen_pa
     struct taca_rng rng;
     make_text(e, k, text);
     taca_rng_seed(&rng, (uint64_t)(100 + k));
-    CHECK_OK(seq_open_with(e, p, &text[0], p->cfg_scale > 1 ? &text[1] : NULL, &rng, &s, &err),
-             err);
+    const struct seq_given given = {
+        .cond = &text[0], .uncond = p->cfg_scale > 1 ? &text[1] : NULL, .rng = &rng};
+    CHECK_OK(seq_open_with(e, p, &given, &s, &err), err);
     for (int i = 0; i < SEQ_BRANCHES; i++) taca_free(e->b, text[i].context.data);
     if (!s) abort();
     return s;

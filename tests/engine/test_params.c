@@ -12,7 +12,10 @@ static const struct taca_model_info demo = {.id = "demo",
                                             .min_side_px = 64,
                                             .max_side_px = 2048,
                                             .side_multiple_px = 16,
+                                            .takes_images = true,
                                             .joint_blocks = 16};
+
+static const uint8_t pixels[64 * 80 * 3] = {1, 2, 3, [64 * 80 * 3 - 1] = 9};
 
 static struct taca_gen_params example(void) {
     struct taca_gen_params p;
@@ -24,6 +27,11 @@ static struct taca_gen_params example(void) {
     p.sampler = TACA_LCM;
     p.schedule = TACA_LEVELS_BETA;
     p.rng = TACA_NOISE_PHILOX;
+    p.width_px = 64;
+    p.height_px = 80;
+    p.image = pixels;
+    p.mask = pixels + 64;
+    p.strength = 0.125;
     p.slg = (struct taca_slg){.layers = 0x8001, .scale = 1.5, .start = 0.25, .stop = 0.75};
     p.shift = 1.0 / 3;
     p.clip_skip = 2;
@@ -56,6 +64,9 @@ static void check_same(const struct taca_gen_params *a, const struct taca_gen_pa
     CHECK(a->cfg_scale == b->cfg_scale && a->shift == b->shift && a->clip_skip == b->clip_skip);
     CHECK(a->guidance_scale == b->guidance_scale);
     CHECK(a->sampler == b->sampler && a->schedule == b->schedule && a->rng == b->rng);
+    CHECK(a->strength == b->strength && !a->image == !b->image && !a->mask == !b->mask);
+    if (a->image && b->image) CHECK(memcmp(a->image, b->image, sizeof pixels) == 0);
+    if (a->mask && b->mask) CHECK(memcmp(a->mask, b->mask, 64 * 80) == 0);
     CHECK(a->slg.layers == b->slg.layers && a->slg.scale == b->slg.scale &&
           a->slg.start == b->slg.start && a->slg.stop == b->slg.stop);
     CHECK_INT(a->max_sequence_length, b->max_sequence_length);
