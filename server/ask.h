@@ -18,6 +18,7 @@ struct ask {
     struct access_client client; /* who asks */
     int index;                   /* of the image */
     char known[64];              /* If-None-Match */
+    bool head;                   /* only whether there are events */
     struct reader *reader;       /* owned */
 };
 

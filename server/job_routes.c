@@ -58,12 +58,11 @@ void queue_answer(const struct routes *r, const struct http_request *q, struct h
 /* An image may be large: its event here says where it is, so every line stays short. */
 void job_events_answer(const struct routes *r, const struct http_request *q,
                        struct http_reply *out) {
-    if (strcmp(q->method, "HEAD") == 0) { /* a stream without a body has no end to wait for */
-        job_status_answer(r, q, out);
-        return;
-    }
-    struct ask *a = open_ask(ASK_EVENTS, API_REPLY_EVENTS, q);
+    /* a stream without a body has no end to wait for */
+    bool head = strcmp(q->method, "HEAD") == 0;
+    struct ask *a = open_ask(ASK_EVENTS, head ? API_REPLY_JSON : API_REPLY_EVENTS, q);
     if (a) {
+        a->head = head;
         a->reader->urls = true;
         /* not a number: as if it had not been sent, which repeats what is known and loses nothing
          */

@@ -158,6 +158,13 @@ static void answer_queue(struct jobs *js, struct ask *a) {
     taca_buf_finish(&body);
 }
 
+static void answer_events_head(struct ask *a, const struct job *job) {
+    const char *const headers[] = {"X-Job-Id", job->id, NULL};
+    struct taca_buf nothing;
+    taca_buf_init(&nothing, 1);
+    stream_reply(a->reader->stream, 200, "text/event-stream", headers, &nothing);
+}
+
 static void answer(struct jobs *js, struct ask *a, struct job *job) {
     switch (a->kind) {
     case ASK_QUEUE: break;
@@ -165,6 +172,10 @@ static void answer(struct jobs *js, struct ask *a, struct job *job) {
     case ASK_IMAGE: answer_image(a, job); break;
     case ASK_CANCEL: answer_cancel(js, a, job); break;
     case ASK_EVENTS:
+        if (a->head) {
+            answer_events_head(a, job);
+            break;
+        }
         readers_come(js, job, a->reader);
         a->reader = NULL; /* the job's now */
         break;

@@ -400,7 +400,7 @@ def test_events_of_a_job_live_late_and_from_where_one_was():
                              {"Last-Event-ID": str(e["event_id"])})[2]
             assert events_of(rest) == finals[i + 1:]
         head = s.request("HEAD", f"/v1/jobs/{job}/events")
-        assert head[0] == 200
+        assert head[0] == 200 and head[1]["content-type"] == "text/event-stream" and head[2] == b""
 
 
 def test_a_stream_that_broke_is_taken_up_again():
