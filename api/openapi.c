@@ -26,8 +26,7 @@ static int set_type(json_t *schema, const char *type, bool required) {
     return 0; /* a type in words: the schema is written by hand */
 }
 
-static int set_values(json_t *schema, const json_t *p) {
-    json_t *values = json_object_get(p, "values");
+static int set_values(json_t *schema, json_t *values) {
     if (!values) return 0;
     json_t *list = json_copy(values);
     int bad = json_array_append_new(list, json_null());
@@ -43,7 +42,7 @@ static int set_schema(json_t *schema, const json_t *p) {
     bad |= copy(ranged, "minimum", p, "min") | copy(ranged, "maximum", p, "max");
     if (required) bad |= copy(schema, "minLength", p, "min_bytes");
     bad |= copy(schema, "maxLength", p, "max_bytes"); /* characters are at most as many as bytes */
-    bad |= set_values(schema, p);
+    bad |= set_values(schema, json_object_get(p, "values"));
     return bad | copy(schema, "default", p, "default");
 }
 
@@ -85,12 +84,21 @@ static json_t *member(const json_t *o, const char *const *path) {
     return v;
 }
 
+/* The one choice that is a member of an object. */
+static int set_preview_methods(json_t *fields, const json_t *capabilities) {
+    static const char *const known[] = {"previews", "methods", NULL};
+    static const char *const method[] = {"properties", "method", NULL};
+    json_t *forms = json_object_get(json_object_get(fields, "previews"), "anyOf");
+    return set_values(member(json_array_get(forms, 1), method), member(capabilities, known));
+}
+
 static int complete(json_t *doc, const json_t *capabilities) {
     static const char *const fields[] = {"components", "schemas", "GenerateRequest", "properties",
                                          NULL};
     static const char *const multiple[] = {"model", "side_multiple_px", NULL};
     json_t *info = json_object_get(doc, "info");
     int bad = copy(info, "version", capabilities, "version");
+    bad |= set_preview_methods(member(doc, fields), capabilities);
     return bad | set_fields(member(doc, fields), json_object_get(capabilities, "parameters"),
                             member(capabilities, multiple));
 }

@@ -1,4 +1,5 @@
 // app.js - the playground: what happens when.
+import { setKey, withKey } from "./access.js";
 import { asCurl, asPython } from "./code.js";
 import * as form from "./form.js";
 import { parametersOf } from "./png.js";
@@ -222,13 +223,33 @@ function acceptDrops() {
 
 let modelId = "";
 
+/** Until somebody has typed a key. */
+function askForKey() {
+  $("login").hidden = false;
+  $("key").focus();
+  return new Promise((resolve) => {
+    $("login").addEventListener("submit", (e) => {
+      e.preventDefault();
+      setKey($("key").value.trim());
+      $("key").value = "";
+      $("login").hidden = true;
+      resolve();
+    }, { once: true });
+  });
+}
+
 /** Asks until the model is there. */
 async function capabilities() {
   for (;;) {
     try {
-      const response = await fetch("v1/capabilities");
+      const response = await fetch("v1/capabilities", { headers: withKey() });
       if (response.ok) return await response.json();
-      $("model").textContent = (await refusalOf(response)).message;
+      const refusal = await refusalOf(response);
+      $("model").textContent = refusal.message;
+      if (refusal.status === 401) {
+        await askForKey();
+        continue;
+      }
     } catch {
       $("model").textContent = "The service does not answer.";
     }

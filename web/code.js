@@ -1,4 +1,5 @@
 // code.js - a request as text that people paste elsewhere.
+import { hasKey } from "./access.js";
 
 const url = () => new URL("v1/generate", document.baseURI).href;
 const fileName = (params) => `taca-${params.seed ?? "random"}.png`;
@@ -7,9 +8,10 @@ const fileName = (params) => `taca-${params.seed ?? "random"}.png`;
 const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 export function asCurl(params) {
+  const key = hasKey() ? ' \\\n  -H "Authorization: Bearer $TACA_API_KEY"' : "";
   return `curl --no-progress-meter --fail-with-body ${shell(url())} \\
   --json ${shell(JSON.stringify(params))} \\
-  -H 'Accept: image/png' -o ${fileName(params)}
+  -H 'Accept: image/png' -o ${fileName(params)}${key}
 `;
 }
 
@@ -26,15 +28,17 @@ function python(value) {
 
 export function asPython(params) {
   const fields = Object.entries(params).map(([k, v]) => `    ${python(k)}: ${python(v)},\n`).join("");
+  const key = hasKey();
   return `import json
-import urllib.request
+${key ? "import os\n" : ""}import urllib.request
 
 request = {
 ${fields}}
 call = urllib.request.Request(
     ${python(url())},
     data=json.dumps(request).encode(),
-    headers={"Content-Type": "application/json", "Accept": "image/png"},
+    headers={"Content-Type": "application/json", "Accept": "image/png"${
+    key ? ",\n             \"Authorization\": \"Bearer \" + os.environ[\"TACA_API_KEY\"]" : ""}},
 )
 with urllib.request.urlopen(call) as answer, open(${python(fileName(params))}, "wb") as file:
     file.write(answer.read())

@@ -4,6 +4,7 @@
 const $ = (id) => document.getElementById(id);
 const TEXTS = ["prompt", "negative_prompt"];
 const NUMBERS = ["width", "height", "steps", "cfg_scale", "guidance_scale"];
+const CHOICES = ["sampler", "schedule"];
 const TACA = { taca_scale: "scale", taca_fraction: "fraction" };
 /** Which input shows an error about a parameter, where the names differ. */
 const PLACES = { size: "width", "taca.scale": "taca_scale", "taca.fraction": "taca_fraction" };
@@ -40,7 +41,9 @@ export function setLimits(capabilities) {
   $("prompt").maxLength = p.prompt.max_bytes;
   $("negative_prompt").maxLength = p.negative_prompt.max_bytes;
   defaults = { taca: capabilities.taca.default };
-  for (const name of NUMBERS) defaults[name] = p[name]?.default ?? null;
+  for (const name of [...NUMBERS, ...CHOICES]) defaults[name] = p[name]?.default ?? null;
+  for (const name of CHOICES)
+    $(name).replaceChildren(...(p[name]?.values ?? []).map((value) => new Option(value)));
 }
 
 function put(id, value) {
@@ -50,7 +53,7 @@ function put(id, value) {
 }
 
 export function reset() {
-  for (const name of NUMBERS) put(name, defaults[name]);
+  for (const name of [...NUMBERS, ...CHOICES]) put(name, defaults[name]);
   for (const [id, member] of Object.entries(TACA)) put(id, defaults.taca[member]);
   put("negative_prompt", "");
   put("seed", "");
@@ -74,6 +77,8 @@ export function read() {
   if ($("negative_prompt").value) params.negative_prompt = $("negative_prompt").value;
   for (const name of NUMBERS)
     if ($(name).value !== "" && !$(name).closest("[hidden]")) params[name] = Number($(name).value);
+  for (const name of CHOICES)
+    if ($(name).value !== defaults[name]) params[name] = $(name).value;
   const seed = $("seed").value.trim();
   if (seed !== "" && seed !== "-1") params.seed = /^\d+$/.test(seed) ? Number(seed) : seed;
   params.taca = $("taca_off").checked ? false : taca();
@@ -90,13 +95,13 @@ export function taca() {
 /** The settings of a picture back into the form. */
 export function write(params) {
   for (const name of TEXTS) put(name, params[name]);
-  for (const name of NUMBERS) put(name, params[name] ?? defaults[name]);
+  for (const name of [...NUMBERS, ...CHOICES]) put(name, params[name] ?? defaults[name]);
   put("seed", params.seed);
   const { scale, fraction, ...otherWindow } = params.taca || {};
   $(params.taca ? "taca_on" : "taca_off").checked = true;
   put("taca_scale", scale ?? defaults.taca.scale);
   put("taca_fraction", fraction ?? defaults.taca.fraction);
-  const known = [...TEXTS, ...NUMBERS, ...FORGET];
+  const known = [...TEXTS, ...NUMBERS, ...CHOICES, ...FORGET];
   const others = Object.entries(params).filter(([name]) => !known.includes(name));
   setExtras(Object.fromEntries(others), Object.keys(otherWindow).length ? otherWindow : null);
 }

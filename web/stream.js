@@ -1,4 +1,5 @@
 // stream.js - one POST /v1/generate whose answer is an event stream. Knows nothing of the page.
+import { withKey } from "./access.js";
 
 /** What the server said no with: status, code, param, message, seconds until a retry makes sense. */
 export class Refusal extends Error {
@@ -37,7 +38,7 @@ async function* frames(body) {
 export async function generate(params, signal, on) {
   const response = await fetch("v1/generate", {
     method: "POST",
-    headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
+    headers: withKey({ "Content-Type": "application/json", Accept: "text/event-stream" }),
     body: JSON.stringify(params),
     signal,
   });

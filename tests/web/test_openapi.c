@@ -50,31 +50,48 @@ static int ask(const char *member, struct api_error *e) {
     return rc;
 }
 
-/* One value of a field; `parent` is the object that the field is a member of, or "". */
-static void expect(bool taken, const char *parent, const char *name, const char *value) {
+/* Where a value goes: `parent` is the object that the field is a member of, or "", and `others` are
+ * further members that it must have, or NULL. */
+struct place {
+    const char *parent, *name;
+    const json_t *others;
+};
+
+static void put_member(struct taca_buf *b, struct place at, const char *value) {
+    const char *key;
+    json_t *v;
+    if (!*at.parent) {
+        taca_buf_printf(b, "\"%s\":%s", at.name, value);
+        return;
+    }
+    taca_buf_printf(b, "\"%s\":{\"%s\":%s", at.parent, at.name, value);
+    json_object_foreach((json_t *)(uintptr_t)at.others, key, v) {
+        char *text = strcmp(key, at.name) ? json_dumps(v, JSON_ENCODE_ANY) : NULL;
+        if (text) taca_buf_printf(b, ",\"%s\":%s", key, text);
+        free(text);
+    }
+    taca_buf_puts(b, "}");
+}
+
+static void expect(bool taken, struct place at, const char *value) {
     struct api_error e;
     struct taca_buf b;
-    char param[80];
     taca_buf_init(&b, 1 << 17);
-    snprintf(param, sizeof param, "%s%s%s", parent, *parent ? "." : "", name);
-    if (*parent)
-        taca_buf_printf(&b, "\"%s\":{\"%s\":%s}", parent, name, value);
-    else
-        taca_buf_printf(&b, "\"%s\":%s", name, value);
+    put_member(&b, at, value);
     int rc = ask(b.data, &e);
     if (!CHECK(rc == (taken ? 0 : 400)))
-        printf("        %s = %.40s: %d %s\n", param, value, rc, e.message);
+        printf("        %s %s = %.40s: %d %s\n", at.parent, at.name, value, rc, e.message);
     /* a member is blamed under its field's first name */
     const char *dot = strrchr(e.param, '.');
-    if (!taken && rc && !CHECK(strcmp(*parent && dot ? dot + 1 : e.param, name) == 0))
-        printf("        %s is blamed for %s\n", e.param, param);
+    if (!taken && rc && !CHECK(strcmp(*at.parent && dot ? dot + 1 : e.param, at.name) == 0))
+        printf("        %s is blamed for %s %s\n", e.param, at.parent, at.name);
     taca_buf_finish(&b);
 }
 
-static void expect_number(bool taken, const char *parent, const char *name, double v) {
+static void expect_number(bool taken, struct place at, double v) {
     char text[40];
     snprintf(text, sizeof text, "%.17g", v);
-    expect(taken, parent, name, text);
+    expect(taken, at, text);
 }
 
 static bool has_type(const json_t *schema, const char *type) {
@@ -85,70 +102,72 @@ static bool has_type(const json_t *schema, const char *type) {
     return false;
 }
 
-static int check_range(const char *parent, const char *name, const json_t *s, double step) {
+static int check_range(struct place at, const json_t *s, double step) {
     json_t *low = json_object_get(s, "minimum"), *high = json_object_get(s, "maximum");
     if (!low || !high) return 0;
     bool whole = has_type(s, "integer");
     double min = json_number_value(low), max = json_number_value(high), beyond = whole ? 1 : 1e-3;
     CHECK(min < max);
-    expect_number(false, parent, name, min - beyond);
-    expect_number(true, parent, name, min);
-    expect_number(true, parent, name, max);
-    expect_number(false, parent, name, max + beyond);
-    if (step > 0) expect_number(false, parent, name, min + step / 2);
-    if (whole) expect(false, parent, name, "1.5");
+    expect_number(false, at, min - beyond);
+    expect_number(true, at, min);
+    expect_number(true, at, max);
+    expect_number(false, at, max + beyond);
+    if (step > 0) expect_number(false, at, min + step / 2);
+    if (whole) expect(false, at, "1.5");
     return 1;
 }
 
-static void expect_text(bool taken, const char *name, size_t len) {
+static void expect_text(bool taken, struct place at, size_t len) {
     char *text = malloc(len + 3);
     if (!CHECK(text != NULL)) return;
     memset(text, 'a', len + 2);
     text[0] = text[len + 1] = '"';
     text[len + 2] = 0;
-    expect(taken, "", name, text);
+    expect(taken, at, text);
     free(text);
 }
 
-static int check_text(const char *name, const json_t *s) {
+static int check_text(struct place at, const json_t *s) {
     json_t *least = json_object_get(s, "minLength"), *most = json_object_get(s, "maxLength");
     if (!most) return 0;
     size_t min = (size_t)json_integer_value(least), max = (size_t)json_integer_value(most);
-    if (min > 0) expect_text(false, name, min - 1);
-    expect_text(true, name, min);
-    expect_text(true, name, max);
-    expect_text(false, name, max + 1);
+    if (min > 0) expect_text(false, at, min - 1);
+    expect_text(true, at, min);
+    expect_text(true, at, max);
+    expect_text(false, at, max + 1);
     return 1;
 }
 
-static int check_values(const char *parent, const char *name, const json_t *s) {
+static int check_values(struct place at, const json_t *s) {
     json_t *values = json_object_get(s, "enum"), *v;
     size_t i;
     json_array_foreach(values, i, v) {
         char *text = json_dumps(v, JSON_ENCODE_ANY);
-        if (CHECK(text != NULL)) expect(true, parent, name, text);
+        if (CHECK(text != NULL)) expect(true, at, text);
         free(text);
     }
-    if (values) expect(false, parent, name, "\"no such\"");
+    if (values) expect(false, at, "\"no such\"");
     return values != NULL;
 }
 
 /* How many rules of the schema were tried. */
-static int check_schema(const char *parent, const char *name, json_t *s) {
-    json_t *choice, *member;
+static int check_schema(struct place at, json_t *s) {
+    json_t *choice, *member, *examples = json_object_get(s, "examples");
     const char *key;
     size_t i;
     double step = json_number_value(json_object_get(s, "multipleOf"));
-    int n = check_range(parent, name, s, step) + check_values(parent, name, s);
-    if (!*parent) n += check_text(name, s);
+    int n = check_range(at, s, step) + check_values(at, s);
+    if (!*at.parent) n += check_text(at, s);
     json_array_foreach(json_object_get(s, "anyOf"), i, choice) {
-        n += check_schema(parent, name, choice);
+        if (json_object_get(choice, "required")) at.others = json_array_get(examples, 0);
+        n += check_schema(at, choice);
     }
     json_object_foreach(json_object_get(s, "properties"), key, member) {
-        if (!*parent) n += check_schema(name, key, member);
+        if (*at.parent) continue;
+        n += check_schema((struct place){at.name, key, at.others}, member);
     }
     /* null is as good as absent wherever the document says so */
-    if (has_type(s, "null")) expect(true, parent, name, "null");
+    if (has_type(s, "null")) expect(true, at, "null");
     return n;
 }
 
@@ -156,7 +175,8 @@ static void check_model(int at_least) {
     const char *name;
     json_t *s, *doc = document();
     int n = 0;
-    json_object_foreach(fields_of(doc), name, s) n += check_schema("", name, s);
+    json_object_foreach(fields_of(doc), name, s) n +=
+        check_schema((struct place){"", name, NULL}, s);
     if (!CHECK(n >= at_least)) printf("        only %d rules\n", n);
     json_decref(doc);
 }

@@ -6,10 +6,12 @@ that the page's policy stops or that is asked of another host.
 With TACA_SCREENSHOT=FILE the page is also kept as a picture."""
 
 import base64
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 from service import Service, need, run, skip
@@ -27,7 +29,7 @@ PROMPT = "a red cube to the left of a blue ball"
 class Page:
     """A fresh page, and at its end the proof that nothing went wrong behind it."""
 
-    def __init__(self, browser, service, expect=(), **context):
+    def __init__(self, browser, service, expect=(), ready="#generate:enabled", **context):
         self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **context})
         self.page = self.context.new_page()
         self.page.set_default_timeout(20000)
@@ -38,7 +40,7 @@ class Page:
         self.page.add_init_script("""addEventListener("securitypolicyviolation", (e) =>
             console.error("policy: " + e.violatedDirective + " " + e.blockedURI));""")
         self.page.goto(service.url + "/")
-        self.page.wait_for_selector("#generate:enabled")
+        self.page.wait_for_selector(ready)
 
     def check_host(self, url):
         if not url.startswith((self.url + "/", "blob:" + self.url, "data:")):
@@ -146,7 +148,7 @@ def compare_makes_the_same_seed_with_and_without(browser, service):
 
 def a_dropped_picture_brings_its_settings_back(browser, service):
     wanted = {"prompt": "two grün cones — „quoted“", "negative_prompt": "fog", "width": 160,
-              "height": 96, "steps": 5, "cfg_scale": 3.5, "seed": 2**53 - 1, "shift": 2.5,
+              "height": 96, "steps": 5, "cfg_scale": 3.5, "seed": 2**53 - 1, "shift": 2.5, "sampler": "heun",
               "taca": {"scale": 1.4, "fraction": 0.5}}
     status, _, png = service.request("/v1/generate", wanted, {"Accept": "image/png"})
     assert status == 200, png
@@ -158,7 +160,7 @@ def a_dropped_picture_brings_its_settings_back(browser, service):
             document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: files, bubbles: true }));
         }""", base64.b64encode(png).decode())
         made(page)
-        for name in ("prompt", "negative_prompt", "width", "height", "steps", "cfg_scale", "seed"):
+        for name in ("prompt", "negative_prompt", "width", "height", "steps", "cfg_scale", "seed", "sampler"):
             assert page.input_value("#" + name) == str(wanted[name]), name
         assert page.is_checked("#taca_on") and page.input_value("#taca_scale") == "1.4"
         assert page.input_value("#taca_fraction") == "0.5"
@@ -268,11 +270,32 @@ def copied_commands_carry_the_request(browser, service):
         os.unlink(name)
 
 
+def a_service_with_keys_is_asked_for_one(browser, _):
+    with tempfile.NamedTemporaryFile("w", suffix=".keys") as keys:
+        keys.write("me:" + hashlib.sha256(b"secret-of-mine").hexdigest() + "\n")
+        keys.flush()
+        service = Service("--api-key-file", keys.name)
+        try:
+            with Page(browser, service, ready="#login:visible", expect=("401",)) as page:
+                page.keyboard.type("wrong-key")
+                page.keyboard.press("Enter")
+                page.wait_for_selector("#login:visible")
+                page.fill("#key", "secret-of-mine")
+                page.keyboard.press("Enter")
+                page.wait_for_selector("#generate:enabled")
+                page.fill("#prompt", PROMPT)
+                page.fill("#steps", "3")
+                page.keyboard.press("Control+Enter")
+                made(page)
+        finally:
+            service.close()
+
+
 TESTS = [a_picture_comes_with_previews_and_progress, stop_ends_a_long_run_in_page_and_service,
          compare_makes_the_same_seed_with_and_without, a_dropped_picture_brings_its_settings_back,
          what_is_no_picture_of_ours_is_told, an_error_stands_at_its_field,
          the_keyboard_alone_is_enough, a_phone_of_360_px_never_scrolls_sideways,
-         copied_commands_carry_the_request]
+         copied_commands_carry_the_request, a_service_with_keys_is_asked_for_one]
 
 
 def main():
