@@ -1,4 +1,4 @@
-/* png.h - pixels to PNG bytes, parameters included. */
+/* png.h - pixels to PNG bytes, parameters included, and PNG bytes to pixels. */
 #ifndef TACA_API_PNG_H
 #define TACA_API_PNG_H
 
@@ -13,6 +13,14 @@ struct api_png_text {
 enum taca_code api_png_write(struct taca_buf *out, const struct taca_image *img, int level,
                              const struct api_png_text *texts, int n_texts,
                              struct taca_err *err) TACA_MUST_USE;
+
+/* Any PNG (grey, palette, 16 bits, alpha, interlaced) as 8-bit RGB over white; free with
+ * taca_image_finish. Colour profiles and gamma are passed over. TACA_EFORMAT for what is no PNG, is
+ * broken or cut, or has a side above max_side_px, which is seen before memory is taken. */
+enum taca_code api_png_read(struct taca_image *out, const void *bytes, size_t len, int max_side_px,
+                            struct taca_err *err) TACA_MUST_USE;
+/* Its brightness: 255 = white = repaint. */
+void api_mask_from_image(uint8_t *mask, const struct taca_image *img);
 
 /* The "parameters" text of A1111 for one image of a request, and the JSON of our own "taca" chunk.
  */
