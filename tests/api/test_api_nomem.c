@@ -55,6 +55,29 @@ static void test_parsing_answers_503(void) {
     CHECK(rc == 0 && n > 20);
 }
 
+static void test_adapters_answer_503(void) {
+    static const char body[] = "{\"prompt\":\"x\",\"loras\":[{\"id\":\"style\",\"scale\":0.5}],"
+                               "\"taca\":{\"lora\":\"hand\"}}";
+    struct taca_model_info m = demo;
+    struct api_limits limits;
+    int n, rc = -1;
+    m.n_loras = 2;
+    memcpy(m.loras[0].id, "style", 6);
+    memcpy(m.loras[1].id, "hand", 5);
+    api_limits_init(&limits);
+    for (n = 0; rc != 0 && n < 500; n++) {
+        struct api_request r = {0};
+        struct api_error e = {0};
+        give(n);
+        rc = api_request_parse(&r, body, sizeof body - 1, &m, &limits, 1, &e);
+        int refused = taken();
+        CHECK(rc == 0 ? refused == 0 && r.params.n_loras == 2
+                      : refused > 0 && (rc == 503 || rc == 400));
+        api_request_finish(&r);
+    }
+    CHECK(rc == 0 && n > 10);
+}
+
 static void test_replies_set_the_buffers_flag(void) {
     struct api_request r = {.n = 1, .params = {.prompt = "x"}};
     struct api_result_image img = {.width_px = 8, .height_px = 8, .bytes = "foo", .len = 3};
@@ -98,6 +121,7 @@ static void test_a_png_is_whole_or_absent(void) {
 
 int main(void) {
     TEST(test_parsing_answers_503);
+    TEST(test_adapters_answer_503);
     TEST(test_replies_set_the_buffers_flag);
     TEST(test_a_png_is_whole_or_absent);
     return TEST_END();

@@ -25,6 +25,8 @@ static void put_one(struct taca_buf *b, enum wire_type type) {
         memcpy(m.u.hello.model.id, "demo", 5);
         m.u.hello.model.side_multiple_px = 16;
         m.u.hello.model.default_steps = 28;
+        m.u.hello.model.n_loras = 1;
+        memcpy(m.u.hello.model.loras[0].id, "style", 6);
         break;
     case WIRE_FAILED: m.u.opened.err.code = TACA_ENOTFOUND; break;
     case WIRE_OPENED: m.u.opened.steps = 28, m.u.opened.tokens = 282; break;
@@ -65,6 +67,7 @@ static void test_what_is_put_is_got(void) {
         if (t == WIRE_OPEN) CHECK(m.tail_len == 16 && memcmp(m.tail, "a packed request", 16) == 0);
         if (t == WIRE_STEP) CHECK(m.u.step.n == 3 && m.u.step.ids[2] == 102);
         if (t == WIRE_HELLO) CHECK_STR(m.u.hello.model.id, "demo");
+        if (t == WIRE_HELLO) CHECK_STR(m.u.hello.model.loras[0].id, "style");
         if (t == WIRE_PREVIEWED) CHECK_INT(m.tail_len, 72);
         if (n <= 0) break;
         at += (size_t)n;
@@ -134,6 +137,17 @@ static void test_counts_codes_and_strings_are_checked(void) {
     CHECK(refused(&m));
     m = (struct wire_msg){.type = WIRE_HELLO};
     CHECK(refused(&m)); /* no sizes */
+    m.u.hello.model.side_multiple_px = 16;
+    m.u.hello.model.default_steps = 28;
+    CHECK(!refused(&m));
+    m.u.hello.model.n_loras = -1;
+    CHECK(refused(&m));
+    m.u.hello.model.n_loras = TACA_MAX_SERVED_LORAS + 1;
+    CHECK(refused(&m));
+    m.u.hello.model.n_loras = TACA_MAX_SERVED_LORAS;
+    CHECK(!refused(&m));
+    memset(m.u.hello.model.loras[15].id, 'x', sizeof m.u.hello.model.loras[15].id);
+    CHECK(refused(&m));
     m = (struct wire_msg){.type = WIRE_FAILED};
     CHECK(refused(&m)); /* failed with OK */
     m = (struct wire_msg){.type = WIRE_DECODED};
