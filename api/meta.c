@@ -70,6 +70,10 @@ void api_png_parameters(struct taca_buf *out, const struct taca_gen_params *p,
         taca_buf_puts(out, ", Shift: ");
         api_put_double(out, p->shift);
     }
+    if (p->image) {
+        taca_buf_puts(out, ", Denoising strength: ");
+        api_put_double(out, p->strength);
+    }
     put_window(out, &p->taca);
     put_windowed(out, p);
     taca_buf_puts(out, ", Version: taca " TACA_VERSION);

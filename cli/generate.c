@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
+#include "cli/picture.h"
 #include "cli/progress.h"
 #include "engine/engine.h"
 
@@ -33,7 +34,9 @@ struct options {
     bool taca, quiet, metadata, json;
     double taca_scale, taca_fraction, taca_threshold;
     int taca_steps, lora_window, sampler, schedule, rng;
-    const char *slg_layers;
+    const char *slg_layers, *image, *mask;
+    double strength;
+    struct picture picture;
     struct taca_slg slg;
     struct flag_list lora;
     char lora_id[TACA_MAX_LORAS][64];
@@ -49,6 +52,12 @@ static enum flags_result parse(struct options *o, struct flag_set *set, int argc
         {"size", 0, FLAG_STRING, &o->size, .arg = "WxH", .help = "size in pixels"},
         {"width", 0, FLAG_INT, &o->width, 1, 1 << 16, .arg = "N", .help = "width in pixels"},
         {"height", 0, FLAG_INT, &o->height, 1, 1 << 16, .arg = "N", .help = "height in pixels"},
+        {"image", 'i', FLAG_STRING, &o->image, .arg = "FILE",
+         .help = "a PNG to start from; its size, when none is given"},
+        {"mask", 0, FLAG_STRING, &o->mask, .arg = "FILE",
+         .help = "a PNG as large: repaint where it is white, keep where black"},
+        {"strength", 0, FLAG_NUMBER, &o->strength, 0, 1, .arg = "X",
+         .help = "how far from the image: the part of the steps that runs (0.6)"},
         {"steps", 0, FLAG_INT, &o->steps, 1, TACA_MAX_STEPS, .arg = "N", .help = "denoising steps"},
         {"seed", 0, FLAG_NUMBER, &o->seed, 0, 0x1p53 - 1, .arg = "N",
          .help = "noise seed; image k uses seed + k; random when not given"},
@@ -125,6 +134,25 @@ static enum taca_code size_from(const struct options *o, struct taca_gen_params 
     }
     if (o->width > 0) p->width_px = o->width;
     if (o->height > 0) p->height_px = o->height;
+    return TACA_OK;
+}
+
+/* The picture to start from gives the size unless there is one, which must then be its own. */
+static enum taca_code picture_from(struct options *o, const struct taca_model_info *m,
+                                   struct taca_gen_params *p, struct taca_err *err) {
+    if (!isnan(o->strength) && !o->image)
+        return taca_fail_param(err, "strength", "--strength needs an --image");
+    enum taca_code rc = picture_read(&o->picture, o->image, o->mask, m->max_side_px, err);
+    const struct taca_image *img = &o->picture.image;
+    if (rc || !img->rgb) return rc;
+    if (!o->size && o->width == 0) p->width_px = img->width_px;
+    if (!o->size && o->height == 0) p->height_px = img->height_px;
+    if (p->width_px != img->width_px || p->height_px != img->height_px)
+        return taca_fail_param(err, "image", "%s has %d x %d pixels, wanted %d x %d", o->image,
+                               img->width_px, img->height_px, p->width_px, p->height_px);
+    p->image = img->rgb;
+    p->mask = o->picture.mask;
+    if (!isnan(o->strength)) p->strength = o->strength;
     return TACA_OK;
 }
 
@@ -234,6 +262,7 @@ static enum taca_code params_from(struct options *o, const char *prompt, struct 
         p->seed = (uint64_t)o->seed;
     }
     enum taca_code rc = size_from(o, p, err);
+    if (!rc) rc = picture_from(o, m, p, err);
     if (!rc) rc = window_from(o, p, err);
     if (!rc) rc = slg_from(o, p, err);
     if (!rc) rc = loras_from(o, e, p, err);
@@ -371,6 +400,7 @@ int cli_generate(int argc, char **argv) {
                         .cfg = NAN,
                         .guidance = NAN,
                         .shift = NAN,
+                        .strength = NAN,
                         .seed = NAN,
                         .taca_scale = NAN,
                         .taca_fraction = NAN,
@@ -407,6 +437,7 @@ int cli_generate(int argc, char **argv) {
     }
     if (!rc) rc = run(e, &o, &p, &err);
     taca_engine_close(e);
+    picture_finish(&o.picture);
     if (rc == TACA_ECANCELLED) return cli_fail("generate", &err), EXIT_CANCELLED;
     return rc ? cli_fail("generate", &err) : EXIT_OK;
 }
