@@ -4,7 +4,10 @@
 usage: service_test.py TACA_FAKE [SUBSTRING]   (only tests whose name has the substring)
 
 Standard library only. Every test starts its own service on a free port and stops it; a service that
-does not end cleanly, or that writes a sanitizer's report, fails its test."""
+does not end cleanly, or that writes a sanitizer's report, fails its test.
+
+TACA_PATIENCE=3 in the environment (sanitizer builds set it) is for slow or busy machines: steps whose
+length a test relies on, and the times around them, are three times as long. What is asserted stays."""
 
 import base64
 import concurrent.futures
@@ -25,6 +28,7 @@ import time
 import traceback
 import zlib
 
+PATIENCE = float(os.environ.get("TACA_PATIENCE", "1"))
 BINARY = os.path.abspath(sys.argv[1])
 MODEL = tempfile.mkdtemp(prefix="taca-model-")
 
@@ -54,7 +58,7 @@ class Service:
                 self.seen.notify_all()
 
     def wait_for(self, test, timeout=20):
-        end = time.monotonic() + timeout
+        end = time.monotonic() + timeout * PATIENCE
         with self.seen:
             while True:
                 for record in self.records:
@@ -112,7 +116,7 @@ class Service:
         return out
 
     def until(self, test, timeout=10, what="metric"):
-        end = time.monotonic() + timeout
+        end = time.monotonic() + timeout * PATIENCE
         while True:
             m = self.metrics()
             if test(m):
@@ -124,7 +128,7 @@ class Service:
         if self.process.poll() is None:
             self.process.send_signal(sig)
         try:
-            rc = self.process.wait(30)
+            rc = self.process.wait(30 * PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise AssertionError("does not end: " + "".join(self.lines[-20:])) from None
@@ -294,7 +298,7 @@ def test_bad_requests_name_what_is_wrong():
 
 
 def test_a_full_queue_says_when_to_come_back():
-    with Service("--max-queue", 2, "--max-batch-images", 1, step_ms=40) as s:
+    with Service("--max-queue", 2, "--max-batch-images", 1, step_ms=40 * PATIENCE) as s:
         with concurrent.futures.ThreadPoolExecutor(9) as pool:
             replies = list(pool.map(lambda i: s.post(prompt="a", seed=i, steps=10), range(9)))
         full = [r for r in replies if r[0] == 429]
@@ -309,7 +313,7 @@ def test_a_full_queue_says_when_to_come_back():
 
 
 def test_an_event_stream_is_refused_with_a_status_too():
-    with Service("--max-queue", 0, "--max-batch-images", 1, step_ms=50) as s:
+    with Service("--max-queue", 0, "--max-batch-images", 1, step_ms=50 * PATIENCE) as s:
         held = s.open_raw(prompt="a", steps=20)
         s.until(lambda m: m["taca_requests_running"] == 1)
         status, _, body = s.post(prompt="b", stream=True)
@@ -318,7 +322,7 @@ def test_an_event_stream_is_refused_with_a_status_too():
 
 
 def test_a_client_that_leaves_frees_the_worker_within_a_step():
-    with Service(step_ms=50) as s:
+    with Service(step_ms=50 * PATIENCE) as s:
         sockets = [s.open_raw(prompt="a", steps=100, seed=1),
                    s.open_raw(prompt="a", steps=100, seed=2, stream=True)]
         s.until(lambda m: m["taca_requests_running"] == 2 and m["taca_steps_total"] >= 4)
@@ -327,7 +331,7 @@ def test_a_client_that_leaves_frees_the_worker_within_a_step():
             x.close()
         s.until(lambda m: m["taca_requests_running"] == 0, 1)
         done = s.metrics()["taca_steps_total"]
-        time.sleep(0.3)
+        time.sleep(0.3 * PATIENCE)
         assert s.metrics()["taca_steps_total"] <= done + 2
         m = s.metrics()
         assert m['taca_cancelled_total{reason="disconnect"}'] == 2
@@ -335,7 +339,7 @@ def test_a_client_that_leaves_frees_the_worker_within_a_step():
 
 
 def test_on_disconnect_continue_finishes_all_the_same():
-    with Service(step_ms=20) as s:
+    with Service(step_ms=20 * PATIENCE) as s:
         x = s.open_raw(prompt="a", steps=10, on_disconnect="continue")
         s.until(lambda m: m["taca_requests_running"] == 1)
         x.close()
@@ -343,12 +347,12 @@ def test_on_disconnect_continue_finishes_all_the_same():
 
 
 def test_a_deadline_ends_a_request_and_its_work():
-    with Service(step_ms=30) as s:
+    with Service(step_ms=30 * PATIENCE) as s:
         start = time.monotonic()
         status, _, body = s.post(prompt="a", steps=100, deadline_ms=300)
         took = time.monotonic() - start
         assert status == 504 and error_of(body)["code"] == "deadline_exceeded", body
-        assert 0.29 <= took < 1.5, took
+        assert 0.29 <= took < 1.5 * PATIENCE, took
         _, _, body = s.post(prompt="a", steps=100, deadline_ms=200, stream=True)
         last = events_of(body)[-1]
         assert (last["type"], last["reason"]) == ("cancelled", "deadline"), last
@@ -357,7 +361,7 @@ def test_a_deadline_ends_a_request_and_its_work():
 
 
 def test_a_request_that_cannot_start_in_time_is_never_run():
-    with Service("--max-batch-images", 1, step_ms=30) as s:
+    with Service("--max-batch-images", 1, step_ms=30 * PATIENCE) as s:
         held = s.open_raw(prompt="a", steps=30)
         s.until(lambda m: m["taca_requests_running"] == 1)
         # longer, so due later: a short one would go first
@@ -376,7 +380,7 @@ def test_a_step_that_fails_together_is_tried_apart():
 
 def test_what_is_due_sooner_goes_first_unless_they_are_served_as_they_come():
     for policy, first in (("edf", "short"), ("fcfs", "long")):
-        with Service("--policy", policy, "--max-batch-images", 1, step_ms=20) as s:
+        with Service("--policy", policy, "--max-batch-images", 1, step_ms=20 * PATIENCE) as s:
             order = []
 
             def ask(name, steps, service=s, done=order):
@@ -391,7 +395,7 @@ def test_what_is_due_sooner_goes_first_unless_they_are_served_as_they_come():
 
 
 def test_priority_goes_before_deadlines():
-    with Service("--max-batch-images", 1, step_ms=20) as s:
+    with Service("--max-batch-images", 1, step_ms=20 * PATIENCE) as s:
         order = []
 
         def ask(name, steps, priority):
@@ -407,17 +411,19 @@ def test_priority_goes_before_deadlines():
 
 
 def test_a_backlog_of_work_is_refused_like_a_full_queue():
-    with Service("--max-backlog-seconds", 1, "--max-batch-images", 1, step_ms=20) as s:
+    with Service("--max-backlog-seconds", PATIENCE, "--max-batch-images", 1,
+                 step_ms=20 * PATIENCE) as s:
         held = s.open_raw(prompt="a", steps=60)  # longer than that, but nobody else is there
         s.until(lambda m: m["taca_requests_running"] == 1)
         status, headers, body = s.post(prompt="b", steps=30)
         assert status == 429 and error_of(body)["code"] == "queue_full", (status, body)
-        assert 1 <= int(headers["retry-after"]) <= 2, headers
+        assert 1 <= int(headers["retry-after"]) <= 2 * PATIENCE, headers
         held.close()
 
 
 def test_a_user_who_floods_does_not_keep_another_waiting():
-    with Service("--max-batch-images", 1, "--fair-quantum", 0.2, step_ms=10) as s:
+    with Service("--max-batch-images", 1, "--fair-quantum", 0.2 * PATIENCE,
+                 step_ms=10 * PATIENCE) as s:
         with concurrent.futures.ThreadPoolExecutor(9) as pool:
             flood = [pool.submit(s.png, prompt="f", seed=i, steps=20, user="many")
                      for i in range(8)]
@@ -438,7 +444,7 @@ def test_without_calibration_costs_are_learnt_from_requests():
         s.wait_for(lambda r: r["msg"].startswith("calibrated"))
         _, _, body = s.post(prompt="a", steps=50, stream=True)
         eta = next(e for e in events_of(body) if e["type"] == "queued")["eta_ms"]
-        assert 400 <= eta <= 1500, eta  # 50 steps of 10 ms, and the machine's mood
+        assert 400 <= eta <= 1500 * PATIENCE, eta  # 50 steps of 10 ms, and the machine's mood
         m = s.metrics()
         assert m["taca_eta_error_seconds_count"] == 1 and m["taca_steps_total"] == 50, m
 
@@ -448,13 +454,14 @@ def test_without_calibration_costs_are_learnt_from_requests():
 
 def test_a_killed_worker_costs_time_and_nothing_else():
     asked = [dict(prompt=f"p{i}", seed=i, steps=20) for i in range(4)]
-    with Service(step_ms=10) as s:
+    with Service(step_ms=10 * PATIENCE) as s:
         alone = [s.png(**a) for a in asked]
         with concurrent.futures.ThreadPoolExecutor(6) as pool:
             pending = [pool.submit(s.png, **a) for a in asked]
             stream = pool.submit(s.post, prompt="s", steps=20, stream=True)
-            s.until(lambda m: m["taca_requests_running"] == 5)
-            time.sleep(0.1)
+            m = s.until(lambda m: m["taca_requests_running"] == 5)
+            steps = m["taca_steps_total"]
+            s.until(lambda m: m["taca_steps_total"] >= steps + 5)
             os.kill(s.worker(), signal.SIGKILL)
             assert [p.result() for p in pending] == alone
             kinds = [e["type"] for e in events_of(stream.result()[2])]
@@ -485,8 +492,8 @@ def test_a_request_that_kills_workers_fails_alone():
 
 
 def test_a_worker_that_hangs_is_replaced():
-    with Service("--step-timeout", 0.5, step_ms=10) as s:
-        status, _, body = s.post(prompt="hang", steps=5, deadline_ms=900)
+    with Service("--step-timeout", 0.5 * PATIENCE, step_ms=10) as s:
+        status, _, body = s.post(prompt="hang", steps=5, deadline_ms=int(900 * PATIENCE))
         assert status == 504, (status, body)
         assert s.png(prompt="fine", steps=5)
         assert s.metrics()['taca_worker_restarts_total{reason="hang"}'] >= 1
@@ -508,7 +515,7 @@ def test_the_worker_does_not_outlive_the_service():
     s.process.kill()
     s.process.wait()
     held.close()
-    end = time.monotonic() + 5
+    end = time.monotonic() + 5 * PATIENCE
     while os.path.exists(f"/proc/{worker}") and time.monotonic() < end:
         with open(f"/proc/{worker}/stat", encoding="ascii") as f:
             if f.read().rpartition(")")[2].split()[0] == "Z":
@@ -529,7 +536,8 @@ def test_the_worker_has_no_descriptor_but_its_own():
 
 
 def test_a_drain_answers_everything_in_flight():
-    with Service("--drain-grace", 0.4, "--max-batch-images", 2, step_ms=20) as s:
+    with Service("--drain-grace", 0.4 * PATIENCE, "--max-batch-images", 2,
+                 step_ms=20 * PATIENCE) as s:
         with concurrent.futures.ThreadPoolExecutor(10) as pool:
             pending = [pool.submit(s.post, prompt=f"p{i}", steps=10) for i in range(6)]
             stream = pool.submit(s.post, prompt="s", steps=10, stream=True)
@@ -538,7 +546,7 @@ def test_a_drain_answers_everything_in_flight():
             s.wait_for(lambda r: r["msg"].startswith("draining"))
             assert s.request("GET", "/readyz")[0] == 503
             late = pool.submit(s.post, prompt="late", steps=2)  # within the grace: still served
-            time.sleep(0.6)
+            time.sleep(0.6 * PATIENCE)
             try:
                 status, _, body = s.post(prompt="too late", steps=2)
                 assert status == 503 and error_of(body)["code"] == "draining", (status, body)
@@ -547,11 +555,11 @@ def test_a_drain_answers_everything_in_flight():
             assert [p.result()[0] for p in pending] == [200] * 6
             assert late.result()[0] == 200, late.result()
             assert events_of(stream.result()[2])[-1]["type"] == "completed"
-        assert s.process.wait(10) == 0
+        assert s.process.wait(10 * PATIENCE) == 0
 
 
 def test_a_drain_ends_what_takes_too_long():
-    with Service("--drain-timeout", 0.5, step_ms=50) as s:
+    with Service("--drain-timeout", 0.5 * PATIENCE, step_ms=50 * PATIENCE) as s:
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             a = pool.submit(s.post, prompt="a", steps=100)
             b = pool.submit(s.post, prompt="b", steps=100, stream=True)
@@ -562,30 +570,31 @@ def test_a_drain_ends_what_takes_too_long():
             assert status == 503 and error_of(body)["code"] == "draining", (status, body)
             last = events_of(b.result()[2])[-1]
             assert last["type"] == "error" and last["error"]["code"] == "draining", last
-        assert s.process.wait(10) == 0
-        assert time.monotonic() - start < 3
+        assert s.process.wait(10 * PATIENCE) == 0
+        assert time.monotonic() - start < 3 * PATIENCE
 
 
 def test_a_drain_runs_what_fits_and_sends_the_rest_away_early():
-    with Service("--drain-timeout", 2.5, "--max-batch-images", 1, step_ms=50) as s:
+    with Service("--drain-timeout", 2.5 * PATIENCE, "--max-batch-images", 1,
+                 step_ms=50 * PATIENCE) as s:
         s.png(prompt="so that costs are known", steps=4)
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             pending = []
-            for i in range(4):  # a second each, one after the other
+            for i in range(4):  # a second each on a fast machine, one after the other
                 pending.append(pool.submit(s.post, prompt=f"p{i}", steps=20))
                 s.until(lambda m, n=i + 1:
                         m["taca_requests_running"] + m["taca_requests_waiting"] == n)
             start = time.monotonic()
             s.process.send_signal(signal.SIGTERM)
             assert pending[3].result()[0] == 503
-            assert time.monotonic() - start < 1, "the last one waited for its refusal"
+            assert time.monotonic() - start < PATIENCE, "the last one waited for its refusal"
             assert [p.result()[0] for p in pending[:2]] == [200, 200]
-        assert s.process.wait(10) == 0
+        assert s.process.wait(10 * PATIENCE) == 0
 
 
 def test_a_second_signal_and_an_interrupt_leave_at_once():
     for first in (signal.SIGTERM, None):
-        with Service("--drain-grace", 30, step_ms=50) as s:
+        with Service("--drain-grace", 30, step_ms=50 * PATIENCE) as s:
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 a = pool.submit(s.post, prompt="a", steps=100)
                 s.until(lambda m: m["taca_requests_running"] == 1)
@@ -595,8 +604,8 @@ def test_a_second_signal_and_an_interrupt_leave_at_once():
                     s.wait_for(lambda r: r["msg"].startswith("draining"))
                 s.process.send_signal(first or signal.SIGINT)
                 assert a.result()[0] == 503
-            assert s.process.wait(10) == 0
-            assert time.monotonic() - start < 2
+            assert s.process.wait(10 * PATIENCE) == 0
+            assert time.monotonic() - start < 2 * PATIENCE
 
 
 def test_sigpipe_does_nothing():
