@@ -113,9 +113,7 @@ static void test_mistakes_are_named(void) {
         {"\"loras\":[{\"id\":\"x\",\"path\":\"f\"}]", 400, "unknown_parameter", "loras[0].path"},
         {"\"loras\":[{\"id\":\"x\"},{\"id\":\"x\"}]", 400, "invalid_loras", "loras"},
         {"\"loras\":[{\"id\":\"x\",\"window\":\"taca\"}]", 400, "invalid_loras", "loras"},
-        {"\"loras\":[{\"id\":\"x\"},{\"id\":\"style\"},{\"id\":\"hand.v2\"},{\"id\":\"a-b_c\"},"
-         "{\"id\":\"x\"}]",
-         400, "invalid_loras", "loras"},
+        {"\"loras\":[{},{},{},{},{}]", 400, "invalid_loras", "loras"},
         {"\"taca\":{\"lora\":1}", 400, "invalid_taca", "taca.lora"},
         {"\"taca\":{\"lora\":true}", 400, "invalid_taca", "taca.lora"},
         {"\"taca\":{\"lora\":\"none\"}", 404, "lora_not_found", "taca.lora"},
