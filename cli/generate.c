@@ -42,6 +42,26 @@ struct options {
     char lora_id[TACA_MAX_LORAS][64];
 };
 
+/* Flags of how a step is taken. */
+/* clang-format off */
+#define STEP_FLAGS(o)                                                                             \
+    {"sampler", 0, FLAG_CHOICE, &(o)->sampler, .arg = "NAME",                                     \
+     .choices = "euler|heun|dpmpp_2m|euler_ancestral|lcm",                                        \
+     .help = "how a step uses the model; heun runs it twice"},                                    \
+    {"schedule", 0, FLAG_CHOICE, &(o)->schedule, .arg = "NAME",                                   \
+     .choices = "default|simple|normal|sgm_uniform|beta|karras|exponential",                      \
+     .help = "noise levels; default: the model's own"},                                           \
+    {"rng", 0, FLAG_CHOICE, &(o)->rng, .choices = "torch|philox", .arg = "NAME",                  \
+     .help = "noise: as torch draws it on a CPU, or on a GPU"},                                   \
+    {"slg-layers", 0, FLAG_STRING, &(o)->slg_layers, .arg = "N,N",                                \
+     .help = "skip-layer guidance: away from the model without these blocks (7,8,9)"},            \
+    {"slg-scale", 0, FLAG_NUMBER, &(o)->slg.scale, 0, 30, .arg = "X", .help = "its scale"},       \
+    {"slg-start", 0, FLAG_NUMBER, &(o)->slg.start, 0, 1, .arg = "X",                              \
+     .help = "its window: from this part of the steps"},                                          \
+    {"slg-stop", 0, FLAG_NUMBER, &(o)->slg.stop, 0, 1, .arg = "X",                                \
+     .help = "its window: to this part of the steps"}
+/* clang-format on */
+
 static enum flags_result parse(struct options *o, struct flag_set *set, int argc, char **argv) {
     const struct flag flags[] = {
         {"output", 'o', FLAG_STRING, &o->output, .arg = "FILE",
@@ -72,21 +92,7 @@ static enum flags_result parse(struct options *o, struct flag_set *set, int argc
          .help = "another prompt for T5 (SD3)"},
         {"max-sequence-length", 0, FLAG_INT, &o->t5_tokens, 1, TACA_MAX_T5_TOKENS, .arg = "N",
          .help = "T5 tokens of a prompt"},
-        {"sampler", 0, FLAG_CHOICE, &o->sampler,
-         .choices = "euler|heun|dpmpp_2m|euler_ancestral|lcm", .arg = "NAME",
-         .help = "how a step uses the model; heun runs it twice"},
-        {"schedule", 0, FLAG_CHOICE, &o->schedule,
-         .choices = "default|simple|normal|sgm_uniform|beta|karras|exponential", .arg = "NAME",
-         .help = "noise levels; default: the model's own"},
-        {"rng", 0, FLAG_CHOICE, &o->rng, .choices = "torch|philox", .arg = "NAME",
-         .help = "noise: as torch draws it on a CPU, or on a GPU"},
-        {"slg-layers", 0, FLAG_STRING, &o->slg_layers, .arg = "N,N",
-         .help = "skip-layer guidance: away from the model without these blocks (7,8,9)"},
-        {"slg-scale", 0, FLAG_NUMBER, &o->slg.scale, 0, 30, .arg = "X", .help = "its scale (2.8)"},
-        {"slg-start", 0, FLAG_NUMBER, &o->slg.start, 0, 1, .arg = "X",
-         .help = "its window: from this part of the steps (0.01)"},
-        {"slg-stop", 0, FLAG_NUMBER, &o->slg.stop, 0, 1, .arg = "X",
-         .help = "its window: to this part of the steps (0.2)"},
+        STEP_FLAGS(o),
         {"shift", 0, FLAG_NUMBER, &o->shift, 0.01, 100, .arg = "X", .help = "noise schedule shift"},
         {"clip-skip", 0, FLAG_INT, &o->clip_skip, 0, 12, .arg = "N", .help = "CLIP layers to skip"},
         {"taca", 0, FLAG_SWITCH, &o->taca,

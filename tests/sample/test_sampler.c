@@ -82,7 +82,7 @@ static double usual(enum taca_sampler kind, int i, double x, const double s[3], 
     }
     case TACA_LCM: return (1 - to) * d0 + to * noise;
     }
-    return NAN;
+    return (double)NAN;
 }
 
 static void check_formulas(enum taca_sampler kind, int steps, int first) {
@@ -92,7 +92,10 @@ static void check_formulas(enum taca_sampler kind, int steps, int first) {
     float x[N], want[N], noise[N];
     double y[N], last[N];
     CHECK_OK(taca_schedule_init(&sc, &sd3, steps, 0, 0, &err), err);
-    for (int i = 0; i < N; i++) y[i] = x[i] = (float)sin(i * 1.7 + 1);
+    for (int i = 0; i < N; i++) {
+        x[i] = (float)sin(i * 1.7 + 1);
+        y[i] = (double)x[i];
+    }
     taca_rng_seed(&rng, 7);
     for (int k = first; k < steps; k++) {
         const double s[3] = {k > first ? (double)sc.sigma[k - 1] : 0, (double)sc.sigma[k],
