@@ -294,7 +294,8 @@ static enum taca_code read_dims(struct reader *r, const char *name, uint64_t n,
     for (int i = t->rank; i-- > 0;) { /* contiguous dimension first in the file, last here */
         uint64_t d;
         if (!take(r, 8, &d)) return cut(r, io_shown(buf, name));
-        if (d > INT64_MAX || !taca_mul(&count, count, (size_t)d) || count > INT64_MAX / 8)
+        /* a 0 among them must not excuse the others: they are multiplied in any order later */
+        if (d > INT64_MAX || !taca_mul(&count, count, d ? (size_t)d : 1) || count > INT64_MAX / 8)
             return taca_fail(r->err, TACA_EFORMAT, "%s: tensor %s: shape overflows", r->path,
                              io_shown(buf, name));
         t->dim[i] = (int64_t)d;
@@ -343,7 +344,7 @@ static void apply_note(struct taca_gguf *g, const struct shape_note *note) {
         for (int k = 0; k < note->rank; k++) as.dim[k] = note->dim[k];
         size_t n = 1;
         for (int k = 0; k < as.rank; k++)
-            if (as.dim[k] < 0 || !taca_mul(&n, n, (size_t)as.dim[k])) return;
+            if (as.dim[k] <= 0 || !taca_mul(&n, n, (size_t)as.dim[k])) return;
         if (n == (size_t)taca_stored_count(t)) *t = as;
     }
 }

@@ -192,6 +192,16 @@ static void test_wrong_tensors_are_named(void) {
     refuse(TACA_EFORMAT, "shape overflows");
     one("w", UINT64_MAX, 0, 0, 0, 32);
     refuse(TACA_EFORMAT, "shape overflows");
+    gg_begin(3, 1, 0); /* a 0 does not excuse the other two */
+    gg_text("w");
+    gg_int(3, 4);
+    gg_int(UINT64_C(1) << 40, 8);
+    gg_int(UINT64_C(1) << 40, 8);
+    gg_int(0, 8);
+    gg_int(0, 4);
+    gg_int(0, 8);
+    gg_pad(32);
+    refuse(TACA_EFORMAT, "shape overflows");
     one("w", UINT64_C(1) << 59, 0, 0, 0, 32);
     refuse(TACA_EFORMAT, "truncated");
     gg_begin(3, 1, 0);
