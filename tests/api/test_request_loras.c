@@ -154,9 +154,8 @@ static void test_who_is_not_here_learns_who_is(void) {
 static void test_the_normalised_request_has_them(void) {
     static const char *const all[] = {
         "\"loras\":[{\"id\":\"x\",\"scale\":0.1},{\"id\":\"style\",\"scale\":-2}]",
-        "\"taca\":{\"lora\":\"hand.v2\",\"threshold\":970},\"loras\":[{\"id\":\"x\",\"scale\":0}]",
-        "\"taca\":true,\"loras\":[{\"id\":\"x\",\"scale\":0.3333333333333333,\"window\":\"taca\"}"
-        "]"};
+        "\"taca\":{\"lora\":\"x\",\"threshold\":970},\"loras\":[{\"id\":\"style\",\"scale\":0}]",
+        "\"taca\":true,\"loras\":[{\"id\":\"x\",\"scale\":0.333333333333,\"window\":\"taca\"}]"};
     struct api_request r, again;
     struct api_error e;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
