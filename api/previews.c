@@ -2,7 +2,7 @@
 #include "api/request.h"
 
 int api_preview_due(const struct api_request *r, int steps_done) {
-    int steps = r->params.steps, count = r->previews;
+    int steps = taca_gen_params_forwards(&r->params), count = r->previews;
     if (count <= 0 || steps_done < 1 || steps_done >= steps) return -1;
     if (r->preview_every > 0) {
         int k = steps_done / r->preview_every;

@@ -122,8 +122,6 @@ struct seq_start {
     float *image; /* the same of an encoded image; NULL = none */
     float *mask;  /* [h, w]: 1 = repaint, 0 = keep; NULL = all */
 };
-/* The first step that runs of n: all of them at strength 1, none (n) at 0. */
-int seq_first_step(int n, double strength);
 /* z [c, h, w] of an image [factor*h, factor*w, 3] in -1..1, drawn from the posterior with noise
  * [c, h, w]; all in host memory. The engine's scratch must have the room of memplan_encode. */
 enum taca_code seq_encode(struct taca_engine *e, struct taca_chw z, const float *image,

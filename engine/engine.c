@@ -242,9 +242,9 @@ enum taca_code taca_engine_cost(const struct taca_engine *e, const struct taca_g
     seq_loras_drop(&loras);
     if (rc) return rc;
     int skipped = 0;
-    const int first = p->image ? seq_first_step(p->steps, p->strength) : 0;
+    const int first = p->image ? taca_first_step(p->steps, p->strength) : 0;
     for (int i = first; i < p->steps; i++) skipped += taca_slg_has(&p->slg, i, p->steps);
-    const double forwards = sampler_evaluations(p->sampler, p->steps - first) +
+    const double forwards = taca_gen_params_forwards(p) +
                             (double)(skipped * (p->sampler == TACA_HEUN ? 2 : 1)) / branches;
     *out = (struct taca_cost){
         .tokens = (int)((h / d->patch * (w / d->patch) + text) * branches),

@@ -12,6 +12,17 @@ const char *const taca_levels_names[] = {"default", "simple", "normal",      "sg
 
 const char *const taca_noise_names[] = {"torch", "philox", NULL};
 
+int taca_sampler_forwards(enum taca_sampler s, int n) {
+    return s == TACA_HEUN && n > 0 ? 2 * n - 1 : n; /* its last step has no second one */
+}
+
+int taca_first_step(int n, double strength) { return (int)(n - fmin(n * strength, n)); }
+
+int taca_gen_params_forwards(const struct taca_gen_params *p) {
+    const int first = p->image ? taca_first_step(p->steps, p->strength) : 0;
+    return taca_sampler_forwards(p->sampler, p->steps - first);
+}
+
 struct taca_slg taca_slg_default(void) {
     return (struct taca_slg){.scale = 2.8, .start = 0.01, .stop = 0.2};
 }

@@ -65,6 +65,9 @@ enum taca_sampler {
 };
 extern const char *const taca_sampler_names[]; /* NULL-terminated */
 
+/* Forwards of the model that n steps of it take. */
+int taca_sampler_forwards(enum taca_sampler s, int n);
+
 /* The noise levels between 1 and 0. All but DEFAULT and its two remappings are ComfyUI's. */
 enum taca_levels {
     TACA_LEVELS_DEFAULT, /* the checkpoint's scheduler */
@@ -169,6 +172,11 @@ struct taca_cost {
 
 /* The model's own defaults; prompt "", seed 0, TACA off. */
 void taca_gen_params_init(struct taca_gen_params *p, const struct taca_model_info *m);
+/* Forwards of one image, and so steps of a sequence: what progress counts. A few less where levels
+ * meet (TACA_LEVELS_BETA). */
+int taca_gen_params_forwards(const struct taca_gen_params *p);
+/* With an image and this strength, the first of n steps that runs: 0 at 1, n (none) at 0. */
+int taca_first_step(int n, double strength);
 /* TACA_EINVAL naming the field and the accepted range. */
 enum taca_code taca_gen_params_check(const struct taca_gen_params *p,
                                      const struct taca_model_info *m,

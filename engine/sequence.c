@@ -238,7 +238,7 @@ void taca_seq_close(struct taca_engine *e, struct taca_seq *s) {
 
 int taca_seq_step(const struct taca_seq *s) { return sampler_done(&s->walk, s->schedule.steps); }
 int taca_seq_steps(const struct taca_seq *s) {
-    return sampler_evaluations(s->walk.kind, s->schedule.steps - s->walk.first);
+    return taca_sampler_forwards(s->walk.kind, s->schedule.steps - s->walk.first);
 }
 bool taca_seq_done(const struct taca_seq *s) { return s->walk.step == s->schedule.steps; }
 

@@ -1,11 +1,8 @@
 /* start.c - what a sequence starts from: noise, or an image with as much noise as its strength
  * says, and what of the image a mask keeps. */
-#include <math.h>
 #include <stdlib.h>
 
 #include "engine/core.h"
-
-int seq_first_step(int n, double strength) { return (int)(n - fmin(n * strength, n)); }
 
 static size_t count(struct taca_chw x) { return (size_t)(x.c * x.h * x.w); }
 
@@ -86,7 +83,7 @@ enum taca_code seq_begin(struct taca_engine *e, struct taca_seq *s, const struct
     const float *latent = start->noise;
     float *mixed = NULL;
     if (start->image) {
-        s->walk.first = s->walk.step = seq_first_step(s->schedule.steps, strength);
+        s->walk.first = s->walk.step = taca_first_step(s->schedule.steps, strength);
         const float sigma = s->schedule.sigma[s->walk.first];
         mixed = malloc(bytes);
         if (!mixed) return taca_fail(err, TACA_ENOMEM, "a latent of %zu values", n);

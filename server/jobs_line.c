@@ -48,7 +48,8 @@ static int guess_tokens(const struct jobs *js, const struct taca_gen_params *p) 
 
 static double image_ms(const struct jobs *js, const struct job *job) {
     const struct taca_gen_params *p = &job->request.params;
-    return sched_isolated_ms(&js->sched.costs, guess_tokens(js, p), p->steps, jobs_pixels(job));
+    return sched_isolated_ms(&js->sched.costs, guess_tokens(js, p), taca_gen_params_forwards(p),
+                             jobs_pixels(job));
 }
 
 double jobs_isolated_ms(const struct jobs *js, const struct job *job) {
@@ -79,7 +80,7 @@ static void describe(const struct jobs *js, struct job *job, int index, struct s
                  : im->stage == IMAGE_OPEN  ? SCHED_OPEN
                                             : SCHED_FINISHED,
         .tokens = opened ? im->tokens : guess_tokens(js, p),
-        .steps_left = opened ? im->steps - im->step : p->steps,
+        .steps_left = opened ? im->steps - im->step : taca_gen_params_forwards(p),
         .pixels = jobs_pixels(job),
         .preview_due = im->preview_due >= 0,
         .alone = job->alone || job->attempts >= 2,

@@ -10,10 +10,6 @@ bool sampler_draws(enum taca_sampler kind) {
     return kind == TACA_EULER_ANCESTRAL || kind == TACA_LCM;
 }
 
-int sampler_evaluations(enum taca_sampler kind, int steps) {
-    return kind == TACA_HEUN && steps > 0 ? 2 * steps - 1 : steps;
-}
-
 int sampler_done(const struct sampler *w, int end) {
     const int steps = w->step - w->first;
     if (w->kind != TACA_HEUN) return steps;

@@ -18,8 +18,7 @@ struct sampler {
 
 bool sampler_keeps(enum taca_sampler kind);
 bool sampler_draws(enum taca_sampler kind);
-/* Evaluations that a walk of `steps` steps takes; those done. */
-int sampler_evaluations(enum taca_sampler kind, int steps);
+/* Evaluations done, of a walk that ends before step `end`. */
 int sampler_done(const struct sampler *w, int end);
 /* The index of the noise level at which the next evaluation takes place. */
 static inline int sampler_level(const struct sampler *w) { return w->step + (w->second ? 1 : 0); }

@@ -156,7 +156,7 @@ static enum taca_code start(struct verify_case *c, struct state *st, struct taca
     if (rc) return rc;
     for (int i = 0; i < a->n_seeds; i++) taca_rng_seed(&st->rng[i], a->seed[i]);
     if (a->task != CASE_TEXT_TO_IMAGE) {
-        st->start = seq_first_step(a->steps, a->strength);
+        st->start = taca_first_step(a->steps, a->strength);
         if (st->start >= a->steps)
             return taca_fail(err, TACA_EFORMAT, "strength %g of %d steps leaves none", a->strength,
                              a->steps);

@@ -90,7 +90,7 @@ static void test_strength_says_how_many_steps_run(void) {
     } want[] = {{5, 0.6, 2},   {5, 1, 0}, {5, 0, 5},   {5, 0.1, 4},  {5, 0.2, 4},
                 {28, 0.6, 11}, {1, 1, 0}, {1, 0.5, 0}, {10, 0.3, 7}, {50, 0.8, 10}};
     for (size_t i = 0; i < sizeof want / sizeof *want; i++)
-        CHECK_INT(seq_first_step(want[i].n, want[i].strength), want[i].first);
+        CHECK_INT(taca_first_step(want[i].n, want[i].strength), want[i].first);
 }
 
 static void test_a_sequence_starts_between_picture_and_noise(void) {

@@ -42,7 +42,7 @@ static int walk(enum taca_sampler kind, const struct taca_schedule *sc, int firs
         sampler_next(&w, sc->steps);
     }
     CHECK_INT(sampler_done(&w, sc->steps), n);
-    CHECK_INT(sampler_evaluations(kind, sc->steps - first), n);
+    CHECK_INT(taca_sampler_forwards(kind, sc->steps - first), n);
     for (int i = 0; i < N; i++) CHECK(velocity[i] == x[i]); /* the guess at the end is the end */
     taca_backend_close(b);
     return n;
