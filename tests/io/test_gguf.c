@@ -195,9 +195,9 @@ static void test_wrong_tensors_are_named(void) {
     gg_begin(3, 1, 0); /* a 0 does not excuse the other two */
     gg_text("w");
     gg_int(3, 4);
-    gg_int(UINT64_C(1) << 40, 8);
-    gg_int(UINT64_C(1) << 40, 8);
     gg_int(0, 8);
+    gg_int(UINT64_C(1) << 40, 8);
+    gg_int(UINT64_C(1) << 40, 8);
     gg_int(0, 4);
     gg_int(0, 8);
     gg_pad(32);
