@@ -48,7 +48,9 @@ enum taca_code worker_loras_open(struct taca_engine *e, const struct serve_loras
         const size_t len = id_len(l->list[i]);
         memcpy(id, l->list[i], len);
         id[len] = 0;
-        rc = taca_lora_open(e, id, l->list[i] + len + 1, log_warning, id, err);
+        struct taca_err why = {0};
+        rc = taca_lora_open(e, id, l->list[i] + len + 1, log_warning, id, &why);
+        if (rc) (void)taca_fail(err, rc, "adapter %s: %s", id, why.text);
     }
     for (int i = 0; i < l->n && !rc; i++) info->loras[info->n_loras++] = *taca_lora_at(e, i);
     return rc;

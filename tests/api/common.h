@@ -21,6 +21,8 @@ __attribute__((unused)) static const struct taca_model_info demo = {.id = "demo"
                                                                     .side_multiple_px = 16,
                                                                     .joint_blocks = 12,
                                                                     .clip_tokens = 32,
+                                                                    .n_loras = 1,
+                                                                    .loras = {{.id = "style"}},
                                                                     .parameters = 12345678,
                                                                     .weight_bytes = 49382712};
 

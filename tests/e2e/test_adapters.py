@@ -198,7 +198,7 @@ def refused(words, *flags, code=78, env=None):
 def test_a_bad_adapter_ends_the_start_with_78():
     one = adapter("one")
     refused("no such file", "--lora", "x=/nowhere.safetensors")
-    refused("text.safetensors", "--lora", "x=" + adapter("text"))
+    refused("adapter x: " + adapter("text"), "--lora", "x=" + adapter("text"))
     refused("[4, 64] found, [4, 192] wanted", "--lora", "ok=" + one, "--lora", "x=" + adapter("narrow"))
     refused("README.md", "--lora", "x=" + os.path.join(ROOT, "README.md"))
     for item in (one, "=" + one, "x=", "a b=" + one, "../x=" + one, "x" * 65 + "=" + one):
