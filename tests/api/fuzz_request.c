@@ -1,6 +1,6 @@
-/* fuzz_request.c - any bytes as a request body and as an Accept header: a refusal is a client's
- * error with words and valid JSON, an accepted request normalises to a body that gives the same
- * request again. For libFuzzer (preset fuzz). */
+/* fuzz_request.c - any bytes as a request body, ours and OpenAI's, and as an Accept header: a
+ * refusal is a client's error with words and valid JSON, an accepted request normalises to a body
+ * that gives the same request again. For libFuzzer (preset fuzz). */
 #include <jansson.h>
 #include <stdlib.h>
 
@@ -37,16 +37,26 @@ static void check_request(const struct api_request *r) {
     api_request_finish(&again);
 }
 
+static void check_parsed(struct api_request *r, const struct api_error *e, int rc) {
+    if (rc)
+        check_error(e, rc);
+    else
+        check_request(r);
+    api_request_finish(r);
+}
+
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
     struct api_request r;
     struct api_error e;
+    struct api_limits limits;
     enum api_reply reply;
     int rc = parse_bytes(&r, &e, (const char *)data, size);
-    if (rc)
-        check_error(&e, rc);
-    else
-        check_request(&r);
-    api_request_finish(&r);
+    check_parsed(&r, &e, rc);
+    api_limits_init(&limits);
+    r = (struct api_request){0};
+    e = (struct api_error){0};
+    rc = api_request_parse_openai(&r, (const char *)data, size, &demo, &limits, RANDOM_SEED, &e);
+    check_parsed(&r, &e, rc);
 
     char *accept = calloc(1, size + 1);
     if (!accept) return 0;
