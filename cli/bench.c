@@ -51,7 +51,7 @@ static void put(struct samples *s, double ms) {
 }
 
 static double quantile(struct samples *s, double q) {
-    if (s->n == 0) return NAN;
+    if (s->n == 0) return (double)NAN;
     qsort(s->ms, (size_t)s->n, sizeof *s->ms, by_value);
     return s->ms[(int)lround(q * (s->n - 1))];
 }
@@ -114,10 +114,10 @@ static enum taca_code bench_engine(const struct bench *b, struct taca_err *err) 
         rc = taca_engine_cost(e, &p, &cost, err);
     }
     if (!rc) {
-        report(b, "engine: load the model", &load, NAN);
-        report(b, "engine: open a sequence", &open, NAN);
-        report(b, "engine: one step", &step, NAN);
-        report(b, "engine: decode", &dec, NAN);
+        report(b, "engine: load the model", &load, (double)NAN);
+        report(b, "engine: open a sequence", &open, (double)NAN);
+        report(b, "engine: one step", &step, (double)NAN);
+        report(b, "engine: decode", &dec, (double)NAN);
         if (!b->json)
             printf("  %d tokens a step, %.2f GFLOP: %.1f GFLOP/s at the median (%s, %s)\n",
                    cost.tokens, cost.step_flops / 1e9, cost.step_flops / 1e6 / quantile(&step, 0.5),

@@ -3,8 +3,8 @@
  * A case is a model set (NAME.config.json, NAME.{diffusers,orig,bfl}.safetensors and
  * NAME.io.safetensors), a TACA set (NAME.json names its model), a LoRA set (lora.json and
  * lora_bad.json), an embedding pipeline (an entry of a *pipelines.json) or a text case (an entry of
- * text_cases.json). Everything runs through the code that serves images. Knows nothing of terminals:
- * results go to a sink. */
+ * text_cases.json). Everything runs through the code that serves images. Knows nothing of
+ * terminals: results go to a sink. */
 #ifndef TACA_ENGINE_VERIFY_VERIFY_H
 #define TACA_ENGINE_VERIFY_VERIFY_H
 

@@ -173,10 +173,13 @@ static void test_bad_requests_name_the_field_and_the_range(void) {
         double cfg, gamma;
         const char *param, *words;
     } cases[] = {
-        {130, 128, 4, 4, 1, "width", "multiple of 16"}, {128, 48, 4, 4, 1, "height", "64..512"},
-        {1024, 128, 4, 4, 1, "width", "64..512"},       {128, 128, 0, 4, 1, "steps", "1..200"},
-        {128, 128, 4, 31, 1, "cfg_scale", "0..30"},     {128, 128, 4, 4, 11, "taca.scale", "0..10"},
-        {128, 128, 4, NAN, 1, "cfg_scale", "0..30"},
+        {130, 128, 4, 4, 1, "width", "multiple of 16"},
+        {128, 48, 4, 4, 1, "height", "64..512"},
+        {1024, 128, 4, 4, 1, "width", "64..512"},
+        {128, 128, 0, 4, 1, "steps", "1..200"},
+        {128, 128, 4, 31, 1, "cfg_scale", "0..30"},
+        {128, 128, 4, 4, 11, "taca.scale", "0..10"},
+        {128, 128, 4, (double)NAN, 1, "cfg_scale", "0..30"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct taca_gen_params p;

@@ -253,7 +253,8 @@ static void print_tails(const int *effort) {
 }
 
 int main(int argc, char **argv) {
-    int effort[2] = {argc > 1 ? atoi(argv[1]) : 1, argc > 2 ? atoi(argv[2]) : 100};
+    int effort[2] = {1, 100};
+    for (int i = 1; i < argc && i < 3; i++) effort[i - 1] = (int)strtol(argv[i], NULL, 10);
     if (effort[0] < 1 || effort[1] < 20 || effort[1] > MAX_REQUESTS)
         return fprintf(stderr, "usage: sched_sim [SEEDS [REQUESTS of 20..%d]]\n", MAX_REQUESTS), 2;
     run.seqs = calloc((size_t)effort[1], sizeof *run.seqs);

@@ -1,63 +1,6 @@
 /* test_sched.c - the policy as properties over random lines and invented time: order as written,
  * nobody lost, nobody starved, shares fair, no deadline broken by a fill. */
-#include "server/sched.h"
-
-#include "tests/test.h"
-
-enum { N_MAX = 120, KEYS = 4 };
-
-static uint64_t rng_state = 0x9E3779B97F4A7C15u;
-static int random_below(int n) {
-    rng_state ^= rng_state << 13, rng_state ^= rng_state >> 7, rng_state ^= rng_state << 17;
-    return (int)((rng_state >> 33) % (uint64_t)n);
-}
-
-/* The invented device: a tenth of a millisecond a token and 5 ms a step. */
-static double device_ms(const int *tokens, int rows) {
-    double ms = 5;
-    for (int i = 0; i < rows; i++) ms += 0.1 * tokens[i];
-    return ms;
-}
-
-static void teach(struct sched *s) {
-    int pair[2] = {100, 100};
-    for (int t = 32; t < 10000; t *= 2) sched_saw_step(&s->costs, &t, 1, device_ms(&t, 1));
-    sched_saw_step(&s->costs, pair, 2, device_ms(pair, 2));
-    sched_saw_open(&s->costs, 8);
-    sched_saw_decode(&s->costs, 128 * 128, 4);
-    sched_saw_encode(&s->costs, 128 * 128, 2);
-}
-
-static struct sched known(enum sched_policy policy, int images) {
-    struct sched s;
-    struct sched_limits l;
-    sched_limits_init(&l, images);
-    sched_init(&s, policy, &l);
-    teach(&s);
-    return s;
-}
-
-static struct sched_seq random_seq(int id) {
-    enum sched_stage stage = (enum sched_stage)random_below(3);
-    return (struct sched_seq){.id = id,
-                              .stage = stage,
-                              .tokens = 50 + random_below(4000),
-                              .steps_left = stage == SCHED_FINISHED ? 0 : 1 + random_below(30),
-                              .pixels = 128 * 128,
-                              .preview_due = random_below(10) == 0,
-                              .alone = random_below(20) == 0,
-                              .arrival_ms = -random_below(100000),
-                              .deadline_ms = random_below(60000) - 10000,
-                              .priority = random_below(3) ? 0 : random_below(21) - 10,
-                              .key = (uint64_t)random_below(KEYS)};
-}
-
-static struct sched random_sched(enum sched_policy policy) {
-    struct sched s = known(policy, 1 + random_below(32));
-    s.limits.batch_tokens = random_below(2) ? 500 + random_below(9000) : 0;
-    s.fair.quantum_ms = random_below(2) ? 1000 : 0;
-    return s;
-}
+#include "tests/server/sched_fixture.h"
 
 /* ---- one decision ---------------------------------------------------------------------------- */
 
@@ -268,14 +211,6 @@ static void add(struct world *w, struct sched_seq q) {
     q.arrival_ms = w->now;
     q.deadline_ms += w->now;
     w->seqs[w->n++] = q;
-}
-
-static struct sched_seq job(int tokens, int steps, double deadline_ms) {
-    return (struct sched_seq){.stage = SCHED_WAITING,
-                              .tokens = tokens,
-                              .steps_left = steps,
-                              .pixels = 128 * 128,
-                              .deadline_ms = deadline_ms};
 }
 
 static void drop(struct world *w, int at) {
@@ -527,110 +462,6 @@ static void test_leaving_and_coming_back_brings_no_new_share(void) {
     sched_fair_finish(&f);
 }
 
-/* ---- estimates and costs --------------------------------------------------------------------- */
-
-static void test_eta_is_the_time_that_the_walk_takes(void) {
-    for (int round = 0; round < 2000; round++) {
-        struct sched_seq q[N_MAX];
-        struct sched s = random_sched(random_below(2) ? SCHED_EDF : SCHED_FCFS);
-        double start[N_MAX], finish[N_MAX], last = 0, apart = 0;
-        int n = 1 + random_below(N_MAX - 1);
-        for (int i = 0; i < n; i++) {
-            q[i] = random_seq(i);
-            start[i] = finish[i] = -1;
-        }
-        sched_order(&s, q, n, 0);
-        sched_eta(&s, start, finish, q, n);
-        for (int i = 0; i < n; i++) {
-            apart += q[i].left_ms;
-            if (!CHECK(start[i] >= 0 && finish[i] >= start[i])) return;
-            if (finish[i] > last) last = finish[i];
-        }
-        CHECK_NEAR(sched_backlog_ms(q, n), apart, 1e-6 * apart);
-        sched_finish(&s);
-        if (!CHECK(last <= apart * 1.001 + 1)) return; /* sharing is never estimated to be slower */
-    }
-}
-
-static void test_a_job_alone_takes_its_isolated_time(void) {
-    struct sched s = known(SCHED_EDF, 8);
-    struct sched_seq q = job(256, 10, 1e6);
-    double start, finish;
-    sched_order(&s, &q, 1, 0);
-    sched_eta(&s, &start, &finish, &q, 1);
-    CHECK_NEAR(finish, sched_isolated_ms(&s.costs, 256, 10, 128 * 128), 1e-6);
-    CHECK_NEAR(finish, 8 + 10 * (5 + 25.6) + 4 + 2, 1e-6);
-    sched_finish(&s);
-}
-
-static void test_a_full_queue_says_when_to_come_back(void) {
-    struct sched_limits l = {.queue = 3};
-    int after = -1;
-    CHECK(sched_admit(&l, 2, 1e6, 1e6, 0, &after));
-    CHECK_INT(after, -1);
-    CHECK(!sched_admit(&l, 3, 0, 0, 0, &after));
-    CHECK_INT(after, 1);
-    CHECK(!sched_admit(&l, 3, 10000, 0, UINT32_MAX / 2, &after));
-    CHECK_INT(after, 10);
-    CHECK(!sched_admit(&l, 3, 10000, 0, UINT32_MAX, &after));
-    CHECK_INT(after, 12);
-    CHECK(!sched_admit(&l, 3, 10000, 0, 0, &after));
-    CHECK_INT(after, 8);
-    CHECK(!sched_admit(&l, 3, 1e12, 0, 5, &after));
-    CHECK_INT(after, 60);
-    CHECK(!sched_admit(&l, 3, nan(""), 0, 5, &after));
-    CHECK_INT(after, 60);
-}
-
-static void test_so_does_a_backlog_but_an_idle_service_takes_anything(void) {
-    struct sched_limits l = {.queue = 100, .backlog_ms = 30000};
-    int after = -1;
-    CHECK(sched_admit(&l, 0, 0, 1e9, 0, &after));
-    CHECK(sched_admit(&l, 5, 20000, 10000, 0, &after));
-    CHECK(!sched_admit(&l, 5, 28000, 6000, UINT32_MAX / 2, &after));
-    CHECK_INT(after, 4);
-    CHECK(!sched_admit(&l, -1, 5000, 90000, UINT32_MAX / 2, &after)); /* gone in five seconds */
-    CHECK_INT(after, 5);
-}
-
-static void test_costs_follow_what_is_seen_and_nonsense_is_not_learnt(void) {
-    struct sched_costs c;
-    int tokens = 100, more = 0;
-    sched_costs_init(&c);
-    CHECK(!c.measured);
-    sched_saw_step(&c, &tokens, 1, 50);
-    CHECK(c.measured);
-    CHECK_NEAR(sched_solo_ms(&c, 100), 50, 1e-9);
-    for (int i = 0; i < 80; i++) sched_saw_step(&c, &tokens, 1, 100);
-    CHECK_NEAR(sched_solo_ms(&c, 100), 100, 0.1);
-    sched_saw_step(&c, &more, 1, 5);
-    sched_saw_step(&c, &tokens, 1, nan(""));
-    sched_saw_step(&c, &tokens, 0, 5);
-    sched_saw_decode(&c, 0, 5);
-    sched_saw_open(&c, -1);
-    CHECK_NEAR(sched_solo_ms(&c, 100), 100, 0.1);
-    CHECK_NEAR(c.open_ms, 10, 1e-9);
-    sched_saw_step(&c, &tokens, 1, 1e6); /* the machine slept: not the new truth */
-    CHECK(sched_solo_ms(&c, 100) < 140);
-}
-
-static void test_joint_steps_are_learnt_by_their_bucket(void) {
-    struct sched_costs c;
-    int tokens[8] = {100, 100, 100, 100, 100, 100, 100, 100};
-    sched_costs_init(&c);
-    sched_saw_step(&c, tokens, 1, 15);
-    sched_saw_step(&c, tokens, 4, 45); /* 5 shared, 10 own */
-    CHECK_NEAR(c.shared_ms, 5, 1e-9);
-    struct sched_load load = {0};
-    for (int i = 0; i < 8; i++) sched_load_add(&load, &c, 100);
-    CHECK_NEAR(sched_load_ms(&c, &load), 85, 1e-9);
-    for (int i = 0; i < 60; i++) sched_saw_step(&c, tokens, 8, 100); /* eight are not as good */
-    CHECK_NEAR(sched_load_ms(&c, &load), 100, 1);
-    load = (struct sched_load){0};
-    for (int i = 0; i < 4; i++) sched_load_add(&load, &c, 100);
-    CHECK_NEAR(sched_load_ms(&c, &load), 45, 0.5);
-}
-
 int main(void) {
     TEST(test_a_step_never_passes_its_limits);
     TEST(test_the_order_is_priority_then_feasible_then_deadline);
@@ -647,11 +478,5 @@ int main(void) {
     TEST(test_high_priority_is_next_at_the_next_step);
     TEST(test_shares_are_fair_within_a_quantum);
     TEST(test_leaving_and_coming_back_brings_no_new_share);
-    TEST(test_eta_is_the_time_that_the_walk_takes);
-    TEST(test_a_job_alone_takes_its_isolated_time);
-    TEST(test_a_full_queue_says_when_to_come_back);
-    TEST(test_so_does_a_backlog_but_an_idle_service_takes_anything);
-    TEST(test_costs_follow_what_is_seen_and_nonsense_is_not_learnt);
-    TEST(test_joint_steps_are_learnt_by_their_bucket);
     return TEST_END();
 }
