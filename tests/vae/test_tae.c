@@ -72,7 +72,8 @@ static void check_decode(struct run *r, double tolerance) {
         for (int c = 0; c < 3; c++) {
             float y;
             memcpy(&y, (const float *)want->data + c * H * W + p, sizeof y);
-            const double got = ((const float *)image.data)[3 * p + c], exact = 2.0 * (double)y - 1;
+            const double got = (double)((const float *)image.data)[3 * p + c];
+            const double exact = 2.0 * (double)y - 1;
             worst = fmax(worst, fabs(got - exact));
             largest = fmax(largest, fabs(exact));
         }
