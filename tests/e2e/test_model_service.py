@@ -29,7 +29,8 @@ def mixed(k):
 
 
 def test_fifty_mixed_requests_at_once_give_what_each_gives_alone():
-    with Service("--deterministic", "--max-queue", "100") as s:
+    # first come, first served fills every step; the default policy joins requests only while that pays
+    with Service("--deterministic", "--max-queue", "100", "--policy", "fcfs") as s:
         together, lock = {}, threading.Lock()
 
         def one(k):
@@ -50,7 +51,8 @@ def test_fifty_mixed_requests_at_once_give_what_each_gives_alone():
         steps = s.metric("taca_steps_total")
         joint = s.metric("taca_step_batch_images_sum") / max(1, s.metric("taca_step_batch_images_count"))
         print(f"    {steps:.0f} steps, {joint:.2f} sequences a forward on average")
-        check(joint > 1.2, "requests shared forwards", f"{joint}")
+        if "TACA_PATIENCE" not in os.environ:  # under a sanitizer opening takes longer than a few steps
+            check(joint > 1.2, "requests shared forwards", f"{joint}")
         equal(s.metric("taca_step_padding_tokens_total"), 0, "no padding")
 
 
