@@ -1,4 +1,4 @@
-/* near.c - see near.h: Levenshtein distance with one row. */
+/* near.c - see near.h: the optimal string alignment distance. */
 #include "base/near.h"
 
 #include <stddef.h>
@@ -7,21 +7,25 @@
 
 enum { LONGEST = 64 };
 
+static size_t least_of(size_t a, size_t b) { return a < b ? a : b; }
+
+/* Insertions, deletions, changes, and neighbours that changed places ("widht"), one each. */
 static size_t distance(const char *a, const char *b) {
-    size_t row[LONGEST + 1], la = strlen(a), lb = strlen(b);
+    size_t rows[3][LONGEST + 1], la = strlen(a), lb = strlen(b);
     if (la > LONGEST || lb > LONGEST) return SIZE_MAX; /* near nothing */
-    for (size_t j = 0; j <= lb; j++) row[j] = j;
+    for (size_t j = 0; j <= lb; j++) rows[0][j] = j;
     for (size_t i = 1; i <= la; i++) {
-        size_t diagonal = row[0];
+        size_t *row = rows[i % 3];
+        const size_t *above = rows[(i + 2) % 3], *before = rows[(i + 1) % 3];
         row[0] = i;
         for (size_t j = 1; j <= lb; j++) {
-            size_t change = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            size_t best = row[j] < row[j - 1] ? row[j] + 1 : row[j - 1] + 1;
-            row[j] = change < best ? change : best;
+            row[j] =
+                least_of(above[j - 1] + (a[i - 1] != b[j - 1]), least_of(above[j], row[j - 1]) + 1);
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                row[j] = least_of(row[j], before[j - 2] + 1);
         }
     }
-    return row[lb];
+    return rows[la % 3][lb];
 }
 
 const char *taca_nearest(const char *word, const char *const *candidates, int n) {

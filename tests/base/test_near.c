@@ -7,6 +7,7 @@ static const char *const words[] = {"generate", "serve", "inspect", "verify"};
 static void test_a_third_of_a_word_may_differ(void) {
     CHECK_STR(taca_nearest("genrate", words, 4), "generate");
     CHECK_STR(taca_nearest("servr", words, 4), "serve");
+    CHECK_STR(taca_nearest("sevre", words, 4), "serve"); /* one exchange, not two changes */
     CHECK_STR(taca_nearest("serve", words, 4), "serve");
     CHECK(taca_nearest("xyz", words, 4) == NULL);
     CHECK(taca_nearest("", words, 4) == NULL);
