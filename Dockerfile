@@ -5,7 +5,7 @@
 #   docker run ... -v /srv/models:/models:ro -e TACA_MODEL=/models/stable-diffusion-3.5-medium taca:0.1.0
 #
 # TACA_INSECURE is not set here on purpose. The image listens on every address of its container,
-# and the service has no API keys yet: who starts it says that only trusted clients can reach it.
+# and no API keys are mounted: who starts it says that only trusted clients can reach it.
 # Stop it with `docker stop -t 80`: it drains for up to 60 s, docker's own patience is 10 s.
 
 # any Debian 12 will do, by digest where builds must repeat: --build-arg BASE=debian@sha256:...
