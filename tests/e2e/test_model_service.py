@@ -52,7 +52,7 @@ def test_fifty_mixed_requests_at_once_give_what_each_gives_alone():
         joint = s.metric("taca_step_batch_images_sum") / max(1, s.metric("taca_step_batch_images_count"))
         print(f"    {steps:.0f} steps, {joint:.2f} sequences a forward on average")
         if "TACA_PATIENCE" not in os.environ:  # under a sanitizer opening takes longer than a few steps
-            check(joint > 1.05, "requests shared forwards", f"{joint}")
+            check(joint > 1.2, "requests shared forwards", f"{joint}")
         equal(s.metric("taca_step_padding_tokens_total"), 0, "no padding")
 
 
