@@ -126,13 +126,16 @@ int listener_port(const struct listener *l) { return l->port; }
 
 int listener_guests(const struct listener *l) { return l->showing; }
 
-/* Closes the listening sockets too, so that the kernel refuses instead of parking newcomers. */
+static void on_own_handle_closed(uv_handle_t *handle) { listener_handle_closed(handle->data); }
+
+/* Closes the listening sockets too, so that the kernel refuses instead of parking newcomers. Each
+ * watcher goes first: closed later, it would take the watch off whoever has its number by then. */
 void listener_stop(struct listener *l) {
     if (l->stopped) return;
     l->stopped = true;
     uv_timer_stop(&l->pause);
-    set_accepting(l, false);
     for (int i = 0; i < l->n_sockets; i++) {
+        uv_close((uv_handle_t *)&l->sockets[i].poll, on_own_handle_closed);
         close(l->sockets[i].fd);
         l->sockets[i].fd = -1;
     }
@@ -147,15 +150,11 @@ void listener_handle_closed(struct listener *l) {
     closed(ctx);
 }
 
-static void on_own_handle_closed(uv_handle_t *handle) { listener_handle_closed(handle->data); }
-
 void listener_close(struct listener *l, void (*closed)(void *ctx), void *ctx) {
     l->closing = true;
     l->closed = closed;
     l->closed_ctx = ctx;
     listener_stop(l);
     guest_drop_all(l);
-    for (int i = 0; i < l->n_sockets; i++)
-        uv_close((uv_handle_t *)&l->sockets[i].poll, on_own_handle_closed);
     uv_close((uv_handle_t *)&l->pause, on_own_handle_closed);
 }
