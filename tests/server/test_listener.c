@@ -1,4 +1,4 @@
-/* test_listener.c - the accepting sockets' descriptors: whoever gets a number after them keeps it. */
+/* test_listener.c - whoever gets the number of an accepting socket after it keeps his watch. */
 #include "server/listener.h"
 
 #include <stdlib.h>
