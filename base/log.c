@@ -19,16 +19,18 @@
 /* A pipe that polls as writable takes this much at once and whole; more could block. */
 enum { LONGEST_RECORD = PIPE_BUF };
 
-static enum taca_log_level least_level = TACA_LOG_INFO;
+static atomic_int least_level = TACA_LOG_INFO;
 static bool as_json;
 static atomic_uint_fast64_t dropped;
 
 void taca_log_setup(enum taca_log_level least, bool json) {
-    least_level = least;
+    taca_log_level(least);
     as_json = json;
 }
 
-bool taca_log_enabled(enum taca_log_level level) { return level >= least_level; }
+void taca_log_level(enum taca_log_level least) { atomic_store(&least_level, (int)least); }
+
+bool taca_log_enabled(enum taca_log_level level) { return (int)level >= atomic_load(&least_level); }
 
 uint64_t taca_log_dropped(void) { return atomic_load(&dropped); }
 

@@ -33,7 +33,7 @@ const char *cli_demo_model(void);
         CLI_PART_FLAG("t5", &(e)->t5, "TACA_T5", "the same for T5; none: do without"),             \
         CLI_PART_FLAG("taesd", &(e)->taesd, "TACA_TAESD",                                          \
                       "tiny decoder for previews (TAESD3, TAEF1)"),                                \
-        CLI_PART_FLAG("config", &(e)->config, "TACA_CONFIG",                                       \
+        CLI_PART_FLAG("model-config", &(e)->config, "TACA_MODEL_CONFIG",                           \
                       "folder like a model's, for configs and tokenizers of files")
 
 #endif

@@ -1,40 +1,21 @@
-/* serve.c - `taca serve` and the `taca worker` behind it: options to structs, nothing else. */
+/* serve.c - the options of `taca serve` and of the `taca worker` behind it: see serve_options.h. */
+#include "cli/serve_options.h"
+
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "cli/cli.h"
-#include "cli/flags.h"
-#include "server/serve.h"
 
-enum { MAX_FLAGS = 64 };
-
-struct options {
-    struct serve_opts serve;
-    int precision, policy, text_cache_bytes, max_pixels, max_body_bytes, max_prompt_bytes;
-    double head_timeout_s, body_timeout_s, sse_ping_s, start_timeout_s, drain_grace_s,
-        drain_timeout_s, step_timeout_s, job_ttl_s, max_stored_bytes;
-    int log_level, log_format;
-    struct flag_list lora;
-    bool insecure;
-};
-
-struct table {
-    struct flag flags[MAX_FLAGS];
-    int n;
-};
-
-static void add(struct table *t, const struct flag *flags, int n) {
+static void add(struct serve_table *t, const struct flag *flags, int n) {
     memcpy(t->flags + t->n, flags, (size_t)n * sizeof *flags);
     t->n += n;
 }
 
 /* ---- options --------------------------------------------------------------------------------- */
 
-static void add_engine(struct table *t, struct options *o) {
+static void add_engine(struct serve_table *t, struct serve_options *o) {
     struct taca_engine_opts *e = &o->serve.engine;
     const struct flag flags[] = {
         {"model", 'm', FLAG_STRING, &e->model_path, .env = "TACA_MODEL", .arg = "PATH",
@@ -57,7 +38,7 @@ static void add_engine(struct table *t, struct options *o) {
     add(t, flags, FLAGS_COUNT(flags));
 }
 
-static void add_front(struct table *t, struct options *o) {
+static void add_front(struct serve_table *t, struct serve_options *o) {
     struct front_opts *f = &o->serve.front;
     const struct flag flags[] = {
         {"host", 0, FLAG_STRING, &f->host, .env = "TACA_HOST", .arg = "ADDR",
@@ -69,12 +50,13 @@ static void add_front(struct table *t, struct options *o) {
         {"admin-listen", 0, FLAG_STRING, &f->admin_listen, .env = "TACA_ADMIN_LISTEN",
          .arg = "ADDR:PORT", .help = "probes and /metrics on a listener of their own, none = off"},
         {"insecure", 0, FLAG_SWITCH, &o->insecure, .env = "TACA_INSECURE",
-         .help = "listen beyond this machine though nobody has to log in"},
+         .help = "listen beyond this machine though nobody has to log in", .live = true},
         {"ui", 0, FLAG_SWITCH, &f->ui, .env = "TACA_UI", .help = "the playground at /"},
         {"api-key-file", 0, FLAG_STRING, &f->api_key_file, .env = "TACA_API_KEY_FILE",
-         .arg = "FILE", .help = "lines name:sha256[:concurrency]; /v1/ then wants a key"},
+         .arg = "FILE", .help = "lines name:sha256[:concurrency]; /v1/ then wants a key",
+         .live = true},
         {"cors-origin", 0, FLAG_STRING, &f->cors_origin, .env = "TACA_CORS_ORIGIN", .arg = "LIST",
-         .help = "origins whose pages may use this service, exact"},
+         .help = "origins whose pages may use this service, exact", .live = true},
         {"max-connections", 0, FLAG_INT, &f->max_connections, 1, 1000000,
          .env = "TACA_MAX_CONNECTIONS", .arg = "N", .help = "more get 503 at once"},
         {"head-timeout", 0, FLAG_NUMBER, &o->head_timeout_s, 0.1, 3600, .env = "TACA_HEAD_TIMEOUT",
@@ -87,42 +69,42 @@ static void add_front(struct table *t, struct options *o) {
     add(t, flags, FLAGS_COUNT(flags));
 }
 
-static void add_limits(struct table *t, struct options *o) {
+static void add_limits(struct serve_table *t, struct serve_options *o) {
     struct api_limits *l = &o->serve.front.limits;
     const struct flag flags[] = {
         {"max-pixels", 0, FLAG_INT, &o->max_pixels, 4096, 1 << 28, .env = "TACA_MAX_PIXELS",
-         .arg = "N", .help = "width times height of one image"},
+         .arg = "N", .help = "width times height of one image", .live = true},
         {"max-side", 0, FLAG_INT, &l->max_side_px, 16, 1 << 14, .env = "TACA_MAX_SIDE", .arg = "N",
-         .help = "longest side of one image"},
+         .help = "longest side of one image", .live = true},
         {"max-steps", 0, FLAG_INT, &l->max_steps, 1, TACA_MAX_STEPS, .env = "TACA_MAX_STEPS",
-         .arg = "N", .help = "denoising steps"},
+         .arg = "N", .help = "denoising steps", .live = true},
         {"max-n", 0, FLAG_INT, &l->max_n, 1, API_MAX_N, .env = "TACA_MAX_N", .arg = "N",
-         .help = "images of one request"},
+         .help = "images of one request", .live = true},
         {"max-body-bytes", 0, FLAG_INT, &o->max_body_bytes, 256, 1 << 24,
          .env = "TACA_MAX_BODY_BYTES", .arg = "N", .help = "size of one request"},
         {"max-prompt-bytes", 0, FLAG_INT, &o->max_prompt_bytes, 1, 1 << 20,
-         .env = "TACA_MAX_PROMPT_BYTES", .arg = "N", .help = "size of one prompt"},
+         .env = "TACA_MAX_PROMPT_BYTES", .arg = "N", .help = "size of one prompt", .live = true},
     };
     add(t, flags, FLAGS_COUNT(flags));
 }
 
-static void add_queue(struct table *t, struct options *o) {
+static void add_queue(struct serve_table *t, struct serve_options *o) {
     struct serve_opts *s = &o->serve;
     const struct flag flags[] = {
         {"max-queue", 0, FLAG_INT, &s->max_queue, 0, 1000000, .env = "TACA_MAX_QUEUE", .arg = "N",
-         .help = "requests that may wait; more get 429"},
+         .help = "requests that may wait; more get 429", .live = true},
         {"max-backlog-seconds", 0, FLAG_NUMBER, &s->max_backlog_s, 0, 1e6,
          .env = "TACA_MAX_BACKLOG_SECONDS", .arg = "S",
-         .help = "device time that may wait; more get 429, 0 = no limit"},
+         .help = "device time that may wait; more get 429, 0 = no limit", .live = true},
         {"policy", 0, FLAG_CHOICE, &o->policy, .choices = "edf|fcfs", .env = "TACA_POLICY",
          .arg = "P", .help = "order by deadlines, or as they come"},
         {"deadline-factor", 0, FLAG_NUMBER, &s->deadline_factor, 1, 1000,
          .env = "TACA_DEADLINE_FACTOR", .arg = "K",
-         .help = "without deadline_ms: so many times what it takes alone"},
+         .help = "without deadline_ms: so many times what it takes alone", .live = true},
         {"fair-quantum", 0, FLAG_NUMBER, &s->fair_quantum_s, 0, 86400, .env = "TACA_FAIR_QUANTUM",
-         .arg = "S", .help = "device time one user may be ahead of others, 0 = any"},
+         .arg = "S", .help = "device time one user may be ahead of others, 0 = any", .live = true},
         {"patience", 0, FLAG_NUMBER, &s->patience_s, 0, 86400, .env = "TACA_PATIENCE", .arg = "S",
-         .help = "who waits longer is served first for an eighth of the time"},
+         .help = "who waits longer is served first for an eighth of the time", .live = true},
         {"calibrate", 0, FLAG_SWITCH, &s->calibrate, .env = "TACA_CALIBRATE",
          .help = "measure what steps take at the start"},
         {"max-batch-images", 0, FLAG_INT, &s->max_batch_images, 1, 64,
@@ -133,52 +115,81 @@ static void add_queue(struct table *t, struct options *o) {
         {"encode-threads", 0, FLAG_INT, &s->encode_threads, 1, 64, .env = "TACA_ENCODE_THREADS",
          .arg = "N", .help = "threads that write PNG"},
         {"start-timeout", 0, FLAG_NUMBER, &o->start_timeout_s, 0, 86400,
-         .env = "TACA_START_TIMEOUT", .arg = "S",
-         .help = "longest wait in the queue, 0 = no limit"},
+         .env = "TACA_START_TIMEOUT", .arg = "S", .help = "longest wait in the queue, 0 = no limit",
+         .live = true},
         {"step-timeout", 0, FLAG_NUMBER, &o->step_timeout_s, 0.01, 86400,
          .env = "TACA_STEP_TIMEOUT", .arg = "S",
-         .help = "a worker silent for longer, and for 20 times its usual, is replaced"},
+         .help = "a worker silent for longer, and for 20 times its usual, is replaced",
+         .live = true},
         {"job-ttl", 0, FLAG_NUMBER, &o->job_ttl_s, 0, 86400, .env = "TACA_JOB_TTL", .arg = "S",
          .help = "a finished job can be asked for so long"},
         {"max-stored-bytes", 0, FLAG_NUMBER, &o->max_stored_bytes, 0, 1e13,
          .env = "TACA_MAX_STORED_BYTES", .arg = "N",
          .help = "memory for results of finished jobs; the oldest go first"},
         {"drain-grace", 0, FLAG_NUMBER, &o->drain_grace_s, 0, 3600, .env = "TACA_DRAIN_GRACE",
-         .arg = "S", .help = "after SIGTERM: new requests for so long"},
+         .arg = "S", .help = "after SIGTERM: new requests for so long", .live = true},
         {"drain-timeout", 0, FLAG_NUMBER, &o->drain_timeout_s, 0, 86400,
          .env = "TACA_DRAIN_TIMEOUT", .arg = "S",
-         .help = "after SIGTERM: unfinished requests end then"},
+         .help = "after SIGTERM: unfinished requests end then", .live = true},
     };
     add(t, flags, FLAGS_COUNT(flags));
 }
 
-static void add_log(struct table *t, struct options *o) {
+#define LOG_FORMATS "auto|text|json"
+#define LOG_LEVELS  "debug|info|warn|error"
+
+static void add_log(struct serve_table *t, struct serve_options *o) {
     const struct flag flags[] = {
-        {"log-format", 0, FLAG_CHOICE, &o->log_format, .choices = "auto|text|json",
+        {"log-format", 0, FLAG_CHOICE, &o->log_format, .choices = LOG_FORMATS,
          .env = "TACA_LOG_FORMAT", .arg = "F", .help = "auto: text on a terminal, else JSON"},
-        {"log-level", 0, FLAG_CHOICE, &o->log_level, .choices = "debug|info|warn|error",
-         .env = "TACA_LOG_LEVEL", .arg = "L", .help = "least level to log"},
+        {"log-level", 0, FLAG_CHOICE, &o->log_level, .choices = LOG_LEVELS, .env = "TACA_LOG_LEVEL",
+         .arg = "L", .help = "least level to log", .live = true},
         {"log-prompts", 0, FLAG_SWITCH, &o->serve.log_prompts, .env = "TACA_LOG_PROMPTS",
-         .help = "prompts in the log"},
+         .help = "prompts in the log", .live = true},
+    };
+    add(t, flags, FLAGS_COUNT(flags));
+}
+
+/* What the service has settled for its log, by names of its own: the service's twins are read again
+ * on SIGHUP and must stay the operator's. */
+static void add_worker_log(struct serve_table *t, struct serve_options *o) {
+    const struct flag flags[] = {
+        {"log-format", 0, FLAG_CHOICE, &o->log_format, .choices = LOG_FORMATS,
+         .env = SERVE_WORKER_LOG_FORMAT, .arg = "F", .help = "as the service's"},
+        {"log-level", 0, FLAG_CHOICE, &o->log_level, .choices = LOG_LEVELS,
+         .env = SERVE_WORKER_LOG_LEVEL, .arg = "L", .help = "as the service's"},
+    };
+    add(t, flags, FLAGS_COUNT(flags));
+}
+
+static void add_config(struct serve_table *t, struct serve_options *o) {
+    const struct flag flags[] = {
+        {"config", 0, FLAG_STRING, &o->config_file, .env = "TACA_CONFIG", .arg = "FILE",
+         .help = "options as one JSON object; environment and command line are stronger",
+         .not_in_file = true},
+        {"print-config", 0, FLAG_SWITCH, &o->print_config, .not_in_file = true,
+         .help = "print every option's value and where it is from, and exit"},
+        {"check-config", 0, FLAG_SWITCH, &o->check_config, .not_in_file = true,
+         .help = "say whether it would start, by the exit code too (78 = no)"},
     };
     add(t, flags, FLAGS_COUNT(flags));
 }
 
 /* ---- defaults and results -------------------------------------------------------------------- */
 
-static void set_defaults(struct options *o) {
+static void set_defaults(struct serve_options *o) {
     struct serve_opts *s = &o->serve;
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    *o = (struct options){.log_level = TACA_LOG_INFO,
-                          .head_timeout_s = 5,
-                          .body_timeout_s = 10,
-                          .sse_ping_s = 15,
-                          .start_timeout_s = 300,
-                          .job_ttl_s = 600,
-                          .max_stored_bytes = 256 << 20,
-                          .drain_grace_s = 5,
-                          .drain_timeout_s = 60,
-                          .step_timeout_s = 30};
+    *o = (struct serve_options){.log_level = TACA_LOG_INFO,
+                                .head_timeout_s = 5,
+                                .body_timeout_s = 10,
+                                .sse_ping_s = 15,
+                                .start_timeout_s = 300,
+                                .job_ttl_s = 600,
+                                .max_stored_bytes = 256 << 20,
+                                .drain_grace_s = 5,
+                                .drain_timeout_s = 60,
+                                .step_timeout_s = 30};
     s->front.host = "localhost";
     s->front.port = 8080;
     s->front.admin_listen = "127.0.0.1:8081";
@@ -198,9 +209,27 @@ static void set_defaults(struct options *o) {
     s->encode_threads = cores < 2 ? 1 : cores > 8 ? 4 : 2;
 }
 
+void serve_options_init(struct serve_options *o, struct serve_table *t) {
+    t->n = 0;
+    set_defaults(o);
+    add_config(t, o);
+    add_engine(t, o);
+    add_front(t, o);
+    add_limits(t, o);
+    add_queue(t, o);
+    add_log(t, o);
+}
+
+void worker_options_init(struct serve_options *o, struct serve_table *t) {
+    t->n = 0;
+    set_defaults(o);
+    add_engine(t, o);
+    add_worker_log(t, o);
+}
+
 static int to_ms(double s) { return (int)lround(s * 1000); }
 
-static void apply(struct options *o) {
+void serve_options_apply(struct serve_options *o) {
     struct serve_opts *s = &o->serve;
     s->loras = (struct serve_loras){o->lora.item, o->lora.n};
     s->engine.precision = (enum taca_precision)o->precision;
@@ -219,79 +248,4 @@ static void apply(struct options *o) {
     s->drain_grace_ms = to_ms(o->drain_grace_s);
     s->drain_timeout_ms = to_ms(o->drain_timeout_s);
     if (strcmp(s->front.admin_listen, "none") == 0) s->front.admin_listen = "";
-}
-
-/* Workers inherit the environment: so they write to the same log in the same form. */
-static void set_log(const struct options *o) {
-    static const char *const levels[] = {"debug", "info", "warn", "error"};
-    bool json = o->log_format == 2 || (o->log_format == 0 && !isatty(STDERR_FILENO));
-    setenv("TACA_LOG_FORMAT", json ? "json" : "text", 1);
-    setenv("TACA_LOG_LEVEL", levels[o->log_level], 1);
-    taca_log_setup((enum taca_log_level)o->log_level, json);
-}
-
-/* Every item of the list stays on this machine. */
-static bool host_is_local(const char *list) {
-    for (const char *at = list; *at;) {
-        size_t len = strcspn(at, ",");
-        bool local =
-            strncmp(at, "127.", 4) == 0 || (len == 9 && strncmp(at, "localhost", 9) == 0) ||
-            (len == 3 && strncmp(at, "::1", 3) == 0) || (len == 5 && strncmp(at, "[::1]", 5) == 0);
-        if (!local) return false;
-        at += len + (at[len] == ',');
-    }
-    return *list != 0;
-}
-
-static int bad_config(const char *what, const char *value) {
-    fprintf(stderr, "taca serve: %s%s\n", what, value);
-    return EXIT_CONFIG;
-}
-
-int cli_serve(int argc, char **argv) {
-    struct options o;
-    struct table t = {.n = 0};
-    set_defaults(&o);
-    add_engine(&t, &o);
-    add_front(&t, &o);
-    add_limits(&t, &o);
-    add_queue(&t, &o);
-    add_log(&t, &o);
-    struct flag_set set = {
-        .usage = "serve [options]",
-        .about = "Serves images over HTTP until SIGTERM: POST /v1/generate, /health, /metrics.",
-        .flags = t.flags,
-        .n_flags = t.n};
-    enum flags_result parsed = flags_parse(&set, argc, argv);
-    if (parsed != FLAGS_OK) return parsed == FLAGS_HELP ? EXIT_OK : EXIT_USAGE;
-    apply(&o);
-    if (!o.serve.engine.model_path && !o.serve.engine.transformer)
-        o.serve.engine.model_path = cli_demo_model();
-    if (!o.serve.engine.model_path && !o.serve.engine.transformer)
-        return bad_config("no model: give --model PATH (the demo model was not found)", "");
-    if (!host_is_local(o.serve.front.host) && !o.insecure && !o.serve.front.api_key_file)
-        return bad_config("nobody has to log in to this service; to let other machines in all the "
-                          "same, add --api-key-file or --insecure to --host ",
-                          o.serve.front.host);
-    /* the very file that runs here, even when an upgrade has replaced it on the disk meanwhile */
-    o.serve.self = "/proc/self/exe";
-    set_log(&o);
-    return taca_serve(&o.serve);
-}
-
-int cli_worker(int argc, char **argv) {
-    struct options o;
-    struct table t = {.n = 0};
-    set_defaults(&o);
-    add_engine(&t, &o);
-    add_log(&t, &o);
-    struct flag_set set = {.usage = "worker [options]",
-                           .about = "The child process of `taca serve`; not for people.",
-                           .flags = t.flags,
-                           .n_flags = t.n};
-    enum flags_result parsed = flags_parse(&set, argc, argv);
-    if (parsed != FLAGS_OK) return parsed == FLAGS_HELP ? EXIT_OK : EXIT_USAGE;
-    apply(&o);
-    set_log(&o);
-    return taca_worker(&o.serve.engine, &o.serve.loras);
 }

@@ -11,11 +11,11 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mailbox.h"
-#include "server/access.h"
 #include "server/http.h"
 #include "server/listener.h"
 #include "server/metrics.h"
 #include "server/routes.h"
+#include "server/rules.h"
 #include "server/watch.h"
 
 enum {
@@ -34,8 +34,8 @@ struct departure {
 
 struct front {
     uv_loop_t *loop;
-    struct routes routes;
-    struct access *access;
+    struct routes routes; /* each request gets the rules of its time */
+    struct rules_place rules;
     struct watch *watch;
     struct http *http, *admin_http; /* admin: NULL when there is none */
     struct listener *listener, *admin_listener;
@@ -84,14 +84,28 @@ static void on_watch(void *ctx, uint64_t token, bool half) {
 
 /* ---- between the parts ----------------------------------------------------------------------- */
 
+static struct routes under(const struct front *f, const struct rules *rules) {
+    struct routes r = f->routes;
+    r.limits = rules->limits;
+    r.access = rules->access;
+    return r;
+}
+
 static void answer(void *ctx, const struct http_request *q, struct http_reply *out) {
     struct front *f = ctx;
-    routes_answer(&f->routes, q, out);
+    struct rules *rules = rules_hold(&f->rules);
+    struct routes r = under(f, rules);
+    routes_answer(&r, q, out);
+    rules_leave(&f->rules, rules);
 }
 
 static bool early(void *ctx, const struct http_request *q, struct http_reply *out) {
     struct front *f = ctx;
-    return routes_early(&f->routes, q, out);
+    struct rules *rules = rules_hold(&f->rules);
+    struct routes r = under(f, rules);
+    bool refused = routes_early(&r, q, out);
+    rules_leave(&f->rules, rules);
+    return refused;
 }
 
 static void take(void *ctx, int fd, const struct head *head, const struct sockaddr *peer,
@@ -182,16 +196,29 @@ static void start_handles(struct front *f, const struct front_opts *o) {
     uv_timer_start(&f->tick, on_tick, (uint64_t)tick_ms, (uint64_t)tick_ms);
 }
 
+enum taca_code front_check(const struct front_opts *opts, struct taca_err *err) {
+    struct access *access = NULL;
+    enum taca_code rc = access_open(&access, opts->cors_origin, opts->api_key_file, err);
+    access_close(access);
+    return rc;
+}
+
+enum taca_code front_reload(struct front *f, const struct front_opts *opts, struct taca_err *err) {
+    struct access *access = NULL;
+    enum taca_code rc = access_open(&access, opts->cors_origin, opts->api_key_file, err);
+    return rc == TACA_OK ? rules_set(&f->rules, access, &opts->limits, err) : rc;
+}
+
 enum taca_code front_open(struct front **out, uv_loop_t *loop, const struct front_opts *opts,
                           const struct front_hooks *hooks, struct taca_err *err) {
     struct front *f = calloc(1, sizeof *f);
     if (!f) return taca_fail(err, TACA_ENOMEM, "front door");
     f->loop = loop;
-    f->routes = (struct routes){.hooks = *hooks, .limits = opts->limits, .ui = opts->ui};
+    f->routes = (struct routes){.hooks = *hooks, .ui = opts->ui};
+    rules_init(&f->rules);
     raise_descriptor_limit(opts->max_connections);
     start_handles(f, opts);
-    enum taca_code rc = access_open(&f->access, opts->cors_origin, opts->api_key_file, err);
-    f->routes.access = f->access;
+    enum taca_code rc = front_reload(f, opts, err);
     if (rc == TACA_OK) rc = watch_open(&f->watch, loop, on_watch, f, err);
     if (rc == TACA_OK) rc = open_http(f, false, opts, err);
     if (rc == TACA_OK) rc = open_listener(f, false, opts->host, opts->port, opts, err);
@@ -220,7 +247,7 @@ static void on_part_closed(void *ctx) {
     if (--f->open_parts > 0) return;
     void (*done)(void *ctx) = f->done;
     void *done_ctx = f->done_ctx;
-    access_close(f->access);
+    rules_finish(&f->rules);
     free(f);
     if (done) done(done_ctx);
 }

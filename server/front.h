@@ -57,10 +57,15 @@ struct front_hooks {
 };
 
 struct front;
+/* Whether front_open would like them. */
+enum taca_code front_check(const struct front_opts *opts, struct taca_err *err);
 enum taca_code front_open(struct front **out, uv_loop_t *loop, const struct front_opts *opts,
                           const struct front_hooks *hooks, struct taca_err *err) TACA_MUST_USE;
 int front_port(const struct front *f);
 int front_admin_port(const struct front *f); /* 0 = none */
+/* From the next request on: limits (but for max_body_bytes), keys and origins of `opts`. On failure
+ * everything stays as it was. */
+enum taca_code front_reload(struct front *f, const struct front_opts *opts, struct taca_err *err);
 /* Stops accepting; connections that are in go on. */
 void front_stop_accepting(struct front *f);
 /* Connections that still exist behind the guard. */

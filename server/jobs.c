@@ -27,6 +27,18 @@ enum taca_code jobs_open(struct jobs **out, const struct jobs_opts *opts,
     return store_open(&js->store, (int64_t)opts->job_ttl_ms * 1000, opts->stored_bytes, err);
 }
 
+void jobs_reload(struct jobs *js, const struct jobs_opts *opts) {
+    js->opts.limits.queue = opts->limits.queue;
+    js->opts.limits.backlog_ms = opts->limits.backlog_ms;
+    js->opts.limits.patience_ms = js->sched.limits.patience_ms = opts->limits.patience_ms;
+    js->opts.deadline_factor = opts->deadline_factor;
+    js->opts.start_timeout_ms = opts->start_timeout_ms;
+    js->opts.step_timeout_ms = opts->step_timeout_ms;
+    js->opts.log_prompts = opts->log_prompts;
+    js->sched.fair.quantum_ms = opts->fair_quantum_ms;
+    metric_set(METRIC_CAPACITY, opts->limits.queue);
+}
+
 void jobs_close(struct jobs *js) {
     struct job *job;
     if (!js) return;

@@ -39,6 +39,9 @@ enum taca_code jobs_open(struct jobs **out, const struct jobs_opts *opts,
                          const struct jobs_ports *ports, struct taca_err *err) TACA_MUST_USE;
 void jobs_close(struct jobs *js); /* every task must be back; NULL is fine */
 
+/* Takes over what may change on the way: all but policy, batch sizes, calibrate and the store's. */
+void jobs_reload(struct jobs *js, const struct jobs_opts *opts);
+
 /* Takes the job over: a place in line, or an answer that says no. */
 void jobs_add(struct jobs *js, struct job *job);
 /* Takes the question over and answers it. */

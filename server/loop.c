@@ -1,10 +1,11 @@
 /* loop.c - taca_serve: the main thread. It ties front door, job table, worker and encoder together,
  * keeps the time and listens to signals; what happens to a job is decided in jobs.c.
  *
- *   SIGTERM           drain: not ready at once, new work for drain_grace, then only what was
- * accepted SIGTERM again,    leave at once: waiting clients get their error, the worker is killed
- *   SIGINT
- *   SIGPIPE           ignored */
+ *   SIGTERM  drain: not ready at once, new work for drain_grace, then only what was accepted;
+ *            again: leave at once, waiting clients get their error, the worker is killed
+ *   SIGINT   leave at once
+ *   SIGHUP   read the options again
+ *   SIGPIPE  ignored */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -37,7 +38,7 @@ struct serve {
     uv_loop_t loop;
     uv_async_t wake;
     uv_timer_t beat, expiry, drain;
-    uv_signal_t term, interrupt;
+    uv_signal_t term, interrupt, hangup;
     struct taca_mailbox incoming; /* jobs from http threads */
     struct taca_mailbox asks;     /* questions from them */
     struct taca_mailbox results;  /* tasks from the encoder */
@@ -47,6 +48,7 @@ struct serve {
     struct encode *encode;
     struct jobs *jobs;
     enum phase phase;
+    int drain_grace_ms, drain_timeout_ms;
     int64_t drain_end_us, flush_end_us;
     bool fast;
     int exit_code;
@@ -269,17 +271,17 @@ static void on_signal(uv_signal_t *h, int signal_no) {
         leave_at_once(s);
         return;
     }
-    int grace_ms = s->opts->drain_grace_ms < 1 ? 1 : s->opts->drain_grace_ms;
+    int grace_ms = s->drain_grace_ms < 1 ? 1 : s->drain_grace_ms;
     taca_log(TACA_LOG_INFO, "draining: %d requests in flight, new ones for another %d ms",
              jobs_unanswered(s->jobs), grace_ms);
     s->phase = PHASE_GRACE;
-    s->drain_end_us = taca_now_us() + (int64_t)s->opts->drain_timeout_ms * 1000;
+    s->drain_end_us = taca_now_us() + (int64_t)s->drain_timeout_ms * 1000;
     atomic_store(&s->status.state, SERVICE_DRAINING);
     metric_set(METRIC_DRAINING, 1);
     uv_timer_start(&s->drain, on_grace_over, (uint64_t)grace_ms, 0);
 }
 
-/* ---- the start ------------------------------------------------------------------------------- */
+/* ---- the options ----------------------------------------------------------------------------- */
 
 static enum taca_code check_range(const char *flag, int v, int min, int max, struct taca_err *err) {
     if (v >= min && v <= max) return TACA_OK;
@@ -318,6 +320,63 @@ static enum taca_code check_opts(const struct serve_opts *o, struct taca_err *er
     return serve_loras_check(&o->loras, err);
 }
 
+static struct jobs_opts jobs_opts_of(const struct serve_opts *o) {
+    struct jobs_opts jobs = {.policy = o->policy,
+                             .deadline_factor = o->deadline_factor,
+                             .fair_quantum_ms = o->fair_quantum_s * 1000,
+                             .calibrate = o->calibrate,
+                             .start_timeout_ms = o->start_timeout_ms,
+                             .step_timeout_ms = o->step_timeout_ms,
+                             .log_prompts = o->log_prompts,
+                             .job_ttl_ms = o->job_ttl_ms,
+                             .stored_bytes = o->max_stored_bytes};
+    sched_limits_init(&jobs.limits, o->max_batch_images);
+    jobs.limits.batch_tokens = o->max_batch_tokens;
+    jobs.limits.queue = o->max_queue;
+    jobs.limits.backlog_ms = o->max_backlog_s * 1000;
+    jobs.limits.patience_ms = o->patience_s * 1000;
+    return jobs;
+}
+
+/* All of it or nothing: the door is the only part that can say no, so it goes first. */
+static enum taca_code reload(struct serve *s, const struct serve_opts *o, struct taca_err *err) {
+    enum taca_code rc = check_opts(o, err);
+    if (rc != TACA_OK) return rc;
+    if (o->front.limits.max_pixels > s->opts->front.limits.max_pixels)
+        return taca_fail_param(err, "max-pixels",
+                               "--max-pixels is above %lld, for which memory was set aside at the "
+                               "start: that wants a restart",
+                               (long long)s->opts->front.limits.max_pixels);
+    rc = front_reload(s->front, &o->front, err);
+    if (rc != TACA_OK) return rc;
+    const struct jobs_opts jobs = jobs_opts_of(o);
+    jobs_reload(s->jobs, &jobs);
+    s->drain_grace_ms = o->drain_grace_ms;
+    s->drain_timeout_ms = o->drain_timeout_ms;
+    return TACA_OK;
+}
+
+static void on_hangup(uv_signal_t *h, int signal_no) {
+    struct serve *s = h->data;
+    const struct serve_reload *r = &s->opts->reload;
+    const struct serve_opts *o = NULL;
+    struct taca_err err = {0};
+    (void)signal_no;
+    if (s->phase != PHASE_SERVING || !r->read) return;
+    enum taca_code rc = r->read(r->ctx, &o, &err);
+    if (rc == TACA_OK) rc = reload(s, o, &err);
+    metric_set(METRIC_RELOAD_GOOD, rc == TACA_OK);
+    if (rc != TACA_OK) {
+        taca_log(TACA_LOG_ERROR, "reload: everything stays as it is: %s", err.text);
+        return;
+    }
+    r->taken(r->ctx);
+    metric_set(METRIC_RELOAD_TIME, (double)time(NULL));
+    pump(s);
+}
+
+/* ---- the start ------------------------------------------------------------------------------- */
+
 static void init_handles(struct serve *s) {
     uv_loop_init(&s->loop);
     uv_async_init(&s->loop, &s->wake, on_wake);
@@ -326,10 +385,12 @@ static void init_handles(struct serve *s) {
     uv_timer_init(&s->loop, &s->drain);
     uv_signal_init(&s->loop, &s->term);
     uv_signal_init(&s->loop, &s->interrupt);
+    uv_signal_init(&s->loop, &s->hangup);
     s->wake.data = s->beat.data = s->expiry.data = s->drain.data = s;
-    s->term.data = s->interrupt.data = s;
+    s->term.data = s->interrupt.data = s->hangup.data = s;
     uv_signal_start(&s->term, on_signal, SIGTERM);
     uv_signal_start(&s->interrupt, on_signal, SIGINT);
+    uv_signal_start(&s->hangup, on_hangup, SIGHUP);
     uv_timer_start(&s->beat, on_beat, BEAT_MS, BEAT_MS);
     on_beat(&s->beat);
     taca_mailbox_init(&s->incoming, wake_loop, s);
@@ -360,20 +421,7 @@ static enum taca_code open_parts(struct serve *s, struct taca_err *err) {
     const struct pool_hooks pool_hooks = {s, hook_ready, hook_answer, hook_lost, hook_refused};
     const struct front_hooks front_hooks = {s,        &s->status,       hook_submit,
                                             hook_ask, hook_client_gone, hook_metrics};
-    struct jobs_opts jobs = {.policy = o->policy,
-                             .deadline_factor = o->deadline_factor,
-                             .fair_quantum_ms = o->fair_quantum_s * 1000,
-                             .calibrate = o->calibrate,
-                             .start_timeout_ms = o->start_timeout_ms,
-                             .step_timeout_ms = o->step_timeout_ms,
-                             .log_prompts = o->log_prompts,
-                             .job_ttl_ms = o->job_ttl_ms,
-                             .stored_bytes = o->max_stored_bytes};
-    sched_limits_init(&jobs.limits, o->max_batch_images);
-    jobs.limits.batch_tokens = o->max_batch_tokens;
-    jobs.limits.queue = o->max_queue;
-    jobs.limits.backlog_ms = o->max_backlog_s * 1000;
-    jobs.limits.patience_ms = o->patience_s * 1000;
+    const struct jobs_opts jobs = jobs_opts_of(o);
     enum taca_code rc = pool_open(&s->pool, &pool, &pool_hooks, err);
     if (!rc) rc = encode_open(&s->encode, o->encode_threads, &s->results, err);
     if (!rc)
@@ -391,6 +439,11 @@ static void announce(const struct serve *s) {
     taca_log_fields(TACA_LOG_INFO, fields, "listening on %s:%d", s->opts->front.host, port);
 }
 
+enum taca_code taca_serve_check(const struct serve_opts *opts, struct taca_err *err) {
+    enum taca_code rc = check_opts(opts, err);
+    return rc == TACA_OK ? front_check(&opts->front, err) : rc;
+}
+
 int taca_serve(const struct serve_opts *opts) {
     struct taca_err err = {0};
     if (check_opts(opts, &err)) {
@@ -400,6 +453,10 @@ int taca_serve(const struct serve_opts *opts) {
     struct serve *s = calloc(1, sizeof *s);
     if (!s) return 1;
     s->opts = opts;
+    s->drain_grace_ms = opts->drain_grace_ms;
+    s->drain_timeout_ms = opts->drain_timeout_ms;
+    metric_set(METRIC_RELOAD_GOOD, 1);
+    metric_set(METRIC_RELOAD_TIME, (double)time(NULL));
     signal(SIGPIPE, SIG_IGN);
     init_handles(s);
     enum taca_code rc = open_parts(s, &err);

@@ -87,6 +87,10 @@ static const struct gauge_info {
     [METRIC_MODEL_LOADED] = {"taca_model_loaded", "1 while a worker holds the model.", true},
     [METRIC_MODEL_LOAD_SECONDS] = {"taca_model_load_duration_seconds",
                                    "How long the last load took.", true},
+    [METRIC_RELOAD_GOOD] = {"taca_config_last_reload_successful",
+                            "1 when the options that were read last are in force.", false},
+    [METRIC_RELOAD_TIME] = {"taca_config_reload_success_timestamp_seconds",
+                            "When options were last taken over.", false},
 };
 enum { N_GAUGES = sizeof gauges / sizeof gauges[0] };
 

@@ -34,7 +34,9 @@ enum metric_gauge {
     METRIC_STORED_JOBS,
     METRIC_STORED_BYTES,
     METRIC_MODEL_LOADED,
-    METRIC_MODEL_LOAD_SECONDS
+    METRIC_MODEL_LOAD_SECONDS,
+    METRIC_RELOAD_GOOD, /* 1 when the options that were read last are in force */
+    METRIC_RELOAD_TIME  /* when options were last taken over */
 };
 enum metric_histogram {
     METRIC_QUEUE_WAIT, /* seconds; by size class, as the next one: metric_observe_sized */

@@ -65,10 +65,9 @@ static void build_args(struct args *a, const struct taca_engine_opts *e,
     push(a, "taca", "worker");
     const struct {
         const char *flag, *value;
-    } paths[] = {{"--model", e->model_path}, {"--transformer", e->transformer},
-                 {"--vae", e->vae},          {"--clip-l", e->clip_l},
-                 {"--clip-g", e->clip_g},    {"--t5", e->t5},
-                 {"--taesd", e->taesd},      {"--config", e->config}};
+    } paths[] = {{"--model", e->model_path}, {"--transformer", e->transformer}, {"--vae", e->vae},
+                 {"--clip-l", e->clip_l},    {"--clip-g", e->clip_g},           {"--t5", e->t5},
+                 {"--taesd", e->taesd},      {"--model-config", e->config}};
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
         if (paths[i].value) push(a, paths[i].flag, paths[i].value);
     if (e->model_id) push(a, "--model-id", e->model_id);

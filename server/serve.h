@@ -7,6 +7,15 @@
 #include "server/sched.h"
 #include "server/worker_loras.h"
 
+struct serve_opts;
+/* How a running service reads its options again (SIGHUP). Loop thread; read may be NULL. */
+struct serve_reload {
+    void *ctx;
+    /* *out: all options, as a start would have them now; theirs until the next call. */
+    enum taca_code (*read)(void *ctx, const struct serve_opts **out, struct taca_err *err);
+    void (*taken)(void *ctx); /* those that may change are in force */
+};
+
 struct serve_opts {
     struct front_opts front;
     struct taca_engine_opts engine;
@@ -31,10 +40,13 @@ struct serve_opts {
     /* a worker that is silent for so long, and for 20 times what its work usually takes, is killed;
      * ten times as long for work that was never measured */
     int step_timeout_ms;
+    struct serve_reload reload;
 };
 
 /* Runs until SIGTERM/SIGINT; the exit code of the process (0 clean, 1 failed, 78 configuration). */
 int taca_serve(const struct serve_opts *opts);
+/* Whether it would start, as far as can be said without a socket or the model. */
+enum taca_code taca_serve_check(const struct serve_opts *opts, struct taca_err *err);
 /* The child: engine behind a socketpair on descriptor 3, pixels into the shared memory on 4. */
 int taca_worker(const struct taca_engine_opts *opts, const struct serve_loras *loras);
 

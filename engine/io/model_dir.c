@@ -250,7 +250,7 @@ enum taca_code taca_model_open(struct taca_model_dir *out, const struct taca_mod
     if (!path) return taca_fail_param(err, "model", "no model: give --model or --transformer");
     enum taca_code rc = check_path(path, err);
     if (!rc && paths->config && !io_is_dir(paths->config))
-        rc = taca_fail_param(err, "config", "--config %s: no such directory", paths->config);
+        rc = taca_fail_param(err, "config", "--model-config %s: no such directory", paths->config);
     if (rc) return rc;
     d.path = strdup(path);
     if (!d.path) return no_memory(path, err);

@@ -118,7 +118,7 @@ static enum taca_code check_heads(const struct model_opening *o, enum taca_kind 
         return TACA_OK;
     return taca_fail(o->err, TACA_EFORMAT,
                      "%s: the number of attention heads does not show in the shapes; give the "
-                     "config in %s.config.json or in a directory with --config",
+                     "config in %s.config.json or in a directory with --model-config",
                      path, path);
 }
 
@@ -166,7 +166,7 @@ enum taca_code model_take_tokenizer(const struct model_opening *o, enum taca_com
     if (o->paths->partial) return TACA_OK;
     return taca_fail(o->err, TACA_ENOTFOUND,
                      "%s: no %s, and the program's own models/%s is not there; give a directory "
-                     "that has one with --config%s",
+                     "that has one with --model-config%s",
                      o->d->path, name, slot->data,
                      slot->optional ? ", or leave the encoder out with --t5 none" : "");
 }

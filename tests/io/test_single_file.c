@@ -299,7 +299,7 @@ static void test_the_projection_of_clip_l_waits_for_a_config(void) {
     }
 }
 
-/* Everything that --config gave, in a file beside the file; only the tokenizers cannot be there. */
+/* Everything that --model-config gave, in a file beside it; only the tokenizers cannot be there. */
 static void test_configs_may_lie_beside_the_file(void) {
     struct taca_model_dir d = {0};
     struct taca_err err = {0};
@@ -422,7 +422,7 @@ static void test_what_would_be_ignored_is_refused(void) {
         &(struct taca_model_paths){.model = flux, .part = {[TACA_CLIP_G] = DEMO "/text_encoder_2"}},
         TACA_EINVAL, "a FluxPipeline has no place for what --clip-g gives");
     refuse(&(struct taca_model_paths){.model = DEMO, .config = DEMO "/nowhere"}, TACA_EINVAL,
-           "--config " DEMO "/nowhere: no such directory");
+           "--model-config " DEMO "/nowhere: no such directory");
     const struct taca_model_paths paths = {.model = tmp_path("demo.safetensors")};
     tmp_text("demo.config.json", "{\"text_encoder_1\":{}}");
     refuse(&paths, TACA_EFORMAT, "text_encoder_1 is no component");
