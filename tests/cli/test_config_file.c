@@ -1,12 +1,11 @@
 /* test_config_file.c - options from a file: what is taken, what is stronger, what a mistake is
  * told. */
-* /
 #include "cli/config.h"
 #include "tests/test.h"
 
 #include <unistd.h>
 
-    struct values {
+struct values {
     const char *host;
     int port, level, small;
     double wait_s;
