@@ -20,10 +20,11 @@ enum taca_code jobs_open(struct jobs **out, const struct jobs_opts *opts,
     if (!js) return taca_fail(err, TACA_ENOMEM, "opening the job table");
     js->opts = *opts;
     js->ports = *ports;
-    sched_init(&js->sched, opts->policy, &opts->limits);
+    *out = js; /* the caller closes it, whatever happens */
+    if (!sched_init(&js->sched, opts->policy, &opts->limits, 1))
+        return taca_fail(err, TACA_ENOMEM, "opening the scheduler");
     js->sched.fair.quantum_ms = opts->fair_quantum_ms;
     metric_set(METRIC_CAPACITY, opts->limits.queue);
-    *out = js;
     return store_open(&js->store, (int64_t)opts->job_ttl_ms * 1000, opts->stored_bytes, err);
 }
 
@@ -66,7 +67,7 @@ static bool admit(struct jobs *js, struct job *job) {
     int retry_after_s;
     (void)!getrandom(&random, sizeof random, GRND_NONBLOCK);
     int queued = jobs_queued_behind(js);
-    double backlog_ms = sched_backlog_ms(js->seqs, js->n_line);
+    double backlog_ms = sched_wait_ms(&js->sched, js->seqs, js->n_line);
     if (sched_admit(&js->opts.limits, queued, backlog_ms, jobs_isolated_ms(js, job), random,
                     &retry_after_s))
         return true;
@@ -255,7 +256,7 @@ static int patience_ms(const struct jobs *js, double expected_ms, bool measured)
 }
 
 static int patience_for(const struct jobs *js, const struct wire_msg *m, const int *picked, int n) {
-    const struct sched_costs *c = &js->sched.costs;
+    const struct sched_costs *c = js->sched.devices->costs;
     struct sched_load load = {0};
     if (m->type == WIRE_CALIBRATE) return patience_ms(js, 0, false);
     if (m->type == WIRE_OPEN) return patience_ms(js, c->open_ms, c->opened);
@@ -312,7 +313,7 @@ static void send_step(struct jobs *js, const int *picked, int n) {
         const struct image_ref *r = jobs_ref(js, picked[i]);
         m.u.step.ids[i] = r->job->images[r->index].seq;
     }
-    if (send_op(js, &m, WIRE_STEPPED, picked, n)) js->sched.turn = (struct sched_turn){0};
+    if (send_op(js, &m, WIRE_STEPPED, picked, n)) js->sched.devices->turn = (struct sched_turn){0};
 }
 
 static void send_decode(struct jobs *js, const int *picked, int slot) {
@@ -322,7 +323,7 @@ static void send_decode(struct jobs *js, const int *picked, int slot) {
     if (!send_op(js, &m, WIRE_DECODED, picked, 1)) return;
     js->op.slot = slot;
     js->slot_used[slot] = true;
-    js->sched.turn.decodes++;
+    js->sched.devices->turn.decodes++;
 }
 
 static void send_preview(struct jobs *js, const int *picked) {
@@ -354,15 +355,17 @@ void jobs_pump(struct jobs *js) {
     if (free && js->opts.calibrate) {
         send_calibrate(js);
     } else if (free) {
-        int picked[WIRE_MAX_SEQS], n, slot = free_slot(js);
-        switch (sched_next(&js->sched, picked, &n, js->seqs, js->n_line, slot >= 0)) {
+        int slot = free_slot(js);
+        struct sched_plan plan = sched_next(&js->sched, 0, js->seqs, js->n_line, slot >= 0);
+        const int *picked = plan.picked;
+        switch (plan.act) {
         case SCHED_DO_NOTHING: break;
         case SCHED_DO_OPEN: send_open(js, picked); break;
         case SCHED_DO_EVICT:
             start_over(js, picked);
             jobs_pump(js);
             return;
-        case SCHED_DO_STEP: send_step(js, picked, n); break;
+        case SCHED_DO_STEP: send_step(js, picked, plan.n); break;
         case SCHED_DO_PREVIEW: send_preview(js, picked); break;
         case SCHED_DO_DECODE: send_decode(js, picked, slot); break;
         }

@@ -48,8 +48,8 @@ static int guess_tokens(const struct jobs *js, const struct taca_gen_params *p) 
 
 static double image_ms(const struct jobs *js, const struct job *job) {
     const struct taca_gen_params *p = &job->request.params;
-    return sched_isolated_ms(&js->sched.costs, guess_tokens(js, p), taca_gen_params_forwards(p),
-                             jobs_pixels(job));
+    return sched_isolated_ms(js->sched.devices->costs, guess_tokens(js, p),
+                             taca_gen_params_forwards(p), jobs_pixels(job));
 }
 
 double jobs_isolated_ms(const struct jobs *js, const struct job *job) {
@@ -64,7 +64,7 @@ static double deadline_ms(const struct jobs *js, struct job *job) {
     if (job->request.deadline_ms > 0) return arrival_ms + AIM * job->request.deadline_ms;
     if (job->deadline_us > 0) return (double)job->deadline_us / 1000;
     double ms = arrival_ms + AIM * js->opts.deadline_factor * jobs_isolated_ms(js, job);
-    if (js->sched.costs.measured) job->deadline_us = (int64_t)(ms * 1000);
+    if (js->sched.devices->costs->measured) job->deadline_us = (int64_t)(ms * 1000);
     return ms;
 }
 
@@ -79,6 +79,7 @@ static void describe(const struct jobs *js, struct job *job, int index, struct s
         .stage = im->stage == IMAGE_WAITING ? SCHED_WAITING
                  : im->stage == IMAGE_OPEN  ? SCHED_OPEN
                                             : SCHED_FINISHED,
+        .device = im->seq ? 0 : -1,
         .tokens = opened ? im->tokens : guess_tokens(js, p),
         .steps_left = opened ? im->steps - im->step : taca_gen_params_forwards(p),
         .pixels = jobs_pixels(job),
@@ -134,7 +135,7 @@ int jobs_position(const struct jobs *js, const struct job *job) {
 
 int jobs_queued_behind(const struct jobs *js) {
     int picked[WIRE_MAX_SEQS], queued = 0, steppable = 0;
-    int n = sched_pick(&js->sched, picked, js->seqs, js->n_line);
+    int n = sched_pick(&js->sched, 0, picked, js->seqs, js->n_line);
     for (const struct job *job = js->first; job; job = job->next)
         queued += job->state == JOB_QUEUED;
     for (int i = 0; i < n; i++) {

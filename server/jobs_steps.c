@@ -20,7 +20,7 @@ static void fail_with(struct jobs *js, struct job *job, const struct taca_err *e
 
 static void opened(struct jobs *js, const struct op *op, const struct wire_opened *a) {
     struct job *job = op->refs[0].job;
-    js->sched.turn.open_ms += a->ms;
+    js->sched.devices->turn.open_ms += a->ms;
     if (!job) return; /* left meanwhile; its CLOSE is on the way */
     struct job_image *im = image_of(&op->refs[0]);
     if (a->err.code != TACA_OK) {
@@ -30,7 +30,7 @@ static void opened(struct jobs *js, const struct op *op, const struct wire_opene
         fail_with(js, job, &err);
         return;
     }
-    sched_saw_open(&js->sched.costs, a->ms);
+    sched_saw_open(js->sched.devices->costs, a->ms);
     im->stage = IMAGE_OPEN;
     im->step = 0;
     im->steps = a->steps;
@@ -56,7 +56,9 @@ static void step_failed(struct jobs *js, const struct op *op, const struct taca_
 static void count_step(struct jobs *js, const struct op *op, const struct wire_stepped *a) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    sched_stepped(&js->sched, op->tokens, op->keys, op->n, a->ms);
+    sched_stepped(
+        &js->sched, 0,
+        &(struct sched_step){.rows = op->n, .tokens = op->tokens, .keys = op->keys, .ms = a->ms});
     js->steps++;
     metric_set(METRIC_LAST_STEP, (double)now.tv_sec + (double)now.tv_nsec / 1e9);
     metric_add(METRIC_STEPS, NULL, (uint64_t)op->n);
@@ -166,7 +168,7 @@ static void decoded(struct jobs *js, const struct op *op, const struct wire_pixe
     im->seq = 0;
     im->stage = IMAGE_ENCODING;
     pool_praise(js->ports.pool);
-    sched_saw_decode(&js->sched.costs, (double)a->width_px * a->height_px, a->ms);
+    sched_saw_decode(js->sched.devices->costs, (double)a->width_px * a->height_px, a->ms);
     t->slot = op->slot;
     /* the encoder only reads; the struct has one type for both directions */
     t->pixels = (struct taca_image){a->width_px, a->height_px,
@@ -176,7 +178,7 @@ static void decoded(struct jobs *js, const struct op *op, const struct wire_pixe
 
 /* A model that could not be measured is learnt from its first requests. */
 static void calibrated(struct jobs *js, const struct wire_calibrated *a) {
-    struct sched_costs *c = &js->sched.costs;
+    struct sched_costs *c = js->sched.devices->costs;
     if (a->err.code != TACA_OK) taca_log(TACA_LOG_WARN, "calibration: %s", a->err.text);
     for (int64_t k = 0; k < a->n; k++) {
         int tokens[WIRE_MAX_SEQS];
@@ -274,7 +276,7 @@ void jobs_worker_lost(struct jobs *js, const char *reason) {
     if (js->op.active && js->op.slot >= 0) js->slot_used[js->op.slot] = false;
     js->op.active = false;
     js->sick = false;
-    js->sched.turn = (struct sched_turn){0};
+    js->sched.devices->turn = (struct sched_turn){0};
     for (struct job *job = js->first, *next; job; job = next) {
         next = job->next;
         if (!rewind_job(job)) continue;
@@ -317,7 +319,7 @@ static bool keep_result(struct job *job, struct encode_task *t) {
 
 static void image_encoded(struct jobs *js, struct job *job, struct encode_task *t) {
     job->timings.encode_ms += t->ms;
-    sched_saw_encode(&js->sched.costs, jobs_pixels(job), t->ms);
+    sched_saw_encode(js->sched.devices->costs, jobs_pixels(job), t->ms);
     metric_add(METRIC_IMAGES, NULL, 1);
     metric_add(METRIC_PIXELS, NULL, (uint64_t)t->pixels.width_px * (uint64_t)t->pixels.height_px);
     if (!keep_result(job, t)) {

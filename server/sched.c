@@ -17,20 +17,94 @@ void sched_limits_init(struct sched_limits *l, int batch_images) {
                                .aged_share = 8};
 }
 
-void sched_init(struct sched *s, enum sched_policy policy, const struct sched_limits *limits) {
-    *s = (struct sched){.policy = policy, .limits = *limits};
-    sched_costs_init(&s->costs);
+bool sched_init(struct sched *s, enum sched_policy policy, const struct sched_limits *limits,
+                int n_devices) {
+    *s = (struct sched){.policy = policy, .limits = *limits, .n_devices = n_devices};
+    s->devices = calloc((size_t)n_devices, sizeof *s->devices);
+    for (int d = 0; s->devices && d < n_devices; d++) {
+        s->devices[d].serves = 1;
+        for (int m = 0; m < SCHED_MODELS; m++) sched_costs_init(&s->devices[d].costs[m]);
+    }
+    return s->devices != NULL;
 }
 
-void sched_finish(struct sched *s) { sched_fair_finish(&s->fair); }
+void sched_finish(struct sched *s) {
+    sched_fair_finish(&s->fair);
+    free(s->devices);
+    s->devices = NULL;
+}
+
+/* ---- who can do it --------------------------------------------------------------------------- */
+
+static const struct sched_costs *costs_on(const struct sched *s, int d, const struct sched_seq *q) {
+    return &s->devices[d].costs[q->model];
+}
+
+static double left_on(const struct sched *s, int d, const struct sched_seq *q) {
+    const struct sched_costs *c = costs_on(s, d, q);
+    if (d == q->on) return q->left_ms;
+    return (q->stage == SCHED_WAITING ? c->open_ms : 0) +
+           q->steps_left * sched_solo_ms(c, q->tokens) + sched_tail_ms(c, q->pixels);
+}
+
+static double solo_on(const struct sched *s, int d, const struct sched_seq *q) {
+    return d == q->on ? q->solo_ms : sched_solo_ms(costs_on(s, d, q), q->tokens);
+}
+
+static bool serves(const struct sched *s, int d, int model) {
+    return s->devices[d].serves >> model & 1;
+}
+
+/* A device does not begin what would be late there and may still be in time elsewhere, nor what
+ * another would have done earlier, though it has to finish first what it holds and ahead_ms[its
+ * number] more. Returns that other device, or -1. */
+static int better_elsewhere(const struct sched *s, int d, const struct sched_seq *q,
+                            const double *ahead_ms) {
+    const double here = left_on(s, d, q), time = q->deadline_ms - s->now_ms;
+    for (int e = 0; e < s->n_devices; e++) {
+        if (e == d || !serves(s, e, q->model)) continue;
+        const double there = left_on(s, e, q);
+        if ((here <= time) != (there <= time)) {
+            if (there <= time) return e;
+        } else if (s->devices[e].held_ms + ahead_ms[e] + there < s->devices[d].held_ms + here) {
+            return e;
+        }
+    }
+    return -1;
+}
+
+/* May the device work on it now? */
+static bool concerns(const struct sched *s, int d, const struct sched_seq *q) {
+    return q->device >= 0 ? q->device == d : serves(s, d, q->model);
+}
 
 /* ---- order ----------------------------------------------------------------------------------- */
 
+/* The device that holds it, or the quickest of those that serve its model; of all when none does
+ * just now. */
+static int home(const struct sched *s, struct sched_seq *q) {
+    int best = -1;
+    if (q->device >= 0) return q->device;
+    q->on = -1;
+    for (int wanted = 1; wanted >= 0 && best < 0; wanted--) {
+        double least = HUGE_VAL;
+        for (int d = 0; d < s->n_devices; d++) {
+            double ms = left_on(s, d, q);
+            if ((wanted && !serves(s, d, q->model)) || !(ms < least)) continue;
+            least = ms;
+            best = d;
+        }
+    }
+    return best < 0 ? 0 : best;
+}
+
 static void judge(const struct sched *s, struct sched_seq *q, int top) {
     double waited = s->now_ms - q->arrival_ms;
-    q->solo_ms = sched_solo_ms(&s->costs, q->tokens);
-    q->left_ms = (q->stage == SCHED_WAITING ? s->costs.open_ms : 0) + q->steps_left * q->solo_ms +
-                 sched_tail_ms(&s->costs, q->pixels);
+    int on = home(s, q);
+    q->on = -1; /* nothing of it is known yet */
+    q->solo_ms = solo_on(s, on, q);
+    q->left_ms = left_on(s, on, q);
+    q->on = on;
     q->feasible = s->now_ms + q->left_ms <= q->deadline_ms;
     q->aged = waited >= s->limits.patience_ms;
     double raised = s->limits.level_ms > 0 ? floor(waited / s->limits.level_ms) : 0;
@@ -49,18 +123,36 @@ static int by_rank(const void *a, const void *b) {
     return c ? c : x->id - y->id;
 }
 
-/* Who has waited too long goes in front: the oldest, and only for their share of the time. */
-static void lift_aged(struct sched *s, struct sched_seq *seqs, int n) {
+/* The oldest of those who have waited too long, as the device sees it; -1 = none. */
+static int oldest_aged(const struct sched *s, int d, const struct sched_seq *seqs, int n) {
     int oldest = -1;
     for (int i = 0; i < n; i++) {
-        if (!seqs[i].aged || seqs[i].stage == SCHED_FINISHED) continue;
+        if (!seqs[i].aged || seqs[i].stage == SCHED_FINISHED || !concerns(s, d, &seqs[i])) continue;
         if (oldest < 0 || seqs[i].arrival_ms < seqs[oldest].arrival_ms) oldest = i;
     }
-    if (oldest < 0) s->aged_credit_ms = 0;
-    if (oldest < 0 || s->aged_credit_ms < 0) return;
-    struct sched_seq q = seqs[oldest];
-    for (int i = oldest; i > 0; i--) seqs[i] = seqs[i - 1];
-    seqs[0] = q;
+    return oldest;
+}
+
+/* Who has waited too long goes in front: the oldest of each device, and only for their share of its
+ * time. */
+static void lift_aged(struct sched *s, struct sched_seq *seqs, int n) {
+    int lifted = 0; /* so many are in front, the oldest first */
+    for (int d = 0; d < s->n_devices; d++) {
+        int at = oldest_aged(s, d, seqs, n), to = 0;
+        if (at < 0) s->devices[d].aged_credit_ms = 0;
+        if (at < lifted || s->devices[d].aged_credit_ms < 0) continue;
+        struct sched_seq q = seqs[at];
+        while (to < lifted && seqs[to].arrival_ms <= q.arrival_ms) to++;
+        for (int i = at; i > to; i--) seqs[i] = seqs[i - 1];
+        seqs[to] = q;
+        lifted++;
+    }
+}
+
+static void sum_held(struct sched *s, const struct sched_seq *seqs, int n) {
+    for (int d = 0; d < s->n_devices; d++) s->devices[d].held_ms = 0;
+    for (int i = 0; i < n; i++)
+        if (seqs[i].device >= 0) s->devices[seqs[i].device].held_ms += seqs[i].left_ms;
 }
 
 void sched_order(struct sched *s, struct sched_seq *seqs, int n, double now_ms) {
@@ -73,6 +165,7 @@ void sched_order(struct sched *s, struct sched_seq *seqs, int n, double now_ms) 
         bool steps = seqs[i].stage != SCHED_FINISHED;
         if (steps && seqs[i].level > top_level) top_level = seqs[i].level;
     }
+    sum_held(s, seqs, n);
     if (s->policy == SCHED_FCFS || n < 1) return; /* as they came */
     sched_fair_begin(&s->fair);
     for (int i = 0; i < n; i++)
@@ -93,6 +186,8 @@ void sched_order(struct sched *s, struct sched_seq *seqs, int n, double now_ms) 
 struct fill {
     const struct sched *s;
     const struct sched_seq *seqs;
+    const struct sched_costs *costs; /* of the leader's model */
+    int device;
     int *picked, count;
     struct sched_load load;
     double ms;       /* of the step so far */
@@ -100,13 +195,14 @@ struct fill {
 };
 
 static double slack(const struct fill *f, int i) {
-    return f->seqs[i].deadline_ms - f->s->now_ms - f->seqs[i].left_ms;
+    return f->seqs[i].deadline_ms - f->s->now_ms - left_on(f->s, f->device, &f->seqs[i]);
 }
 
 static void take(struct fill *f, int i) {
+    if (f->count == 0) f->costs = costs_on(f->s, f->device, &f->seqs[i]);
     f->picked[f->count++] = i;
-    sched_load_add(&f->load, &f->s->costs, f->seqs[i].tokens);
-    f->ms = sched_load_ms(&f->s->costs, &f->load);
+    sched_load_add(&f->load, f->costs, f->seqs[i].tokens);
+    f->ms = sched_load_ms(f->costs, &f->load);
 }
 
 /* A sequence may become late because its turn comes late, but not because of a fill. */
@@ -114,9 +210,11 @@ static void find_tightest(struct fill *f, int n) {
     double least[2] = {HUGE_VAL, HUGE_VAL};
     f->tightest[0] = f->tightest[1] = -1;
     for (int i = 0; i < n; i++) {
-        double x = slack(f, i);
-        if (i == f->picked[0] || f->seqs[i].stage == SCHED_FINISHED || x < f->ms || x >= least[1])
+        if (i == f->picked[0] || f->seqs[i].stage == SCHED_FINISHED ||
+            !concerns(f->s, f->device, &f->seqs[i]))
             continue;
+        double x = slack(f, i);
+        if (x < f->ms || x >= least[1]) continue;
         int at = x < least[0] ? 0 : 1;
         if (at == 0) least[1] = least[0], f->tightest[1] = f->tightest[0];
         least[at] = x;
@@ -127,11 +225,13 @@ static void find_tightest(struct fill *f, int n) {
 /* The joint step takes `ms`: is everybody in time who would be without the newcomer? Those who slow
  * down for others keep a reserve; who has none left is not slowed down. */
 static bool deadlines_hold(const struct fill *f, int newcomer, double ms) {
+    const struct sched *s = f->s;
     for (int k = 0; k < f->count; k++) {
         const struct sched_seq *q = &f->seqs[f->picked[k]];
-        double left = q->left_ms + q->steps_left * (ms - q->solo_ms);
+        double alone = left_on(s, f->device, q);
+        double left = alone + q->steps_left * (ms - solo_on(s, f->device, q));
         double until = q->deadline_ms - RESERVE * (q->deadline_ms - q->arrival_ms);
-        if (q->feasible && f->s->now_ms + left > until) return false;
+        if (s->now_ms + alone <= q->deadline_ms && s->now_ms + left > until) return false;
     }
     int watched = f->tightest[0] == newcomer ? f->tightest[1] : f->tightest[0];
     return watched < 0 || slack(f, watched) >= ms;
@@ -140,35 +240,60 @@ static bool deadlines_hold(const struct fill *f, int newcomer, double ms) {
 /* Does the sequence gain by joining? *ms becomes the time of the joint step. */
 static bool gains(const struct fill *f, int i, double *ms) {
     struct sched_load joint = f->load;
-    sched_load_add(&joint, &f->s->costs, f->seqs[i].tokens);
-    *ms = sched_load_ms(&f->s->costs, &joint);
-    return *ms <= LEAST_GAIN * (f->ms + f->seqs[i].solo_ms);
+    sched_load_add(&joint, f->costs, f->seqs[i].tokens);
+    *ms = sched_load_ms(f->costs, &joint);
+    return *ms <= LEAST_GAIN * (f->ms + solo_on(f->s, f->device, &f->seqs[i]));
 }
 
 static bool fits(const struct fill *f, int i) {
     const struct sched *s = f->s;
-    int64_t limit = s->limits.batch_tokens > 0 ? s->limits.batch_tokens : s->costs.saturation;
     double ms;
     if (f->count == 0) return true;
-    if (f->seqs[i].alone || f->seqs[f->picked[0]].alone) return false;
+    int64_t limit = s->limits.batch_tokens > 0 ? s->limits.batch_tokens : f->costs->saturation;
+    const struct sched_seq *leader = &f->seqs[f->picked[0]];
+    if (f->seqs[i].alone || leader->alone || f->seqs[i].model != leader->model) return false;
     if (f->load.tokens + f->seqs[i].tokens > limit || !gains(f, i, &ms)) return false;
     if (s->policy == SCHED_FCFS) return true;
     return sched_fair_may_ride(&s->fair, f->seqs[i].flow) && deadlines_hold(f, i, ms);
 }
 
-int sched_pick(const struct sched *s, int *picked, const struct sched_seq *seqs, int n) {
-    struct fill f = {.s = s, .seqs = seqs, .picked = picked};
+static int images_of_step(const struct sched *s, int d) {
+    int most = s->devices[d].most_images;
+    return most > 0 && most < s->limits.batch_images ? most : s->limits.batch_images;
+}
+
+static int places(const struct sched *s, int d) {
+    int most = s->devices[d].most_open;
+    return most > 0 && most < s->limits.open_images ? most : s->limits.open_images;
+}
+
+static int held_by(const struct sched_seq *seqs, int n, int d) {
     int held = 0;
-    for (int i = 0; i < n; i++) held += seqs[i].stage != SCHED_WAITING;
-    for (int i = 0; i < n && f.count < s->limits.batch_images; i++) {
-        if (seqs[i].stage == SCHED_FINISHED) continue;
-        bool room = seqs[i].stage != SCHED_WAITING || held < s->limits.open_images;
+    for (int i = 0; i < n; i++) held += seqs[i].stage != SCHED_WAITING && seqs[i].device == d;
+    return held;
+}
+
+int sched_pick(const struct sched *s, int device, int *picked, const struct sched_seq *seqs,
+               int n) {
+    struct fill f = {.s = s, .seqs = seqs, .device = device, .picked = picked};
+    int held = held_by(seqs, n, device), most = images_of_step(s, device);
+    double ahead_ms[SCHED_DEVICES] = {0}; /* of those that wait in front, by who will take them */
+    for (int i = 0; i < n && f.count < most; i++) {
+        const struct sched_seq *q = &seqs[i];
+        if (q->stage == SCHED_FINISHED || !concerns(s, device, q)) continue;
+        bool waits = q->stage == SCHED_WAITING;
+        int other = waits && q->device < 0 ? better_elsewhere(s, device, q, ahead_ms) : -1;
+        if (other >= 0) {
+            ahead_ms[other] += left_on(s, other, q);
+            continue;
+        }
+        bool room = !waits || held < places(s, device);
         if (!room || !fits(&f, i)) {
             /* first come, first served: a small one behind must not overtake a large one */
             if (s->policy == SCHED_FCFS) break;
             continue;
         }
-        held += seqs[i].stage == SCHED_WAITING;
+        held += waits;
         take(&f, i);
         if (f.count == 1) find_tightest(&f, n);
     }
@@ -180,35 +305,42 @@ int sched_pick(const struct sched *s, int *picked, const struct sched_seq *seqs,
 /* Those who became late after they were opened must not keep the places from those who are not:
  * the last of them starts again later. Not the oldest of those who waited too long: its turn comes
  * for sure, and then it is finished. -1 = nobody has to. */
-static int to_evict(const struct sched *s, const struct sched_seq *seqs, int n) {
-    int first = 0, held = 0, last = -1, oldest = -1;
-    while (first < n && seqs[first].stage == SCHED_FINISHED) first++;
+static int to_evict(const struct sched *s, int d, const struct sched_seq *seqs, int n) {
+    int first = 0, last = -1, oldest = oldest_aged(s, d, seqs, n);
+    while (first < n && (seqs[first].stage == SCHED_FINISHED || !concerns(s, d, &seqs[first])))
+        first++;
     if (s->policy == SCHED_FCFS || first == n || seqs[first].stage != SCHED_WAITING ||
-        !seqs[first].feasible)
+        s->now_ms + left_on(s, d, &seqs[first]) > seqs[first].deadline_ms ||
+        better_elsewhere(s, d, &seqs[first], (double[SCHED_DEVICES]){0}) >= 0)
         return -1;
-    for (int i = first; i < n; i++)
-        if (seqs[i].aged && (oldest < 0 || seqs[i].arrival_ms < seqs[oldest].arrival_ms))
-            oldest = i;
-    for (int i = 0; i < n; i++) {
-        held += seqs[i].stage != SCHED_WAITING;
-        if (seqs[i].stage == SCHED_OPEN && !seqs[i].feasible && i != oldest) last = i;
-    }
-    return held < s->limits.open_images ? -1 : last;
+    for (int i = 0; i < n; i++)
+        if (seqs[i].stage == SCHED_OPEN && seqs[i].device == d && !seqs[i].feasible && i != oldest)
+            last = i;
+    return held_by(seqs, n, d) < places(s, d) ? -1 : last;
 }
 
-static enum sched_act one(int *picked, int *n_picked, int index, enum sched_act act) {
-    picked[0] = index;
-    *n_picked = 1;
-    return act;
+static struct sched_plan one(enum sched_act act, int index) {
+    return (struct sched_plan){.act = act, .n = 1, .picked = {index}};
 }
 
-enum sched_act sched_next(struct sched *s, int *picked, int *n_picked, const struct sched_seq *seqs,
-                          int n, bool can_decode) {
-    const struct sched_turn *turn = &s->turn;
-    int count = sched_pick(s, picked, seqs, n), ready = 0, waiting = -1;
+static struct sched_plan step_of(struct sched *s, int d, const struct sched_seq *seqs,
+                                 const int *picked, int count) {
+    struct sched_plan plan = {.act = SCHED_DO_STEP};
+    for (int i = 0; i < count; i++)
+        if (seqs[picked[i]].stage == SCHED_OPEN) plan.picked[plan.n++] = picked[i];
+    s->devices[d].aged_led = seqs[plan.picked[0]].aged;
+    return plan;
+}
+
+struct sched_plan sched_next(struct sched *s, int device, const struct sched_seq *seqs, int n,
+                             uint32_t can_decode) {
+    const struct sched_turn *turn = &s->devices[device].turn;
+    int picked[SCHED_MAX_BATCH];
+    int count = sched_pick(s, device, picked, seqs, n), ready = 0, waiting = -1;
     int preview = -1, finished = -1;
     for (int i = n - 1; i >= 0; i--) {
-        if (seqs[i].stage == SCHED_FINISHED) finished = i;
+        if (seqs[i].device != device) continue;
+        if (seqs[i].stage == SCHED_FINISHED && can_decode >> seqs[i].model & 1) finished = i;
         if (seqs[i].stage == SCHED_OPEN && seqs[i].preview_due) preview = i;
     }
     for (int i = 0; i < count; i++) {
@@ -217,31 +349,52 @@ enum sched_act sched_next(struct sched *s, int *picked, int *n_picked, const str
         else if (waiting < 0)
             waiting = picked[i];
     }
-    int evicted = to_evict(s, seqs, n);
-    if (evicted >= 0) return one(picked, n_picked, evicted, SCHED_DO_EVICT);
-    if (preview >= 0) return one(picked, n_picked, preview, SCHED_DO_PREVIEW);
-    if (finished >= 0 && can_decode && (ready == 0 || turn->decodes == 0))
-        return one(picked, n_picked, finished, SCHED_DO_DECODE);
-    if (waiting >= 0 && (ready == 0 || turn->open_ms <= 0 || s->costs.step_ms <= 0 ||
-                         turn->open_ms < s->costs.step_ms))
-        return one(picked, n_picked, waiting, SCHED_DO_OPEN);
-    *n_picked = 0;
-    if (ready == 0) return SCHED_DO_NOTHING;
-    for (int i = 0; i < count; i++)
-        if (seqs[picked[i]].stage == SCHED_OPEN) picked[(*n_picked)++] = picked[i];
-    s->aged_led = seqs[picked[0]].aged;
-    return SCHED_DO_STEP;
+    int evicted = to_evict(s, device, seqs, n);
+    if (evicted >= 0) return one(SCHED_DO_EVICT, evicted);
+    if (preview >= 0) return one(SCHED_DO_PREVIEW, preview);
+    if (finished >= 0 && (ready == 0 || turn->decodes == 0)) return one(SCHED_DO_DECODE, finished);
+    double usual_ms = count > 0 ? costs_on(s, device, &seqs[picked[0]])->step_ms : 0;
+    if (waiting >= 0 &&
+        (ready == 0 || turn->open_ms <= 0 || usual_ms <= 0 || turn->open_ms < usual_ms))
+        return one(SCHED_DO_OPEN, waiting);
+    if (ready == 0) return (struct sched_plan){.act = SCHED_DO_NOTHING};
+    return step_of(s, device, seqs, picked, count);
 }
 
-void sched_stepped(struct sched *s, const int *tokens, const uint64_t *keys, int rows, double ms) {
+/* ---- what was done --------------------------------------------------------------------------- */
+
+enum { CALM_STEPS = 100 };
+
+/* After a time without trouble one more is tried. */
+static void relax(const struct sched *s, struct sched_device *d) {
+    if ((d->most_images == 0 && d->most_open == 0) || ++d->went_well < CALM_STEPS) return;
+    d->went_well = 0;
+    if (d->most_images > 0 && ++d->most_images >= s->limits.batch_images) d->most_images = 0;
+    if (d->most_open > 0 && ++d->most_open >= s->limits.open_images) d->most_open = 0;
+}
+
+void sched_step_too_large(struct sched *s, int device, int rows) {
+    s->devices[device].most_images = rows > 1 ? rows / 2 : 1;
+    s->devices[device].went_well = 0;
+}
+
+void sched_no_room(struct sched *s, int device, int held) {
+    s->devices[device].most_open = held > 1 ? held : 1;
+    s->devices[device].went_well = 0;
+}
+
+void sched_stepped(struct sched *s, int device, const struct sched_step *step) {
+    struct sched_device *d = &s->devices[device];
+    const double ms = step->ms;
     double all = 0;
-    for (int i = 0; i < rows; i++) all += tokens[i];
-    for (int i = 0; i < rows && all > 0; i++)
-        sched_fair_charge(&s->fair, keys[i], ms * tokens[i] / all);
-    sched_saw_step(&s->costs, tokens, rows, ms);
+    for (int i = 0; i < step->rows; i++) all += step->tokens[i];
+    for (int i = 0; i < step->rows && all > 0; i++)
+        sched_fair_charge(&s->fair, step->keys[i], ms * step->tokens[i] / all);
+    sched_saw_step(&d->costs[step->model], step->tokens, step->rows, ms);
+    relax(s, d);
     /* neither savings nor debts grow for ever */
-    s->aged_credit_ms += ms / s->limits.aged_share - (s->aged_led ? ms : 0);
-    s->aged_credit_ms = fmin(s->aged_credit_ms, ms);
-    s->aged_credit_ms = fmax(s->aged_credit_ms, -ms * s->limits.aged_share);
-    s->aged_led = false;
+    d->aged_credit_ms += ms / s->limits.aged_share - (d->aged_led ? ms : 0);
+    d->aged_credit_ms = fmin(d->aged_credit_ms, ms);
+    d->aged_credit_ms = fmax(d->aged_credit_ms, -ms * s->limits.aged_share);
+    d->aged_led = false;
 }

@@ -11,10 +11,15 @@
  *
  * Nobody waits for companions, and one that can no longer meet its deadline stands behind those
  * that can, but not for ever. The other policy, first come first served, fills in the order of
- * arrival and nobody overtakes; it is there to be compared with. */
+ * arrival and nobody overtakes; it is there to be compared with.
+ *
+ * Several devices serve one line: whichever is free takes the first in it that it can serve, unless
+ * another would have it done earlier all the same. A sequence stays with the device that opened it.
+ * A device may hold several models; those who share a step are of one. */
 #ifndef TACA_SERVER_SCHED_H
 #define TACA_SERVER_SCHED_H
 
+#include "base/err.h"
 #include "server/sched_cost.h"
 #include "server/sched_fair.h"
 
@@ -26,10 +31,14 @@ enum sched_stage {
     SCHED_FINISHED /* all steps done, pixels not made yet */
 };
 
+enum { SCHED_DEVICES = 8, SCHED_MODELS = 8, SCHED_MAX_BATCH = 64 };
+
 /* One image in the making. An array of these is the whole input. */
 struct sched_seq {
     int id; /* the caller's */
     enum sched_stage stage;
+    int model;
+    int device;     /* that holds it or is opening it; -1 = nobody does */
     int tokens;     /* it adds to a forward; an estimate while it waits */
     int steps_left; /* 0 when finished */
     double pixels;  /* for the cost of decoding */
@@ -40,7 +49,8 @@ struct sched_seq {
     uint64_t key;                   /* who asks: shares are fair between keys */
 
     /* sched_order's */
-    double solo_ms, left_ms; /* a step by itself; all that is still to do */
+    int on;                  /* its device, or the one that would be quickest */
+    double solo_ms, left_ms; /* there: a step by itself; all that is still to do */
     int level, flow;         /* priority after ageing; place of its key */
     bool feasible, aged, credit;
 };
@@ -48,7 +58,7 @@ struct sched_seq {
 struct sched_limits {
     int batch_images;  /* sequences in one forward, >= 1 */
     int batch_tokens;  /* 0 = what was measured; one sequence always fits */
-    int open_images;   /* sequences held at once, finished ones included */
+    int open_images;   /* sequences that a device holds at once, finished ones included */
     int queue;         /* jobs that may wait */
     double backlog_ms; /* device time that may wait, 0 = no limit */
     double level_ms; /* waiting raises the priority by one each time, up to the highest there is */
@@ -62,27 +72,38 @@ struct sched_turn { /* since the last step */
     int decodes;
     double open_ms;
 };
-struct sched {
-    enum sched_policy policy;
-    struct sched_limits limits;
-    struct sched_costs costs;
-    struct sched_fair fair; /* quantum_ms is the caller's choice */
+struct sched_device {
+    uint32_t serves; /* bit m: model m, now; the caller's */
+    struct sched_costs costs[SCHED_MODELS];
     struct sched_turn turn;
     double aged_credit_ms;
     bool aged_led; /* the step under way */
+    /* 0 = as the limits say; less after memory ran out, until some time went well */
+    int most_images, most_open;
+    int went_well;  /* steps since */
+    double held_ms; /* sched_order's: what those that it holds still take */
+};
+struct sched {
+    enum sched_policy policy;
+    struct sched_limits limits;
+    struct sched_fair fair; /* quantum_ms is the caller's choice */
+    int n_devices;
+    struct sched_device *devices;
     double now_ms; /* of the last sched_order */
 };
-void sched_init(struct sched *s, enum sched_policy policy, const struct sched_limits *limits);
+/* n_devices 1..SCHED_DEVICES; they serve model 0. False when out of memory. */
+bool sched_init(struct sched *s, enum sched_policy policy, const struct sched_limits *limits,
+                int n_devices) TACA_MUST_USE;
 void sched_finish(struct sched *s);
 
 /* Sorts seqs into the order of service; every other call takes them as this leaves them. */
 void sched_order(struct sched *s, struct sched_seq *seqs, int n, double now_ms);
 
-/* Which sequences share the next forward: indices into `seqs`, ascending, at most batch_images;
- * waiting ones among them must be opened first. Returns how many. */
-int sched_pick(const struct sched *s, int *picked, const struct sched_seq *seqs, int n);
+/* Which sequences share the device's next forward: indices into `seqs`, ascending, at most
+ * batch_images; waiting ones among them must be opened first. Returns how many. */
+int sched_pick(const struct sched *s, int device, int *picked, const struct sched_seq *seqs, int n);
 
-/* What the worker does next. Between two steps at most one sequence is decoded and openings take
+/* What the device does next. Between two steps at most one sequence is decoded and openings take
  * no longer than about a step, so that nobody who steps is held up by those who come and go. */
 enum sched_act {
     SCHED_DO_NOTHING,
@@ -92,23 +113,38 @@ enum sched_act {
     SCHED_DO_PREVIEW,
     SCHED_DO_DECODE
 };
-/* On SCHED_DO_STEP picked[0..*n_picked) are the sequences to step, else picked[0] is the one.
- *   can_decode  there is room for the pixels */
-enum sched_act sched_next(struct sched *s, int *picked, int *n_picked, const struct sched_seq *seqs,
-                          int n, bool can_decode);
+struct sched_plan {
+    enum sched_act act;
+    int n; /* on STEP picked[0..n) are the sequences to step, else picked[0] is the one */
+    int picked[SCHED_MAX_BATCH];
+};
+/*   can_decode  bit m: there is room for pixels of model m */
+struct sched_plan sched_next(struct sched *s, int device, const struct sched_seq *seqs, int n,
+                             uint32_t can_decode);
 
-/* A step took so long: costs, shares and the turn. tokens[i] and keys[i] are of who was in it. */
-void sched_stepped(struct sched *s, const int *tokens, const uint64_t *keys, int rows, double ms);
+/* A step of the device took so long: costs, shares. */
+struct sched_step {
+    int model, rows;
+    const int *tokens;    /* of each row, */
+    const uint64_t *keys; /* and who asked for it */
+    double ms;
+};
+void sched_stepped(struct sched *s, int device, const struct sched_step *step);
+/* The device had no memory for a step of so many rows, or for one more beside `held` sequences. */
+void sched_step_too_large(struct sched *s, int device, int rows);
+void sched_no_room(struct sched *s, int device, int held);
 
 /* ---- sched_eta.c */
 
-/* When each sequence will start and be an answer, in ms from now, by walking through the line.
- * start_ms and finish_ms have n entries. */
+/* When each sequence will start and be an answer, in ms from now, by walking through the line with
+ * all devices. start_ms and finish_ms have n entries. */
 void sched_eta(const struct sched *s, double *start_ms, double *finish_ms,
                const struct sched_seq *seqs, int n);
 /* Device time of everything that is still to do. */
 double sched_backlog_ms(const struct sched_seq *seqs, int n);
-/* What an image of a new request takes with the device to itself, from arrival to answer. */
+/* The same shared among the devices that serve now: how long it will take. */
+double sched_wait_ms(const struct sched *s, const struct sched_seq *seqs, int n);
+/* What an image of a new request takes with a device to itself, from arrival to answer. */
 double sched_isolated_ms(const struct sched_costs *c, int tokens, int steps, double pixels);
 
 /* May one more job wait?

@@ -3,10 +3,12 @@
  *
  *     sched_sim [SEEDS [REQUESTS]]        (a full table: 3 and 700, a minute)
  *
- * The device is one H100 with FLUX.1 [dev], 28 steps: a step takes 4 ms and the larger of 7.9 ms
+ * A device is one H100 with FLUX.1 [dev], 28 steps: a step takes 4 ms and the larger of 7.9 ms
  * (reading the weights) and its operations at 680 TFLOP/s; text and pixels take 30 and 10 ms, in
  * line with the steps, whatever the policy. Goodput is the highest rate, as a share of what a
- * serial server can do, at which 95 of 100 requests are done within k times their time alone. */
+ * serial server can do, at which 95 of 100 requests are done within k times their time alone. The
+ * last table has several devices, some of which take longer; at four times they can be of no use.
+ */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,14 +66,14 @@ static double serial_capacity(const struct mix *m) {
     return 1000 / mean;
 }
 
-static void calibrate(struct sched *s) {
+static void calibrate(struct sched_costs *c, double slowness) {
     for (int i = 0; i < N_SIZES; i++)
-        sched_saw_step(&s->costs, &sizes[i].tokens, 1, step_ms(sizes[i].flop_ms));
+        sched_saw_step(c, &sizes[i].tokens, 1, slowness * step_ms(sizes[i].flop_ms));
     int four[4] = {768, 768, 768, 768};
-    sched_saw_step(&s->costs, four, 4, step_ms(4 * sizes[0].flop_ms));
-    sched_saw_open(&s->costs, OPEN_MS);
-    sched_saw_decode(&s->costs, 512 * 512, DECODE_MS);
-    s->costs.encode_ms_per_pixel = 0;
+    sched_saw_step(c, four, 4, slowness * step_ms(4 * sizes[0].flop_ms));
+    sched_saw_open(c, slowness * OPEN_MS);
+    sched_saw_decode(c, 512 * 512, slowness * DECODE_MS);
+    c->encode_ms_per_pixel = 0;
 }
 
 /* ---- a run ----------------------------------------------------------------------------------- */
@@ -80,8 +82,18 @@ struct request {
     double arrival_ms;
     int size;
 };
+struct farm {
+    const char *name;
+    int n;
+    double slowness[SCHED_DEVICES];
+};
+static const struct farm single = {"one", 1, {1}};
+
+/* What a device does happens when it begins; it is busy until then. */
 struct run {
     const struct request *requests;
+    const struct farm *farm;
+    double busy_until[SCHED_DEVICES];
     int n, next, done, in_time, line;
     struct sched_seq *seqs;
     double now, k, worst;
@@ -107,6 +119,7 @@ static void arrive(struct run *r) {
         r->seqs[r->line++] =
             (struct sched_seq){.id = r->next,
                                .stage = SCHED_WAITING,
+                               .device = -1,
                                .tokens = z->tokens,
                                .steps_left = STEPS,
                                .pixels = 512 * 512,
@@ -115,9 +128,9 @@ static void arrive(struct run *r) {
     }
 }
 
-static void leave(struct run *r, int at) {
+static void leave(struct run *r, int at, double when) {
     int id = r->seqs[at].id, size = r->requests[id].size;
-    double slowdown = (r->now - r->requests[id].arrival_ms) / isolated_ms(size);
+    double slowdown = (when - r->requests[id].arrival_ms) / isolated_ms(size);
     r->slowdown[r->done++] = slowdown;
     r->of[size]++;
     r->in_time += slowdown <= r->k;
@@ -125,44 +138,68 @@ static void leave(struct run *r, int at) {
     memmove(r->seqs + at, r->seqs + at + 1, (size_t)(--r->line - at) * sizeof *r->seqs);
 }
 
-static void step(struct run *r, struct sched *s, const int *picked, int n) {
+/* Returns how long it takes. */
+static double step(struct run *r, struct sched *s, int d, const struct sched_plan *plan) {
     int tokens[64];
     uint64_t keys[64];
     double flop_ms = 0;
-    for (int i = 0; i < n; i++) {
-        struct sched_seq *q = &r->seqs[picked[i]];
+    for (int i = 0; i < plan->n; i++) {
+        struct sched_seq *q = &r->seqs[plan->picked[i]];
         flop_ms += sizes[r->requests[q->id].size].flop_ms;
         tokens[i] = q->tokens;
         keys[i] = q->key;
         if (--q->steps_left == 0) q->stage = SCHED_FINISHED;
     }
-    s->turn = (struct sched_turn){0};
-    r->now += step_ms(flop_ms);
-    sched_stepped(s, tokens, keys, n, step_ms(flop_ms));
+    double ms = r->farm->slowness[d] * step_ms(flop_ms);
+    s->devices[d].turn = (struct sched_turn){0};
+    sched_stepped(s, d,
+                  &(struct sched_step){.rows = plan->n, .tokens = tokens, .keys = keys, .ms = ms});
+    return ms;
 }
 
-static void act(struct run *r, struct sched *s) {
-    int picked[64], n;
-    if (s->policy == SCHED_EDF || r->line > 0) sched_order(s, r->seqs, r->line, r->now);
-    switch (sched_next(s, picked, &n, r->seqs, r->line, true)) {
-    case SCHED_DO_NOTHING: r->now = r->requests[r->next].arrival_ms; return;
+/* False when the device has nothing to do. */
+static bool act(struct run *r, struct sched *s, int d) {
+    sched_order(s, r->seqs, r->line, r->now);
+    struct sched_plan plan = sched_next(s, d, r->seqs, r->line, 1);
+    struct sched_seq *q = &r->seqs[plan.picked[0]];
+    double slowness = r->farm->slowness[d], ms = 0;
+    switch (plan.act) {
+    case SCHED_DO_NOTHING: return false;
     case SCHED_DO_OPEN:
-        r->now += OPEN_MS;
-        s->turn.open_ms += OPEN_MS;
-        r->seqs[picked[0]].stage = SCHED_OPEN;
-        return;
+        ms = slowness * OPEN_MS;
+        s->devices[d].turn.open_ms += ms;
+        q->stage = SCHED_OPEN;
+        q->device = d;
+        break;
     case SCHED_DO_EVICT:
-        r->seqs[picked[0]].stage = SCHED_WAITING;
-        r->seqs[picked[0]].steps_left = STEPS;
-        return;
-    case SCHED_DO_STEP: step(r, s, picked, n); return;
+        q->stage = SCHED_WAITING;
+        q->steps_left = STEPS;
+        q->device = -1;
+        break;
+    case SCHED_DO_STEP: ms = step(r, s, d, &plan); break;
     case SCHED_DO_DECODE:
-        r->now += DECODE_MS;
-        s->turn.decodes++;
-        leave(r, picked[0]);
-        return;
-    case SCHED_DO_PREVIEW: return;
+        ms = slowness * DECODE_MS;
+        s->devices[d].turn.decodes++;
+        leave(r, plan.picked[0], r->now + ms);
+        break;
+    case SCHED_DO_PREVIEW: break;
     }
+    r->busy_until[d] = r->now + ms;
+    return true;
+}
+
+/* Every device that is free does something, or there is nothing for it; then time goes on. */
+static void turn(struct run *r, struct sched *s) {
+    arrive(r);
+    for (bool busy = true; busy;) {
+        busy = false;
+        for (int d = 0; d < s->n_devices; d++)
+            if (r->busy_until[d] <= r->now && act(r, s, d)) busy = true;
+    }
+    double next = r->next < r->n ? r->requests[r->next].arrival_ms : HUGE_VAL;
+    for (int d = 0; d < s->n_devices; d++)
+        if (r->busy_until[d] > r->now) next = fmin(next, r->busy_until[d]);
+    r->now = next;
 }
 
 static int by_value(const void *a, const void *b) {
@@ -173,19 +210,18 @@ static int by_value(const void *a, const void *b) {
 /* Plays `n` requests; gives up as soon as more than `misses` are late. */
 static void play(struct run *r, const struct mode *mode, const struct request *q, int n, double k,
                  int misses) {
+    const struct farm *farm = r->farm;
     struct sched_limits limits;
     struct sched s;
     sched_limits_init(&limits, mode->batch_images);
     limits.open_images = 64;
-    sched_init(&s, mode->policy, &limits);
-    calibrate(&s);
+    if (!sched_init(&s, mode->policy, &limits, farm->n)) abort();
+    for (int d = 0; d < farm->n; d++) calibrate(s.devices[d].costs, farm->slowness[d]);
     struct sched_seq *seqs = r->seqs;
     double *slowdown = r->slowdown;
-    *r = (struct run){.requests = q, .n = n, .seqs = seqs, .slowdown = slowdown, .k = k};
-    while (r->done < n && r->done - r->in_time <= misses) {
-        arrive(r);
-        act(r, &s);
-    }
+    *r = (struct run){
+        .requests = q, .farm = farm, .n = n, .seqs = seqs, .slowdown = slowdown, .k = k};
+    while (r->done < n && r->done - r->in_time <= misses) turn(r, &s);
     qsort(r->slowdown, (size_t)r->done, sizeof *r->slowdown, by_value);
     sched_finish(&s);
 }
@@ -206,7 +242,7 @@ static bool carries(const struct mix *m, const struct mode *mode, double rate, d
 }
 
 static double goodput(const struct mix *m, const struct mode *mode, double k, const int *effort) {
-    double capacity = serial_capacity(m), lo = 0, hi = 2;
+    double capacity = serial_capacity(m), lo = 0, hi = 2 * run.farm->n;
     while (hi - lo > 0.005) {
         double mid = (lo + hi) / 2;
         *(carries(m, mode, mid * capacity, k, effort) ? &lo : &hi) = mid;
@@ -252,6 +288,23 @@ static void print_tails(const int *effort) {
     }
 }
 
+/* The load is in units of one serial server: twice the devices should carry more than twice as
+ * much, for a line with several servers waits less. */
+static void print_farms(const int *effort) {
+    static const struct farm farms[] = {{"one device", 1, {1}},
+                                        {"two", 2, {1, 1}},
+                                        {"four", 4, {1, 1, 1, 1}},
+                                        {"two, one 2 x slower", 2, {1, 2}},
+                                        {"two, one 4 x slower", 2, {1, 4}}};
+    printf("\nhighest load of several devices, %s, k = 3, edf, fill\n", mixes[0].name);
+    for (size_t i = 0; i < sizeof farms / sizeof *farms; i++) {
+        run.farm = &farms[i];
+        printf("%-22s %.2f\n", farms[i].name, goodput(&mixes[0], &modes[N_MODES - 1], 3, effort));
+        fflush(stdout);
+    }
+    run.farm = &single;
+}
+
 int main(int argc, char **argv) {
     int effort[2] = {1, 100};
     for (int i = 1; i < argc && i < 3; i++) effort[i - 1] = (int)strtol(argv[i], NULL, 10);
@@ -260,8 +313,10 @@ int main(int argc, char **argv) {
     run.seqs = calloc((size_t)effort[1], sizeof *run.seqs);
     run.slowdown = calloc((size_t)effort[1], sizeof *run.slowdown);
     if (!run.seqs || !run.slowdown) return 1;
+    run.farm = &single;
     print_goodput(effort);
     print_tails(effort);
+    print_farms(effort);
     free(run.seqs);
     free(run.slowdown);
     return 0;

@@ -7,7 +7,7 @@
 static bool inside_limits(const struct sched *s, const struct sched_seq *seqs, const int *picked,
                           int count) {
     int64_t tokens = 0,
-            most = s->limits.batch_tokens ? s->limits.batch_tokens : s->costs.saturation;
+            most = s->limits.batch_tokens ? s->limits.batch_tokens : s->devices->costs->saturation;
     bool ok = count <= s->limits.batch_images;
     for (int i = 0; i < count; i++) {
         ok = ok && (i == 0 || picked[i] > picked[i - 1]);
@@ -25,7 +25,7 @@ static void test_a_step_never_passes_its_limits(void) {
         int picked[64], n = random_below(N_MAX), steppable = 0, held = 0;
         for (int i = 0; i < n; i++) seqs[i] = random_seq(i);
         sched_order(&s, seqs, n, 0);
-        int count = sched_pick(&s, picked, seqs, n);
+        int count = sched_pick(&s, 0, picked, seqs, n);
         bool ok = inside_limits(&s, seqs, picked, count);
         for (int i = 0; i < n; i++) {
             held += seqs[i].stage != SCHED_WAITING;
@@ -48,7 +48,7 @@ static bool before(const struct sched *s, const struct sched_seq *a, const struc
     for (int i = 0; i < 2; i++) {
         level[i] = q[i]->priority + (int)((s->now_ms - q[i]->arrival_ms) / s->limits.level_ms);
         if (level[i] > top) level[i] = top;
-        double ms = q[i]->steps_left * sched_solo_ms(&s->costs, q[i]->tokens) + 6;
+        double ms = q[i]->steps_left * sched_solo_ms(s->devices->costs, q[i]->tokens) + 6;
         if (q[i]->stage == SCHED_WAITING) ms += 8;
         feasible[i] = s->now_ms + ms <= q[i]->deadline_ms;
     }
@@ -91,11 +91,11 @@ static void test_a_fill_breaks_no_deadline(void) {
             seqs[i].deadline_ms = random_below(3000);
         }
         sched_order(&s, seqs, n, 0);
-        int count = sched_pick(&s, picked, seqs, n);
+        int count = sched_pick(&s, 0, picked, seqs, n);
         for (int i = 0; i < count; i++) tokens[i] = seqs[picked[i]].tokens;
         struct sched_load load = {0};
-        for (int i = 0; i < count; i++) sched_load_add(&load, &s.costs, tokens[i]);
-        double joint = sched_load_ms(&s.costs, &load);
+        for (int i = 0; i < count; i++) sched_load_add(&load, s.devices->costs, tokens[i]);
+        double joint = sched_load_ms(s.devices->costs, &load);
         filled += count > 1;
         bool ok = true;
         for (int i = 0, k = 0; i < n && count > 1; i++) {
@@ -123,11 +123,11 @@ static void test_a_fill_must_gain(void) {
         seqs[i] = (struct sched_seq){
             .id = i, .stage = SCHED_OPEN, .tokens = 100, .steps_left = 3, .deadline_ms = 1e6};
     sched_order(&s, seqs, 8, 0);
-    CHECK(sched_pick(&s, picked, seqs, 8) > 1); /* 15 ms each, 5 of them shared */
+    CHECK(sched_pick(&s, 0, picked, seqs, 8) > 1); /* 15 ms each, 5 of them shared */
     for (int i = 0; i < 8; i++) seqs[i].tokens = 4000;
     sched_order(&s, seqs, 8, 0);
-    CHECK_INT(sched_pick(&s, picked, seqs, 8), 1); /* 405 ms each: one percent is not worth it */
-    CHECK(s.costs.saturation > 200 && s.costs.saturation < 4000);
+    CHECK_INT(sched_pick(&s, 0, picked, seqs, 8), 1); /* 405 ms each: one percent is not worth it */
+    CHECK(s.devices->costs->saturation > 200 && s.devices->costs->saturation < 4000);
     sched_finish(&s);
 }
 
@@ -137,7 +137,7 @@ static void test_one_sequence_larger_than_the_budget_still_runs(void) {
     int picked[64];
     s.limits.batch_tokens = 100;
     sched_order(&s, &q, 1, 0);
-    CHECK_INT(sched_pick(&s, picked, &q, 1), 1);
+    CHECK_INT(sched_pick(&s, 0, picked, &q, 1), 1);
     sched_finish(&s);
 }
 
@@ -148,7 +148,7 @@ static void test_first_come_is_first_served_without_gaps(void) {
         int picked[64], n = random_below(N_MAX), expect = 0;
         for (int i = 0; i < n; i++) seqs[i] = random_seq(i);
         sched_order(&s, seqs, n, 0);
-        int count = sched_pick(&s, picked, seqs, n);
+        int count = sched_pick(&s, 0, picked, seqs, n);
         for (int i = 0; i < count; i++) {
             while (expect < n && seqs[expect].stage == SCHED_FINISHED) expect++;
             if (!CHECK(picked[i] == expect++ && seqs[picked[i]].id == picked[i])) return;
@@ -168,7 +168,7 @@ static void test_sequences_held_at_once_are_bounded(void) {
                                      .tokens = 40,
                                      .steps_left = i < 4 ? 0 : 1};
     sched_order(&s, seqs, 10, 0);
-    CHECK_INT(sched_pick(&s, picked, seqs, 10), 1); /* four finished ones are held already */
+    CHECK_INT(sched_pick(&s, 0, picked, seqs, 10), 1); /* four finished ones are held already */
 }
 
 static void test_at_most_one_is_decoded_between_two_steps_of_others(void) {
@@ -176,17 +176,15 @@ static void test_at_most_one_is_decoded_between_two_steps_of_others(void) {
     struct sched_seq q[3] = {{.id = 0, .stage = SCHED_FINISHED, .tokens = 1},
                              {.id = 1, .stage = SCHED_FINISHED, .tokens = 1},
                              {.id = 2, .stage = SCHED_OPEN, .tokens = 100, .steps_left = 4}};
-    int picked[64], n;
     for (int i = 0; i < 3; i++) q[i].deadline_ms = 1000 + i;
     sched_order(&s, q, 3, 0);
-    CHECK_INT(sched_next(&s, picked, &n, q, 3, true), SCHED_DO_DECODE);
-    CHECK_INT(picked[0], 0);
-    s.turn.decodes = 1;
-    CHECK_INT(sched_next(&s, picked, &n, q, 3, true), SCHED_DO_STEP);
-    CHECK_INT(n, 1);
-    CHECK_INT(picked[0], 2);
-    CHECK_INT(sched_next(&s, picked, &n, q, 2, true), SCHED_DO_DECODE);
-    CHECK_INT(sched_next(&s, picked, &n, q, 2, false), SCHED_DO_NOTHING);
+    struct sched_plan plan = sched_next(&s, 0, q, 3, 1);
+    CHECK(plan.act == SCHED_DO_DECODE && plan.picked[0] == 0);
+    s.devices->turn.decodes = 1;
+    plan = sched_next(&s, 0, q, 3, 1);
+    CHECK(plan.act == SCHED_DO_STEP && plan.n == 1 && plan.picked[0] == 2);
+    CHECK_INT(sched_next(&s, 0, q, 2, 1).act, SCHED_DO_DECODE);
+    CHECK_INT(sched_next(&s, 0, q, 2, 0).act, SCHED_DO_NOTHING);
     sched_finish(&s);
 }
 
@@ -231,15 +229,16 @@ static void do_step(struct world *w, const int *picked, int n) {
     }
     double ms = device_ms(tokens, n);
     for (int i = 0; i < n; i++) w->device[keys[i]] += ms * tokens[i] / (double)sum;
-    w->s.turn = (struct sched_turn){0};
+    w->s.devices->turn = (struct sched_turn){0};
     w->now += ms;
     if (ms > w->longest_step) w->longest_step = ms;
-    sched_stepped(&w->s, tokens, keys, n, ms);
+    sched_stepped(&w->s, 0,
+                  &(struct sched_step){.rows = n, .tokens = tokens, .keys = keys, .ms = ms});
 }
 
 static void do_decode(struct world *w, int at) {
     CHECK(w->seqs[at].stage == SCHED_FINISHED);
-    w->s.turn.decodes++;
+    w->s.devices->turn.decodes++;
     w->now += 4;
     w->served++;
     drop(w, at);
@@ -247,33 +246,35 @@ static void do_decode(struct world *w, int at) {
 
 /* One action; false when there is nothing to do. */
 static bool act(struct world *w, bool can_decode) {
-    int picked[64], n, ready = 0;
+    int picked[64], ready = 0;
     sched_order(&w->s, w->seqs, w->n, w->now);
-    int count = sched_pick(&w->s, picked, w->seqs, w->n);
+    int count = sched_pick(&w->s, 0, picked, w->seqs, w->n);
     for (int i = 0; i < count; i++) ready += w->seqs[picked[i]].stage == SCHED_OPEN;
-    switch (sched_next(&w->s, picked, &n, w->seqs, w->n, can_decode)) {
+    struct sched_plan plan = sched_next(&w->s, 0, w->seqs, w->n, can_decode);
+    struct sched_seq *q = &w->seqs[plan.picked[0]];
+    switch (plan.act) {
     case SCHED_DO_NOTHING: return false;
     case SCHED_DO_OPEN:
-        CHECK(w->seqs[picked[0]].stage == SCHED_WAITING);
-        w->seqs[picked[0]].stage = SCHED_OPEN;
-        w->s.turn.open_ms += 8;
-        if (ready > 0) w->longest_open = fmax(w->longest_open, w->s.turn.open_ms);
+        CHECK(q->stage == SCHED_WAITING);
+        q->stage = SCHED_OPEN;
+        w->s.devices->turn.open_ms += 8;
+        if (ready > 0) w->longest_open = fmax(w->longest_open, w->s.devices->turn.open_ms);
         w->now += 8;
         break;
     case SCHED_DO_EVICT:
-        CHECK(w->seqs[picked[0]].stage == SCHED_OPEN && !w->seqs[picked[0]].feasible);
-        w->seqs[picked[0]].stage = SCHED_WAITING; /* a little more than it had is near enough */
-        w->seqs[picked[0]].steps_left++;
+        CHECK(q->stage == SCHED_OPEN && !q->feasible);
+        q->stage = SCHED_WAITING; /* a little more than it had is near enough */
+        q->steps_left++;
         w->evicted++;
         break;
-    case SCHED_DO_STEP: do_step(w, picked, n); break;
+    case SCHED_DO_STEP: do_step(w, plan.picked, plan.n); break;
     case SCHED_DO_PREVIEW:
-        CHECK(w->seqs[picked[0]].preview_due);
-        w->seqs[picked[0]].preview_due = false;
+        CHECK(q->preview_due);
+        q->preview_due = false;
         break;
     case SCHED_DO_DECODE:
         CHECK(can_decode);
-        do_decode(w, picked[0]);
+        do_decode(w, plan.picked[0]);
         break;
     }
     return true;

@@ -31,7 +31,7 @@ static void test_a_job_alone_takes_its_isolated_time(void) {
     double start, finish;
     sched_order(&s, &q, 1, 0);
     sched_eta(&s, &start, &finish, &q, 1);
-    CHECK_NEAR(finish, sched_isolated_ms(&s.costs, 256, 10, 128 * 128), 1e-6);
+    CHECK_NEAR(finish, sched_isolated_ms(s.devices->costs, 256, 10, 128 * 128), 1e-6);
     CHECK_NEAR(finish, 8 + 10 * (5 + 25.6) + 4 + 2, 1e-6);
     sched_finish(&s);
 }
