@@ -2,6 +2,7 @@
 #include "cli/serve_options.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -42,14 +43,17 @@ static void add_front(struct serve_table *t, struct serve_options *o) {
     struct front_opts *f = &o->serve.front;
     const struct flag flags[] = {
         {"host", 0, FLAG_STRING, &f->host, .env = "TACA_HOST", .arg = "ADDR",
-         .help = "address, localhost or a comma-separated list"},
+         .help = "address, localhost, unix:/PATH, or a comma-separated list"},
         {"port", 'p', FLAG_INT, &f->port, 0, 65535, .env = "TACA_PORT", .arg = "N",
          .help = "0 = any free one, see the log"},
         {"port-file", 0, FLAG_STRING, &o->serve.port_file, .env = "TACA_PORT_FILE", .arg = "FILE",
          .help = "write the port's number there once it listens"},
         {"admin-listen", 0, FLAG_STRING, &f->admin_listen, .env = "TACA_ADMIN_LISTEN",
-         .arg = "ADDR:PORT", .help = "probes and /metrics on a listener of their own, none = off"},
-        {"insecure", 0, FLAG_SWITCH, &o->insecure, .env = "TACA_INSECURE",
+         .arg = "ADDR:PORT",
+         .help = "probes and /metrics on a listener of their own; unix:/PATH too, none = off"},
+        {"socket-mode", 0, FLAG_STRING, &o->socket_mode, .env = "TACA_SOCKET_MODE", .arg = "MODE",
+         .help = "permissions of Unix sockets, octal"},
+        {"insecure", 0, FLAG_SWITCH, &o->serve.insecure, .env = "TACA_INSECURE",
          .help = "listen beyond this machine though nobody has to log in", .live = true},
         {"ui", 0, FLAG_SWITCH, &f->ui, .env = "TACA_UI", .help = "the playground at /"},
         {"api-key-file", 0, FLAG_STRING, &f->api_key_file, .env = "TACA_API_KEY_FILE",
@@ -189,7 +193,8 @@ static void set_defaults(struct serve_options *o) {
                                 .max_stored_bytes = 256 << 20,
                                 .drain_grace_s = 5,
                                 .drain_timeout_s = 60,
-                                .step_timeout_s = 30};
+                                .step_timeout_s = 30,
+                                .socket_mode = "0660"};
     s->front.host = "localhost";
     s->front.port = 8080;
     s->front.admin_listen = "127.0.0.1:8081";
@@ -229,8 +234,19 @@ void worker_options_init(struct serve_options *o, struct serve_table *t) {
 
 static int to_ms(double s) { return (int)lround(s * 1000); }
 
-void serve_options_apply(struct serve_options *o) {
+static bool read_mode(const char *text, int *out) {
+    size_t digits = strspn(text, "01234567");
+    if (digits < 1 || digits > 4 || text[digits]) return false;
+    *out = (int)strtol(text, NULL, 8);
+    return *out <= 0777;
+}
+
+enum taca_code serve_options_apply(struct serve_options *o, struct taca_err *err) {
     struct serve_opts *s = &o->serve;
+    if (!read_mode(o->socket_mode, &s->front.socket_mode))
+        return taca_fail_param(err, "socket-mode",
+                               "--socket-mode must be octal digits in 0..0777, got '%s'",
+                               o->socket_mode);
     s->loras = (struct serve_loras){o->lora.item, o->lora.n};
     s->engine.precision = (enum taca_precision)o->precision;
     s->policy = (enum sched_policy)o->policy;
@@ -248,4 +264,5 @@ void serve_options_apply(struct serve_options *o) {
     s->drain_grace_ms = to_ms(o->drain_grace_s);
     s->drain_timeout_ms = to_ms(o->drain_timeout_s);
     if (strcmp(s->front.admin_listen, "none") == 0) s->front.admin_listen = "";
+    return TACA_OK;
 }

@@ -8,8 +8,8 @@
 
 struct serve_options {
     struct serve_opts serve;
-    const char *config_file;
-    bool print_config, check_config, insecure;
+    const char *config_file, *socket_mode;
+    bool print_config, check_config;
     int precision, policy, text_cache_bytes, max_pixels, max_body_bytes, max_prompt_bytes;
     double head_timeout_s, body_timeout_s, sse_ping_s, start_timeout_s, drain_grace_s,
         drain_timeout_s, step_timeout_s, job_ttl_s, max_stored_bytes;
@@ -31,6 +31,6 @@ struct serve_table {
 void serve_options_init(struct serve_options *o, struct serve_table *t);
 void worker_options_init(struct serve_options *o, struct serve_table *t);
 /* Once all is read: seconds to milliseconds and the like, into o->serve. */
-void serve_options_apply(struct serve_options *o);
+enum taca_code serve_options_apply(struct serve_options *o, struct taca_err *err) TACA_MUST_USE;
 
 #endif

@@ -58,9 +58,10 @@ static struct reading *open_reading(struct taca_err *err) {
 static bool host_is_local(const char *list) {
     for (const char *at = list; *at;) {
         size_t len = strcspn(at, ",");
-        bool local =
-            strncmp(at, "127.", 4) == 0 || (len == 9 && strncmp(at, "localhost", 9) == 0) ||
-            (len == 3 && strncmp(at, "::1", 3) == 0) || (len == 5 && strncmp(at, "[::1]", 5) == 0);
+        bool local = strncmp(at, "127.", 4) == 0 ||
+                     (len == 9 && strncmp(at, "localhost", 9) == 0) ||
+                     (len == 3 && strncmp(at, "::1", 3) == 0) ||
+                     (len == 5 && strncmp(at, "[::1]", 5) == 0) || strncmp(at, "unix:", 5) == 0;
         if (!local) return false;
         at += len + (at[len] == ',');
     }
@@ -73,14 +74,14 @@ static enum taca_code finish_reading(struct reading *r, struct flag_set *set,
     struct serve_options *o = &r->options;
     enum taca_code rc = TACA_OK;
     if (o->config_file && o->config_file[0]) rc = config_read(&r->file, set, o->config_file, err);
+    if (rc == TACA_OK) rc = serve_options_apply(o, err);
     if (rc != TACA_OK) return rc;
-    serve_options_apply(o);
     if (!o->serve.engine.model_path && !o->serve.engine.transformer)
         o->serve.engine.model_path = cli_demo_model();
     if (!o->serve.engine.model_path && !o->serve.engine.transformer)
         return taca_fail_param(err, "model",
                                "no model: give --model PATH (the demo model was not found)");
-    if (!host_is_local(o->serve.front.host) && !o->insecure && !o->serve.front.api_key_file)
+    if (!host_is_local(o->serve.front.host) && !o->serve.insecure && !o->serve.front.api_key_file)
         return taca_fail_param(err, "host",
                                "nobody has to log in to this service; to let other machines in all "
                                "the same, add --api-key-file or --insecure to --host %s",
@@ -201,6 +202,7 @@ int cli_serve(int argc, char **argv) {
 int cli_worker(int argc, char **argv) {
     struct serve_options o;
     struct serve_table t;
+    struct taca_err err = {0};
     worker_options_init(&o, &t);
     struct flag_set set = {.usage = "worker [options]",
                            .about = "The child process of `taca serve`; not for people.",
@@ -208,7 +210,7 @@ int cli_worker(int argc, char **argv) {
                            .n_flags = t.n};
     enum flags_result parsed = flags_parse(&set, argc, argv);
     if (parsed != FLAGS_OK) return parsed == FLAGS_HELP ? EXIT_OK : EXIT_USAGE;
-    serve_options_apply(&o);
+    if (serve_options_apply(&o, &err) != TACA_OK) return bad_config(&err);
     set_log(&o);
     return taca_worker(&o.serve.engine, &o.serve.loras);
 }

@@ -158,6 +158,9 @@ static enum taca_code open_listener(struct front *f, bool admin, const char *hos
                                     const struct front_opts *o, struct taca_err *err) {
     struct listener_opts l = {.hosts = hosts,
                               .port = port,
+                              .socket_mode = o->socket_mode,
+                              .given = admin ? o->given_admin : o->given,
+                              .n_given = admin ? o->n_given_admin : o->n_given,
                               .max_connections = admin ? ADMIN_CONNECTIONS : o->max_connections,
                               .head_timeout_ms = o->head_timeout_ms,
                               .max_body_bytes = o->limits.max_body_bytes,
@@ -167,14 +170,19 @@ static enum taca_code open_listener(struct front *f, bool admin, const char *hos
     return listener_open(admin ? &f->admin_listener : &f->listener, f->loop, &l, err);
 }
 
-/* "127.0.0.1:8081" or "[::1]:8081" */
+/* "127.0.0.1:8081", "[::1]:8081" or "unix:/path" */
 static enum taca_code open_admin(struct front *f, const struct front_opts *o,
                                  struct taca_err *err) {
     char host[64];
     const char *colon = strrchr(o->admin_listen, ':');
+    bool addressed = !o->n_given_admin && strncmp(o->admin_listen, "unix:", 5) != 0;
     char *end = NULL;
     long port = colon && colon[1] ? strtol(colon + 1, &end, 10) : -1;
     size_t len = colon ? (size_t)(colon - o->admin_listen) : 0;
+    if (!addressed) {
+        enum taca_code rc = open_http(f, true, o, err);
+        return rc == TACA_OK ? open_listener(f, true, o->admin_listen, 0, o, err) : rc;
+    }
     if (!colon || !end || *end || port < 0 || port > 65535 || len == 0 || len >= sizeof host)
         return taca_fail_param(err, "admin_listen", "\"%s\" is not address:port", o->admin_listen);
     snprintf(host, sizeof host, "%.*s", (int)len, o->admin_listen);
@@ -222,7 +230,8 @@ enum taca_code front_open(struct front **out, uv_loop_t *loop, const struct fron
     if (rc == TACA_OK) rc = watch_open(&f->watch, loop, on_watch, f, err);
     if (rc == TACA_OK) rc = open_http(f, false, opts, err);
     if (rc == TACA_OK) rc = open_listener(f, false, opts->host, opts->port, opts, err);
-    if (rc == TACA_OK && opts->admin_listen && opts->admin_listen[0]) rc = open_admin(f, opts, err);
+    bool admin = opts->n_given_admin || (opts->admin_listen && opts->admin_listen[0]);
+    if (rc == TACA_OK && admin) rc = open_admin(f, opts, err);
     if (rc == TACA_OK)
         *out = f;
     else

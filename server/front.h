@@ -28,9 +28,13 @@ struct service_status {
 };
 
 struct front_opts {
-    const char *host;         /* "localhost", an address, or a comma-separated list */
+    const char *host;         /* "localhost", an address, unix:/path, or a comma-separated list */
     int port;                 /* 0 = any: front_port tells */
-    const char *admin_listen; /* "127.0.0.1:8081", "" = none */
+    const char *admin_listen; /* "127.0.0.1:8081", "unix:/path", "" = none */
+    int socket_mode;          /* permissions of Unix sockets */
+    /* sockets that listen already, in place of host and port, and of admin_listen */
+    const int *given, *given_admin;
+    int n_given, n_given_admin;
     int max_connections;
     int head_timeout_ms;
     int body_timeout_ms;
@@ -61,7 +65,7 @@ struct front;
 enum taca_code front_check(const struct front_opts *opts, struct taca_err *err);
 enum taca_code front_open(struct front **out, uv_loop_t *loop, const struct front_opts *opts,
                           const struct front_hooks *hooks, struct taca_err *err) TACA_MUST_USE;
-int front_port(const struct front *f);
+int front_port(const struct front *f);       /* 0 = Unix sockets alone */
 int front_admin_port(const struct front *f); /* 0 = none */
 /* From the next request on: limits (but for max_body_bytes), keys and origins of `opts`. On failure
  * everything stays as it was. */

@@ -104,19 +104,21 @@ static void watch_sockets(struct listener *l, const int *fds, int n) {
 
 enum taca_code listener_open(struct listener **out, uv_loop_t *loop,
                              const struct listener_opts *opts, struct taca_err *err) {
-    int fds[LISTENER_MAX_SOCKETS], n = 0;
+    struct listener_bound bound;
     struct listener *l = calloc(1, sizeof *l);
     if (!l) return taca_fail(err, TACA_ENOMEM, "listener");
     l->loop = loop;
     l->opts = *opts;
     l->opts.hosts = NULL;
-    enum taca_code rc = listener_bind(opts->hosts, opts->port, fds, &n, &l->port, err);
+    l->opts.given = NULL;
+    enum taca_code rc = listener_bind(opts, &bound, err);
     if (rc != TACA_OK) {
         free(l);
         return rc;
     }
+    l->port = bound.port;
     l->spare_fd = open_spare();
-    watch_sockets(l, fds, n);
+    watch_sockets(l, bound.fds, bound.n);
     set_accepting(l, true);
     *out = l;
     return TACA_OK;
@@ -136,7 +138,7 @@ void listener_stop(struct listener *l) {
     uv_timer_stop(&l->pause);
     for (int i = 0; i < l->n_sockets; i++) {
         uv_close((uv_handle_t *)&l->sockets[i].poll, on_own_handle_closed);
-        close(l->sockets[i].fd);
+        listener_unbind(l->sockets[i].fd);
         l->sockets[i].fd = -1;
     }
 }

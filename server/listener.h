@@ -17,8 +17,13 @@
 struct listener;
 
 struct listener_opts {
-    const char *hosts; /* "localhost", an IPv4 or IPv6 address, or a comma-separated list */
-    int port;          /* 0 = any, the same for all hosts */
+    /* "localhost", an IPv4 or IPv6 address, "unix:/path", or a comma-separated list */
+    const char *hosts;
+    int port;        /* 0 = any, the same for all hosts */
+    int socket_mode; /* permissions of a Unix socket */
+    /* sockets that listen already, taken over; with any, hosts and port are not looked at */
+    const int *given;
+    int n_given;
     int max_connections;
     int head_timeout_ms;
     uint64_t max_body_bytes;
@@ -32,7 +37,7 @@ struct listener_opts {
 
 enum taca_code listener_open(struct listener **out, uv_loop_t *loop,
                              const struct listener_opts *opts, struct taca_err *err) TACA_MUST_USE;
-int listener_port(const struct listener *l);
+int listener_port(const struct listener *l);   /* 0 = Unix sockets alone */
 void listener_stop(struct listener *l);        /* accepts no more; guests go on */
 int listener_guests(const struct listener *l); /* still showing their heads */
 /* Drops all guests; closed() is called when the last uv handle is closed, *l is then freed. */

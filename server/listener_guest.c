@@ -2,8 +2,10 @@
  *
  * The bytes are peeked, so that the HTTP library reads the very same ones later. SO_RCVLOWAT keeps
  * the level-triggered poll quiet until there is a byte more than last time; a socket that is
- * readable without one has been half-closed, and would spin the loop if it were kept. */
+ * readable without one has been half-closed, and would spin the loop if it were kept. Unix sockets
+ * know no SO_RCVLOWAT: a guest there that has not shown all is looked at again by the clock. */
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -11,7 +13,7 @@
 #include "server/listener_parts.h"
 #include "server/metrics.h"
 
-enum { LINGER_MS = 1000, LINGER_BYTES = 64 * 1024 };
+enum { LINGER_MS = 1000, LINGER_BYTES = 64 * 1024, LOCAL_LOOK_MS = 10 };
 
 struct guest {
     struct listener *listener;
@@ -20,8 +22,10 @@ struct guest {
     uv_timer_t timer;
     int fd;
     bool lingering;
-    long seen;    /* bytes at the last look */
-    long drained; /* bytes thrown away */
+    bool local;           /* came in at a Unix socket */
+    uint64_t deadline_ms; /* of a local one, on the loop's clock */
+    long seen;            /* bytes at the last look */
+    long drained;         /* bytes thrown away */
     int open_handles;
     struct sockaddr_storage peer;
     socklen_t peer_len;
@@ -84,6 +88,7 @@ static void send_refusal(int fd, const struct refusal *r) {
 
 static void on_readable(uv_poll_t *poll, int status, int events);
 static void on_timer(uv_timer_t *timer);
+static void look(struct guest *g);
 
 static void linger(struct guest *g) {
     g->lingering = true;
@@ -91,6 +96,7 @@ static void linger(struct guest *g) {
     g->listener->lingering++;
     shutdown(g->fd, SHUT_WR);
     wait_for_bytes(g->fd, 1);
+    uv_poll_start(&g->poll, UV_READABLE, on_readable);
     uv_timer_start(&g->timer, on_timer, LINGER_MS, 0);
     if (g->listener->lingering > LISTENER_MAX_LINGERING) drop(g);
 }
@@ -131,6 +137,30 @@ static void hand_over(struct guest *g, const struct head *h) {
     l->opts.hand_over(l->opts.ctx, fd, h, (const struct sockaddr *)&g->peer, g->peer_len);
 }
 
+static bool peer_is_done(int fd) {
+    struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+    return poll(&p, 1, 0) == 1 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR));
+}
+
+static void on_local_timer(uv_timer_t *timer) { look(timer->data); }
+
+/* Some of the head is there, `n` bytes. */
+static void wait_for_more(struct guest *g, ssize_t n) {
+    if (n == g->seen && (!g->local || peer_is_done(g->fd))) {
+        refuse_head(g, 400, "the connection was half-closed before the head was complete");
+        return;
+    }
+    g->seen = n;
+    if (!g->local) {
+        wait_for_bytes(g->fd, n + 1);
+    } else if (uv_now(g->listener->loop) >= g->deadline_ms) {
+        on_timer(&g->timer);
+    } else {
+        uv_poll_stop(&g->poll);
+        uv_timer_start(&g->timer, on_local_timer, LOCAL_LOOK_MS, 0);
+    }
+}
+
 static void look(struct guest *g) {
     struct listener *l = g->listener;
     ssize_t n = recv(g->fd, l->peek, sizeof l->peek, MSG_PEEK | MSG_DONTWAIT);
@@ -143,11 +173,8 @@ static void look(struct guest *g) {
     const char *why = NULL;
     int status = head_check(&h, l->peek, (size_t)n, l->opts.max_body_bytes);
     memcpy(g->request_id, h.request_id, sizeof g->request_id);
-    if (status == HEAD_MORE && n == g->seen) {
-        refuse_head(g, 400, "the connection was half-closed before the head was complete");
-    } else if (status == HEAD_MORE) {
-        g->seen = n;
-        wait_for_bytes(g->fd, n + 1);
+    if (status == HEAD_MORE) {
+        wait_for_more(g, n);
     } else if (status != HEAD_GOOD) {
         refuse_head(g, status, h.why);
     } else {
@@ -225,6 +252,8 @@ void guest_arrive(struct listener *l, int fd, const struct sockaddr *peer, sockl
     }
     memcpy(&g->peer, peer, peer_len);
     g->peer_len = peer_len;
+    g->local = peer->sa_family == AF_UNIX;
+    g->deadline_ms = uv_now(l->loop) + (uint64_t)l->opts.head_timeout_ms;
     uv_timer_start(&g->timer, on_timer, (uint64_t)l->opts.head_timeout_ms, 0);
     look(g); /* most heads are already there */
 }

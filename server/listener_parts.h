@@ -36,10 +36,15 @@ struct listener {
     char peek[LISTENER_PEEK_BYTES];
 };
 
-/* listener_bind.c: sockets that listen on all of `hosts`, one port. Closes what it opened on
- * failure. */
-enum taca_code listener_bind(const char *hosts, int port, int fds[LISTENER_MAX_SOCKETS], int *n,
-                             int *bound_port, struct taca_err *err) TACA_MUST_USE;
+/* listener_bind.c: sockets that listen on all of opts->hosts, one port, or those that are given.
+ * Closes what it opened on failure. */
+struct listener_bound {
+    int fds[LISTENER_MAX_SOCKETS], n, port;
+};
+enum taca_code listener_bind(const struct listener_opts *opts, struct listener_bound *out,
+                             struct taca_err *err) TACA_MUST_USE;
+/* Closes; nobody finds a Unix socket's name that is in nobody's hands any more. */
+void listener_unbind(int fd);
 
 /* listener_guest.c */
 struct refusal {

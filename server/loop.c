@@ -20,6 +20,7 @@
 #include "server/jobs.h"
 #include "server/metrics.h"
 #include "server/serve.h"
+#include "server/systemd.h"
 
 enum {
     BEAT_MS = 250,
@@ -27,6 +28,7 @@ enum {
     FLUSH_POLL_MS = 10,
     FLUSH_MS = 3000,     /* for the last bytes of the last answers */
     FAST_FLUSH_MS = 300, /* the same when leaving at once */
+    SPARE_END_MS = 7000, /* for what comes after the last answer */
     WORKER_PATIENCE_MS = 1000,
     EXIT_BAD_CONFIG = 78
 };
@@ -43,6 +45,7 @@ struct serve {
     struct taca_mailbox asks;     /* questions from them */
     struct taca_mailbox results;  /* tasks from the encoder */
     struct service_status status;
+    struct systemd systemd;
     struct front *front;
     struct pool *pool;
     struct encode *encode;
@@ -102,7 +105,13 @@ static void on_expiry(uv_timer_t *t) { pump(t->data); }
 
 static void on_beat(uv_timer_t *t) {
     struct serve *s = t->data;
-    atomic_store(&s->status.last_beat_us, taca_now_us());
+    int64_t now_us = taca_now_us();
+    atomic_store(&s->status.last_beat_us, now_us);
+    systemd_beat(&s->systemd, now_us / 1000);
+    if (s->phase == PHASE_SERVING && s->status.model_loaded_s)
+        systemd_status(&s->systemd, "%s with %s: %d waiting, %d running",
+                       atomic_load(&s->status.workers) ? "ready" : "no worker", s->status.model.id,
+                       atomic_load(&s->status.waiting), atomic_load(&s->status.running));
 }
 
 static void wake_loop(void *ctx) {
@@ -145,6 +154,7 @@ static void hook_ready(void *ctx, const struct wire_hello *hello) {
         s->status.model_loaded_s = (int64_t)time(NULL);
         metrics_set_model(hello->model.id);
         atomic_store(&s->status.state, SERVICE_READY);
+        systemd_tell(&s->systemd, "READY=1");
     }
     atomic_store(&s->status.workers, 1);
     metric_set(METRIC_MODEL_LOADED, 1);
@@ -173,6 +183,7 @@ static void leave_at_once(struct serve *s);
 static void hook_refused(void *ctx, const struct taca_err *err) {
     struct serve *s = ctx;
     taca_log(TACA_LOG_ERROR, "model: %s", err->text);
+    systemd_status(&s->systemd, "model: %.120s", err->text);
     if (s->status.model_loaded_s != 0) return; /* it worked before: try again */
     bool ours =
         err->code == TACA_ENOMEM || err->code == TACA_EDEVICE || err->code == TACA_EINTERNAL;
@@ -242,6 +253,7 @@ static void begin_flush(struct serve *s) {
 
 static void leave_at_once(struct serve *s) {
     s->fast = true;
+    systemd_tell(&s->systemd, "STOPPING=1");
     s->flush_end_us = taca_now_us() + FAST_FLUSH_MS * INT64_C(1000);
     begin_flush(s);
 }
@@ -274,6 +286,10 @@ static void on_signal(uv_signal_t *h, int signal_no) {
     int grace_ms = s->drain_grace_ms < 1 ? 1 : s->drain_grace_ms;
     taca_log(TACA_LOG_INFO, "draining: %d requests in flight, new ones for another %d ms",
              jobs_unanswered(s->jobs), grace_ms);
+    /* however long the drain may take: the supervisor is told not to lose its patience before */
+    systemd_tell(&s->systemd, "STOPPING=1\nSTATUS=draining %d requests\nEXTEND_TIMEOUT_USEC=%lld",
+                 jobs_unanswered(s->jobs),
+                 (s->drain_timeout_ms + FLUSH_MS + SPARE_END_MS) * 1000LL);
     s->phase = PHASE_GRACE;
     s->drain_end_us = taca_now_us() + (int64_t)s->drain_timeout_ms * 1000;
     atomic_store(&s->status.state, SERVICE_DRAINING);
@@ -363,9 +379,11 @@ static void on_hangup(uv_signal_t *h, int signal_no) {
     struct taca_err err = {0};
     (void)signal_no;
     if (s->phase != PHASE_SERVING || !r->read) return;
+    systemd_tell_reloading(&s->systemd);
     enum taca_code rc = r->read(r->ctx, &o, &err);
     if (rc == TACA_OK) rc = reload(s, o, &err);
     metric_set(METRIC_RELOAD_GOOD, rc == TACA_OK);
+    if (s->status.model_loaded_s) systemd_tell(&s->systemd, "READY=1");
     if (rc != TACA_OK) {
         taca_log(TACA_LOG_ERROR, "reload: everything stays as it is: %s", err.text);
         return;
@@ -402,6 +420,7 @@ static void init_handles(struct serve *s) {
 static enum taca_code write_port(const char *path, int port, struct taca_err *err) {
     char part[4096];
     FILE *f = NULL;
+    if (!port) return taca_fail_param(err, "port-file", "--port-file: there is no port to write");
     int n = snprintf(part, sizeof part, "%s.part", path);
     if (n > 0 && (size_t)n < sizeof part) f = fopen(part, "we");
     bool ok = f && fprintf(f, "%d\n", port) > 0;
@@ -426,17 +445,37 @@ static enum taca_code open_parts(struct serve *s, struct taca_err *err) {
     if (!rc) rc = encode_open(&s->encode, o->encode_threads, &s->results, err);
     if (!rc)
         rc = jobs_open(&s->jobs, &jobs, &(struct jobs_ports){s->pool, s->encode, &s->status}, err);
-    if (!rc) rc = front_open(&s->front, &s->loop, &o->front, &front_hooks, err);
+    struct front_opts front = o->front;
+    front.given = s->systemd.main;
+    front.n_given = s->systemd.n_main;
+    front.given_admin = s->systemd.admin;
+    front.n_given_admin = s->systemd.n_admin;
+    if (!rc) rc = front_open(&s->front, &s->loop, &front, &front_hooks, err);
     if (!rc && o->port_file) rc = write_port(o->port_file, front_port(s->front), err);
     return rc;
 }
 
-static void announce(const struct serve *s) {
+static void announce(struct serve *s) {
     char fields[128];
     int port = front_port(s->front), admin = front_admin_port(s->front);
+    const char *where =
+        s->systemd.n_main ? "the sockets that were handed over" : s->opts->front.host;
     snprintf(fields, sizeof fields, "\"port\":%d,\"admin_port\":%d,\"pid\":%d", port, admin,
              (int)getpid());
-    taca_log_fields(TACA_LOG_INFO, fields, "listening on %s:%d", s->opts->front.host, port);
+    if (port)
+        taca_log_fields(TACA_LOG_INFO, fields, "listening on %s:%d", where, port);
+    else
+        taca_log_fields(TACA_LOG_INFO, fields, "listening on %s", where);
+    systemd_status(&s->systemd, "loading");
+}
+
+static enum taca_code check_sockets(const struct serve *s, struct taca_err *err) {
+    const struct serve_opts *o = s->opts;
+    if (o->insecure || o->front.api_key_file || !systemd_is_open_to_others(&s->systemd))
+        return TACA_OK;
+    return taca_fail_param(err, "LISTEN_FDS",
+                           "nobody has to log in to this service; to let other machines in at the "
+                           "sockets that were handed over, add --api-key-file or --insecure");
 }
 
 enum taca_code taca_serve_check(const struct serve_opts *opts, struct taca_err *err) {
@@ -458,8 +497,10 @@ int taca_serve(const struct serve_opts *opts) {
     metric_set(METRIC_RELOAD_GOOD, 1);
     metric_set(METRIC_RELOAD_TIME, (double)time(NULL));
     signal(SIGPIPE, SIG_IGN);
+    enum taca_code rc = systemd_open(&s->systemd, &err); /* no other thread is there yet */
+    if (!rc) rc = check_sockets(s, &err);
     init_handles(s);
-    enum taca_code rc = open_parts(s, &err);
+    if (!rc) rc = open_parts(s, &err);
     if (rc) {
         taca_log(TACA_LOG_ERROR, "%s", err.text);
         s->exit_code = rc == TACA_EINVAL ? EXIT_BAD_CONFIG : 1;
@@ -471,6 +512,7 @@ int taca_serve(const struct serve_opts *opts) {
     uv_run(&s->loop, UV_RUN_DEFAULT);
     if (uv_loop_close(&s->loop) != 0) taca_log(TACA_LOG_ERROR, "the loop has handles left");
     jobs_close(s->jobs);
+    systemd_close(&s->systemd);
     taca_mailbox_finish(&s->incoming);
     taca_mailbox_finish(&s->asks);
     taca_mailbox_finish(&s->results);

@@ -41,6 +41,7 @@ struct serve_opts {
      * ten times as long for work that was never measured */
     int step_timeout_ms;
     struct serve_reload reload;
+    bool insecure; /* sockets that others can reach are fine without keys */
 };
 
 /* Runs until SIGTERM/SIGINT; the exit code of the process (0 clean, 1 failed, 78 configuration). */

@@ -7,6 +7,8 @@ import concurrent.futures
 import json
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -176,6 +178,229 @@ def test_no_request_is_lost_while_options_are_read_again_and_again():
                 d.result()
         assert len(answers) > 20 and set(answers) == {200}, (len(answers), set(answers))
     os.unlink(keys)
+
+
+# ---- the supervisor --------------------------------------------------------------------------
+
+
+class Supervisor:
+    """What systemd is to a service: a datagram socket that hears how it goes."""
+
+    def __init__(self, name):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(name.replace("@", "\0", 1) if name[0] == "@" else name)
+        self.socket.settimeout(0.05)
+        self.heard, self.env = [], {"NOTIFY_SOCKET": name}
+
+    def listen(self):
+        try:
+            while True:
+                text = self.socket.recv(4096).decode()
+                self.heard.append((time.monotonic(), dict(l.split("=", 1) for l in text.split("\n"))))
+        except TimeoutError:
+            pass
+
+    def wait_for(self, key, value=None, since=0):
+        end = time.monotonic() + 10 * PATIENCE
+        while True:
+            for at, told in self.heard[since:]:
+                if key in told and value in (None, told[key]):
+                    return at, told
+            assert time.monotonic() < end, (key, value, self.heard)
+            self.listen()
+
+
+def test_a_supervisor_hears_of_ready_reload_and_the_end():
+    path = write("told.json", {"max-steps": 20})
+    for name in (os.path.join(WORK, "notify"), f"@taca-notify-{os.getpid()}"):
+        sv = Supervisor(name)
+        with Service("--config", path, env=sv.env) as s:
+            sv.wait_for("READY", "1")
+            assert [t for _, t in sv.heard].index({"STATUS": "loading"}) == 0, sv.heard
+            sv.wait_for("STATUS", "ready with fake: 0 waiting, 0 running")
+            s.wait_for(lambda r: r["msg"].startswith("worker") and r["msg"].endswith("started"))
+            assert not any("WATCHDOG" in t for _, t in sv.heard)
+            n, before = len(sv.heard), time.monotonic_ns() // 1000
+            reload(s)
+            _, told = sv.wait_for("RELOADING", "1", n)
+            assert before <= int(told["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
+            sv.wait_for("READY", "1", n)
+            s.stop()
+            _, told = sv.wait_for("STOPPING", "1", n)
+            assert told["STATUS"] == "draining 0 requests", told
+            # --drain-timeout 60 s, 3 s for the last bytes, some air
+            assert int(told["EXTEND_TIMEOUT_USEC"]) == 70_000_000, told
+        sv.socket.close()
+
+
+def test_the_watchdog_hears_of_us_while_the_loop_turns_and_no_longer():
+    sv = Supervisor(os.path.join(WORK, "watchdog"))
+    env = dict(sv.env, WATCHDOG_USEC=str(1_000_000))
+    with Service(env=env) as s:
+        end = time.monotonic() + 2.5
+        while time.monotonic() < end:
+            sv.listen()
+        pings = [at for at, told in sv.heard if "WATCHDOG" in told]
+        assert len(pings) >= 3, sv.heard
+        gaps = [b - a for a, b in zip(pings, pings[1:])]
+        assert max(gaps) < 1 * PATIENCE and min(gaps) > 0.3, gaps
+        s.process.send_signal(signal.SIGSTOP)
+        time.sleep(0.1)
+        sv.listen()
+        n = len(sv.heard)
+        time.sleep(1)
+        sv.listen()
+        assert len(sv.heard) == n, sv.heard[n:]
+        s.process.send_signal(signal.SIGCONT)
+        sv.wait_for("WATCHDOG", "1", n)
+    sv.socket.close()
+
+
+def test_a_watchdog_for_another_process_is_not_ours():
+    sv = Supervisor(os.path.join(WORK, "other"))
+    with Service(env=dict(sv.env, WATCHDOG_USEC="200000", WATCHDOG_PID="1")):
+        sv.wait_for("READY", "1")
+        time.sleep(0.6)
+        sv.listen()
+        assert not any("WATCHDOG" in told for _, told in sv.heard), sv.heard
+    sv.socket.close()
+
+
+def test_a_supervisor_that_does_not_listen_is_no_matter():
+    for name in ("/nowhere/notify", "@", "relative", "/" + "x" * 200):
+        with Service(env={"NOTIFY_SOCKET": name}) as s:
+            assert s.post(prompt="a", steps=1)[0] == 200
+
+
+# ---- sockets ---------------------------------------------------------------------------------
+
+
+def ask(where, request, pieces=1):
+    """What comes back at a Unix socket (a path) or TCP port."""
+    s = socket.socket(socket.AF_UNIX if isinstance(where, str) else socket.AF_INET)
+    s.settimeout(20)
+    s.connect(where if isinstance(where, str) else ("127.0.0.1", where))
+    size = -(-len(request) // pieces)
+    for k in range(0, len(request), size):
+        s.sendall(request[k:k + size])
+        if pieces > 1:
+            time.sleep(0.03)
+    with s, s.makefile("rb") as f:
+        return f.read()
+
+
+GET = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def post_bytes(**fields):
+    body = json.dumps(fields).encode()
+    return (b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body)) + body
+
+
+def test_a_unix_socket_serves_like_a_port():
+    path, admin = os.path.join(WORK, "taca.sock"), os.path.join(WORK, "admin.sock")
+    s = Service("--host", f"unix:{path},127.0.0.1", "--admin-listen", "unix:" + admin,
+                "--socket-mode", "0600", "--head-timeout", 1)
+    with s:
+        for where in (path, admin):
+            mode = os.stat(where).st_mode
+            assert stat.S_ISSOCK(mode) and mode & 0o777 == 0o600, oct(mode)
+            assert ask(where, GET).startswith(b"HTTP/1.1 200 "), where
+            assert ask(where, GET, pieces=5).startswith(b"HTTP/1.1 200 "), where
+        assert ask(admin, b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        got = ask(path, post_bytes(prompt="a", steps=3, stream=True), pieces=4)
+        assert got.startswith(b"HTTP/1.1 200 ") and b"event: completed" in got, got[:300]
+        assert ask(path, b"BAD\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+        assert ask(s.port, GET).startswith(b"HTTP/1.1 200 ")
+        started = time.monotonic()
+        assert ask(path, GET[:20]).startswith(b"HTTP/1.1 408 ")
+        assert 0.9 < time.monotonic() - started < 3 * PATIENCE
+        half = socket.socket(socket.AF_UNIX)
+        half.connect(path)
+        half.sendall(GET[:20])
+        half.shutdown(socket.SHUT_WR)
+        assert half.makefile("rb").read().startswith(b"HTTP/1.1 400 ")
+        half.close()
+    assert not os.path.exists(path) and not os.path.exists(admin)
+
+
+def test_a_client_that_leaves_a_unix_socket_frees_the_worker():
+    path = os.path.join(WORK, "leave.sock")
+    with Service("--host", f"unix:{path},127.0.0.1", step_ms=20) as s:
+        c = socket.socket(socket.AF_UNIX)
+        c.connect(path)
+        c.sendall(post_bytes(prompt="a", steps=100))
+        s.until(lambda m: m["taca_requests_running"] == 1)
+        c.close()
+        s.until(lambda m: m["taca_requests_running"] == 0)
+        assert s.metrics()['taca_cancelled_total{reason="disconnect"}'] == 1
+
+
+def test_the_name_of_a_unix_socket_is_taken_over_only_when_nobody_is_behind_it():
+    path = os.path.join(WORK, "name.sock")
+    old = socket.socket(socket.AF_UNIX)
+    old.bind(path)
+    start = lambda: serve("--model", base.MODEL, "--host", "unix:" + path, "--admin-listen", "none")
+    old.listen()
+    done = start()
+    assert done.returncode == 1 and "Address already in use" in done.stderr, done
+    old.close()
+    s = Service("--host", "unix:" + path, wait=False)
+    s.wait_for(lambda r: r["msg"].startswith("ready"))
+    assert ask(path, GET).startswith(b"HTTP/1.1 200 ")
+    s.stop()
+    with open(path, "w", encoding="utf-8"):
+        pass
+    done = start()
+    assert done.returncode == 1 and "no socket" in done.stderr and os.path.isfile(path), done
+    for where, word in (("unix:relative", "unix:/PATH"), ("unix:/" + "x" * 200, "is not an address")):
+        done = serve("--model", base.MODEL, "--host", where, "--admin-listen", "none")
+        assert done.returncode == 78 and word in done.stderr, done
+    for mode in ("0888", "", "10000", "1777", "u+x"):
+        done = serve("--model", base.MODEL, "--socket-mode", mode, "--check-config")
+        assert done.returncode == 78 and "octal" in done.stderr, done
+
+
+def test_sockets_that_were_handed_over_are_served():
+    main, admin = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
+    launcher = write("launch.py", LAUNCHER)
+    ports = [x.getsockname()[1] for x in (main, admin)]
+    started = lambda *args, names="a:admin": subprocess.Popen(
+        [sys.executable, launcher, names, str(main.fileno()), str(admin.fileno()), base.BINARY,
+         "serve", "--model", base.MODEL, "--drain-grace", "0.1", *args],
+        stderr=subprocess.PIPE, text=True, pass_fds=(main.fileno(), admin.fileno()))
+    for _ in range(2):  # the second one takes over what the first has left
+        p = started()
+        # whoever comes before it is ready waits in the line of the socket
+        assert b"HTTP/1.1 " in ask(ports[0], b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"taca_build_info" in ask(ports[1], b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+        p.send_signal(signal.SIGTERM)
+        assert p.wait(20 * PATIENCE) == 0, p.stderr.read()
+        log = p.stderr.read()
+        assert f"listening on the sockets that were handed over:{ports[0]}" in log, log
+    main.close(), admin.close()
+    plain = socket.socket()
+    plain.bind(("127.0.0.1", 0))
+    for other, word in ((plain, "no stream socket that listens"),
+                        (socket.create_server(("0.0.0.0", 0)), "--insecure")):
+        main = admin = other
+        p = started(names="a:b")
+        assert p.wait(20 * PATIENCE) == 78
+        assert word in p.stderr.read()
+        other.close()
+
+
+LAUNCHER = """
+import os, sys
+names, first, second = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+high = [os.dup(first), os.dup(second)]
+high = [__import__("fcntl").fcntl(fd, 0, 100) for fd in high]
+for k, fd in enumerate(high):
+    os.dup2(fd, 3 + k, inheritable=True)
+env = dict(os.environ, LISTEN_FDS="2", LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES=names)
+os.execve(sys.argv[4], sys.argv[4:], env)
+"""
 
 
 if __name__ == "__main__":

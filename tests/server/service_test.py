@@ -34,13 +34,14 @@ MODEL = tempfile.mkdtemp(prefix="taca-model-")
 
 
 class Service:
-    def __init__(self, *args, step_ms=5, wait=True, model=MODEL):
-        env = dict(os.environ, TACA_FAKE_STEP_MS=str(step_ms))
+    def __init__(self, *args, step_ms=5, wait=True, model=MODEL, env=None, **popen):
+        env = dict(os.environ, TACA_FAKE_STEP_MS=str(step_ms), **(env or {}))
         self.args = [BINARY, "serve", "--model", model, "--port", "0", "--admin-listen", "none",
                      "--log-format", "json", "--drain-grace", "0.1", *map(str, args)]
         self.lines, self.records = [], []
         self.seen = threading.Condition()
-        self.process = subprocess.Popen(self.args, stderr=subprocess.PIPE, text=True, env=env)
+        self.process = subprocess.Popen(self.args, stderr=subprocess.PIPE, text=True, env=env,
+                                        **popen)
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
         if wait:
