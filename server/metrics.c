@@ -144,7 +144,9 @@ enum { N_HISTOGRAMS = sizeof histograms / sizeof histograms[0] };
 static atomic_uint_fast64_t counts[N_COUNTERS][MAX_LABELS];
 static _Atomic double levels[N_GAUGES];
 static struct histogram distributions[N_HISTOGRAMS];
-static char model_label[160]; /* written once before READY, by the loop */
+/* Written once, by the loop; until it is published the label is empty. */
+static char model_text[160];
+static _Atomic(const char *) model_label = "";
 
 /* ---- counting -------------------------------------------------------------------------------- */
 
@@ -185,11 +187,12 @@ void metric_observe_sized(enum metric_histogram h, double pixels, double v) {
 
 void metrics_set_model(const char *model) {
     size_t n = 0;
-    for (const char *s = model; *s && n + 3 < sizeof model_label; s++) {
-        if (*s == '"' || *s == '\\') model_label[n++] = '\\';
-        model_label[n++] = *s == '\n' ? ' ' : *s;
+    for (const char *s = model; *s && n + 3 < sizeof model_text; s++) {
+        if (*s == '"' || *s == '\\') model_text[n++] = '\\';
+        model_text[n++] = *s == '\n' ? ' ' : *s;
     }
-    model_label[n] = 0;
+    model_text[n] = 0;
+    atomic_store(&model_label, model_text);
 }
 
 /* ---- rendering ------------------------------------------------------------------------------- */
@@ -202,7 +205,7 @@ static void render_counter(struct taca_buf *out, int c) {
     const struct counter_info *k = &counters[c];
     metrics_head(out, k->name, k->help, "counter");
     char model[200] = "";
-    if (k->model) snprintf(model, sizeof model, "model=\"%s\"", model_label);
+    if (k->model) snprintf(model, sizeof model, "model=\"%s\"", atomic_load(&model_label));
     for (int i = 0; i == 0 || (k->values && k->values[i]); i++) {
         unsigned long long v = atomic_load(&counts[c][i]);
         if (k->values)
@@ -219,7 +222,8 @@ static void render_gauge(struct taca_buf *out, int g) {
     metrics_head(out, gauges[g].name, gauges[g].help, "gauge");
     double v = atomic_load(&levels[g]);
     if (gauges[g].model)
-        taca_buf_printf(out, "%s{model=\"%s\"} %.15g\n", gauges[g].name, model_label, v);
+        taca_buf_printf(out, "%s{model=\"%s\"} %.15g\n", gauges[g].name, atomic_load(&model_label),
+                        v);
     else
         taca_buf_printf(out, "%s %.15g\n", gauges[g].name, v);
 }
@@ -245,8 +249,8 @@ static void render_histogram(struct taca_buf *out, int h) {
     char labels[200] = "";
     if (k->help[0]) metrics_head(out, k->name, k->help, "histogram");
     if (k->model)
-        snprintf(labels, sizeof labels, "model=\"%s\"%s%s", model_label, k->label ? "," : "",
-                 k->label ? k->label : "");
+        snprintf(labels, sizeof labels, "model=\"%s\"%s%s", atomic_load(&model_label),
+                 k->label ? "," : "", k->label ? k->label : "");
     else
         snprintf(labels, sizeof labels, "%s", k->label ? k->label : "");
     histogram_render(out, k->name, labels, &distributions[h], k->bounds);
