@@ -44,13 +44,13 @@ static bool live(const struct taca_backend *b) { return b->error.code == TACA_OK
 static bool dry(const struct taca_backend *b) { return b->ops->counting; }
 
 void *taca_alloc(struct taca_backend *b, size_t bytes, struct taca_err *err) {
-    void *p = dry(b) ? NULL : b->ops->alloc(b, bytes ? bytes : 1);
+    void *p = b->ops->alloc(b, bytes ? bytes : 1);
     if (!p) (void)taca_fail(err, TACA_ENOMEM, "%s: %zu bytes", b->ops->name, bytes);
     return p;
 }
 
 void taca_free(struct taca_backend *b, void *p) {
-    if (p && !dry(b)) b->ops->free(b, p);
+    if (p) b->ops->free(b, p);
 }
 
 void taca_upload(struct taca_backend *b, void *dst, const void *host, size_t bytes) {

@@ -37,13 +37,31 @@ enum taca_code taca_cpu_open(struct taca_backend **out, const struct taca_backen
 /* A backend that computes nothing and counts: run a forward on it with empty scratch to learn what
  * it costs. Weight handles of any backend may be passed to its ops. */
 struct taca_counts {
-    double flops;         /* 1 multiply-add = 2; matmul, convolution and attention only */
-    double weight_bytes;  /* read once per op that uses them */
-    size_t scratch_bytes; /* peak of the scratch given to it */
+    double flops; /* 1 multiply-add = 2; matmul, convolution and attention only */
+    double narrow_flops, conv_flops, attention_flops; /* those among them */
+    double weight_bytes;                              /* read once per op that uses them */
+    size_t scratch_bytes;                             /* peak of the scratch given to it */
 };
 enum taca_code taca_count_open(struct taca_backend **out, enum taca_dtype precision,
                                struct taca_err *err) TACA_MUST_USE;
 struct taca_counts taca_count_read(const struct taca_backend *b);
+
+/* A counting backend that stands for a real one: what is opened on it has the types that it would
+ * have there, and the memory it would take is foreseen. It takes `real` over, also on failure. */
+enum taca_code taca_count_open_for(struct taca_backend **out, struct taca_backend *real,
+                                   struct taca_err *err) TACA_MUST_USE;
+/* One that counts for models opened on b, and foresees for the same real one if b stands for one.
+ */
+enum taca_code taca_count_open_beside(struct taca_backend **out, const struct taca_backend *b,
+                                      struct taca_err *err) TACA_MUST_USE;
+struct taca_backend *taca_count_real(struct taca_backend *b); /* NULL when it stands for none */
+struct taca_foreseen {
+    size_t kept_bytes;    /* of everything opened on it */
+    size_t opening_bytes; /* the most that was in use while something was opened */
+    size_t work_bytes;    /* memory for the ops that were run: buffers, compiled code */
+};
+/* Zeroes when it stands for none. */
+struct taca_foreseen taca_count_foreseen(const struct taca_backend *b);
 
 void taca_backend_close(struct taca_backend *b); /* frees its weights too; NULL is fine */
 const char *taca_backend_name(const struct taca_backend *b);   /* "cpu" */

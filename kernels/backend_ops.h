@@ -10,10 +10,16 @@
 
 #include "kernels/backend.h"
 
+/* Of an opened weight: while it lives, and beside that while it is being opened. */
+struct taca_weight_bytes {
+    size_t kept, opening;
+};
+
 struct taca_backend_ops {
     const char *name;
     /* No memory behind views: data may be NULL everywhere. Such a backend fills in only close,
-     * linear_open, conv_open, linear, conv2d and attention; the rest is checked and not called. */
+     * alloc, free, linear_open, conv_open, linear, conv2d and attention; the rest is checked and
+     * not called. */
     bool counting;
 
     void (*close)(struct taca_backend *b); /* weights and *b itself */
@@ -80,7 +86,24 @@ struct taca_backend_ops {
     void (*upsample2)(struct taca_backend *b, struct taca_map y, struct taca_map x);
     /* false when a value was not finite */
     bool (*map_to_rgb8)(struct taca_backend *b, uint8_t *host_dst, struct taca_map x);
+
+    /* What the real thing would take, for a counting backend that stands for this one. weigh: w has
+     * its shape, has_bias and nothing else; sets its dtype. foresee: views have no data, w is known
+     * by its shape and dtype alone. All optional. */
+    struct taca_weight_bytes (*weigh_linear)(struct taca_backend *b, struct taca_linear *w);
+    struct taca_weight_bytes (*weigh_conv)(struct taca_backend *b, struct taca_conv *w);
+    void (*foresee_linear)(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                           const struct taca_linear *w, enum taca_act act);
+    void (*foresee_conv2d)(struct taca_backend *b, struct taca_map y, struct taca_map x,
+                           const struct taca_conv *w);
+    void (*foresee_attention)(struct taca_backend *b, const struct taca_qkv *img,
+                              const struct taca_qkv *txt, const struct taca_layout *l,
+                              const struct taca_attn *a);
+    size_t (*foreseen)(const struct taca_backend *b); /* bytes of all that was foreseen */
 };
+
+/* Notes a weight, on a counting backend that stands for another. */
+void taca_count_keep(struct taca_backend *b, struct taca_weight_bytes bytes);
 
 /* The base every backend's own struct starts with. One thread owns it. */
 struct taca_backend {

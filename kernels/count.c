@@ -1,9 +1,11 @@
 /* count.c - the backend that computes nothing and counts: what a forward costs before it runs.
  *
  * Its weights are handles without values, its views have no memory. Bytes of a weight are those of
- * the handle it is given, so the count of another backend's weights is that backend's traffic. */
+ * the handle it is given, so the count of another backend's weights is that backend's traffic. One
+ * that stands for a real backend also asks that what each weight and op would take there. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/backend_ops.h"
 
@@ -20,12 +22,16 @@ struct count {
     struct taca_backend base;
     struct taca_counts counts;
     struct handle *handles;
+    struct taca_backend *real; /* what it stands for, NULL = none */
+    bool owner;                /* of real */
+    size_t kept, opening;
 };
 
 static struct count *count_of(struct taca_backend *b) { return (struct count *)b; }
 
 static void count_close(struct taca_backend *b) {
     struct count *c = count_of(b);
+    if (c->owner) taca_backend_close(c->real);
     while (c->handles) {
         struct handle *h = c->handles;
         c->handles = h->next;
@@ -33,6 +39,23 @@ static void count_close(struct taca_backend *b) {
     }
     taca_backend_finish(b);
     free(c);
+}
+
+void taca_count_keep(struct taca_backend *b, struct taca_weight_bytes bytes) {
+    struct count *c = count_of(b);
+    if (!c->real) return;
+    c->kept += bytes.kept;
+    if (c->opening < c->kept + bytes.opening) c->opening = c->kept + bytes.opening;
+}
+
+/* What is not of a model's own weights (gains of adapters) is so little that it is there. */
+static void *count_alloc(struct taca_backend *b, size_t bytes) {
+    (void)b;
+    return malloc(bytes);
+}
+static void count_free(struct taca_backend *b, void *p) {
+    (void)b;
+    free(p);
 }
 
 static struct handle *new_handle(struct taca_backend *b, const char *name, struct taca_err *err) {
@@ -57,6 +80,11 @@ static enum taca_code count_linear_open(struct taca_backend *b, struct taca_line
     l->in = taca_tensor_count(&parts[0]) / parts[0].dim[0];
     l->dtype = b->precision;
     l->has_bias = biases != NULL;
+    struct taca_backend *real = count_of(b)->real;
+    if (real && real->ops->weigh_linear) {
+        real->narrow = b->narrow;
+        taca_count_keep(b, real->ops->weigh_linear(real, l));
+    }
     *out = l;
     return TACA_OK;
 }
@@ -70,26 +98,33 @@ static enum taca_code count_conv_open(struct taca_backend *b, struct taca_conv *
     if (!h) return TACA_ENOMEM;
     h->u.conv = *shape;
     h->u.conv.dtype = b->precision;
+    struct taca_backend *real = count_of(b)->real;
+    if (real && real->ops->weigh_conv) taca_count_keep(b, real->ops->weigh_conv(real, &h->u.conv));
     *out = &h->u.conv;
     return TACA_OK;
 }
 
 static void count_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                          const struct taca_linear *w, enum taca_act act) {
-    (void)x, (void)act;
     const double n = (double)w->in * (double)w->out;
     struct taca_counts *c = &count_of(b)->counts;
+    struct taca_backend *real = count_of(b)->real;
+    if (real && real->ops->foresee_linear) real->ops->foresee_linear(real, y, x, w, act);
     c->flops += 2 * n * (double)y.rows;
+    if (w->dtype == TACA_U8) c->narrow_flops += 2 * n * (double)y.rows;
     c->weight_bytes += n * (double)taca_dtype_bytes(w->dtype);
     if (w->has_bias) c->weight_bytes += (double)w->out * sizeof(float);
 }
 
 static void count_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
                          const struct taca_conv *w) {
-    (void)x;
     const double n = (double)w->c_in * (double)w->c_out * (double)(w->kh * w->kw);
+    const double flops = 2 * n * (double)(y.n * y.h * y.w);
     struct taca_counts *c = &count_of(b)->counts;
-    c->flops += 2 * n * (double)(y.n * y.h * y.w);
+    struct taca_backend *real = count_of(b)->real;
+    if (real && real->ops->foresee_conv2d) real->ops->foresee_conv2d(real, y, x, w);
+    c->flops += flops;
+    c->conv_flops += flops;
     c->weight_bytes += n * (double)taca_dtype_bytes(w->dtype) + (double)w->c_out * sizeof(float);
 }
 
@@ -108,13 +143,18 @@ static void count_attention(struct taca_backend *b, struct taca_mat o_img, struc
         else
             pairs += (ni + (o_txt.cols ? nt : 0)) * (ni + nt);
     }
+    struct taca_backend *real = count_of(b)->real;
+    if (real && real->ops->foresee_attention) real->ops->foresee_attention(real, img, txt, l, a);
     count_of(b)->counts.flops += 4 * pairs * d;
+    count_of(b)->counts.attention_flops += 4 * pairs * d;
 }
 
 static const struct taca_backend_ops count_ops = {
     .name = "count",
     .counting = true,
     .close = count_close,
+    .alloc = count_alloc,
+    .free = count_free,
     .linear_open = count_linear_open,
     .conv_open = count_conv_open,
     .linear = count_linear,
@@ -131,6 +171,39 @@ enum taca_code taca_count_open(struct taca_backend **out, enum taca_dtype precis
     snprintf(c->base.detail, sizeof c->base.detail, "counts %s", taca_dtype_name(precision));
     *out = &c->base;
     return TACA_OK;
+}
+
+enum taca_code taca_count_open_for(struct taca_backend **out, struct taca_backend *real,
+                                   struct taca_err *err) {
+    enum taca_code rc = taca_count_open(out, real->precision, err);
+    if (rc) {
+        taca_backend_close(real);
+        return rc;
+    }
+    struct count *c = count_of(*out);
+    c->real = real;
+    c->owner = true;
+    c->base.int8 = real->int8;
+    memcpy(c->base.detail, real->detail, sizeof c->base.detail);
+    return TACA_OK;
+}
+
+enum taca_code taca_count_open_beside(struct taca_backend **out, const struct taca_backend *b,
+                                      struct taca_err *err) {
+    enum taca_code rc = taca_count_open(out, b->precision, err);
+    if (!rc && b->ops == &count_ops) count_of(*out)->real = ((const struct count *)b)->real;
+    return rc;
+}
+
+struct taca_backend *taca_count_real(struct taca_backend *b) {
+    return b->ops == &count_ops ? count_of(b)->real : NULL;
+}
+
+struct taca_foreseen taca_count_foreseen(const struct taca_backend *b) {
+    const struct count *c = (const struct count *)b;
+    if (b->ops != &count_ops || !c->real) return (struct taca_foreseen){0};
+    return (struct taca_foreseen){c->kept, c->opening,
+                                  c->real->ops->foreseen ? c->real->ops->foreseen(c->real) : 0};
 }
 
 struct taca_counts taca_count_read(const struct taca_backend *b) {

@@ -92,10 +92,13 @@ static enum taca_code open_f32(struct taca_backend *b, void **out, const struct 
     enum taca_code rc = tensor_ok(t, err);
     if (rc != TACA_OK) return rc;
     *out = NULL;
-    if (b->ops->counting) return TACA_OK;
     size_t n = (size_t)taca_tensor_count(t), bytes;
-    if (!taca_mul(&bytes, n, sizeof(float)) || !reserve_owned(b))
-        return taca_fail(err, TACA_ENOMEM, "%s", t->name);
+    if (!taca_mul(&bytes, n, sizeof(float))) return taca_fail(err, TACA_ENOMEM, "%s", t->name);
+    if (b->ops->counting) {
+        taca_count_keep(b, (struct taca_weight_bytes){bytes, bytes});
+        return TACA_OK;
+    }
+    if (!reserve_owned(b)) return taca_fail(err, TACA_ENOMEM, "%s", t->name);
     float *host = malloc(bytes);
     void *device = host ? taca_alloc(b, bytes, err) : NULL;
     if (!device) {

@@ -108,6 +108,19 @@ static bool all_bf16(const struct taca_qkv *x) {
            (x->q.dtype == TACA_BF16 && x->k.dtype == TACA_BF16 && x->v.dtype == TACA_BF16);
 }
 
+/* Floats of one thread's work for heads of d columns. */
+static int64_t work_of(int64_t d) {
+    return ((int64_t)2 * CPU_ATTN_NQ * (d + 1) + cpu_attn_work(d) + 15) / 16 * 16;
+}
+
+void cpu_foresee_attention(struct taca_backend *b, const struct taca_qkv *img,
+                           const struct taca_qkv *txt, const struct taca_layout *l,
+                           const struct taca_attn *a) {
+    struct cpu *c = cpu_of(b);
+    const int64_t d = (l->img_rows ? img->q.cols : txt->q.cols) / a->heads;
+    cpu_buf_foresee(&c->own, (size_t)(work_of(d) * c->threads) * sizeof(float));
+}
+
 void cpu_attention(struct taca_backend *b, struct taca_mat o_img, struct taca_mat o_txt,
                    const struct taca_qkv *img, const struct taca_qkv *txt,
                    const struct taca_layout *l, const struct taca_attn *a) {
@@ -118,8 +131,7 @@ void cpu_attention(struct taca_backend *b, struct taca_mat o_img, struct taca_ma
     if (c->base.precision == TACA_BF16 && c->dnn && all_bf16(img) && all_bf16(txt) &&
         j.d % CPU_ATTN_BF16_D == 0)
         j.k = &cpu_attn_bf16;
-    j.work = (int64_t)2 * CPU_ATTN_NQ * (j.d + 1) + cpu_attn_work(j.d);
-    j.work = (j.work + 15) / 16 * 16;
+    j.work = work_of(j.d);
     j.buf = cpu_buf_get(c, &c->own, (size_t)(j.work * c->threads) * sizeof(float), "attention");
     if (!j.buf) return;
     for (int s = 0; s < l->n_segs; s++) j.tiles += seg_tiles(&j, s);

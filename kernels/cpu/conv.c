@@ -73,27 +73,32 @@ static dnnl_status_t conv_desc(dnnl_convolution_desc_t *desc, const struct cpu_c
                                               high);
 }
 
-static dnnl_status_t lay_out(struct cpu_conv *v, struct cpu_dnn *d, const float *plain) {
+static dnnl_status_t find_layout(dnnl_memory_desc_t *layout, const struct cpu_conv *v,
+                                 struct cpu_dnn *d) {
     const struct taca_conv *p = &v->pub;
     const struct prim_key key = {LAYOUT_SIDE, LAYOUT_SIDE, p->pad_top, p->pad_bottom, p->dtype};
     dnnl_convolution_desc_t desc;
     dnnl_primitive_attr_t attr = NULL;
     dnnl_primitive_desc_t pd = NULL;
-    dnnl_memory_desc_t from;
-    const dnnl_dims_t dims = {p->c_out, p->c_in, p->kh, p->kw};
     dnnl_status_t s = conv_desc(&desc, v, &key, NULL);
     if (s == dnnl_success) s = cpu_dnn_attr(&attr, TACA_ACT_NONE);
     if (s == dnnl_success) s = dnnl_primitive_desc_create(&pd, &desc, attr, d->engine, NULL);
-    if (s == dnnl_success) s = dnnl_memory_desc_init_by_tag(&from, 4, dims, dnnl_f32, dnnl_oihw);
-    if (s == dnnl_success) {
-        v->layout = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
-        size_t bytes = dnnl_memory_desc_get_size(&v->layout);
-        v->w = aligned_alloc(64, (bytes + 63) / 64 * 64);
-        s = v->w ? cpu_dnn_reorder(d, v->w, &v->layout, plain, &from) : dnnl_out_of_memory;
-    }
+    if (s == dnnl_success) *layout = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
     if (pd) dnnl_primitive_desc_destroy(pd);
     if (attr) dnnl_primitive_attr_destroy(attr);
     return s;
+}
+
+static dnnl_status_t lay_out(struct cpu_conv *v, struct cpu_dnn *d, const float *plain) {
+    const struct taca_conv *p = &v->pub;
+    dnnl_memory_desc_t from;
+    const dnnl_dims_t dims = {p->c_out, p->c_in, p->kh, p->kw};
+    dnnl_status_t s = find_layout(&v->layout, v, d);
+    if (s == dnnl_success) s = dnnl_memory_desc_init_by_tag(&from, 4, dims, dnnl_f32, dnnl_oihw);
+    if (s != dnnl_success) return s;
+    const size_t bytes = dnnl_memory_desc_get_size(&v->layout);
+    v->w = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    return v->w ? cpu_dnn_reorder(d, v->w, &v->layout, plain, &from) : dnnl_out_of_memory;
 }
 
 static float *widen(const struct taca_tensor *t) {
@@ -249,16 +254,25 @@ static int64_t strip_rows(const struct cpu *c, const struct taca_conv *p, struct
     return rows < p->kh ? p->kh : rows;
 }
 
+/* The strip of output rows from y on, `rows` of them or what is left; *from = its first input row.
+ */
+static struct prim_key strip_key(const struct taca_conv *p, const struct strip_job *j, int64_t y,
+                                 int64_t rows, int64_t *from) {
+    const int64_t end = y + rows < j->y.h ? y + rows : j->y.h;
+    const int64_t above = y * p->stride - p->pad_top;                 /* first input row wanted */
+    const int64_t below = (end - 1) * p->stride + p->kh - p->pad_top; /* one after the last */
+    const int64_t to = below < j->x.h ? below : j->x.h;
+    *from = above > 0 ? above : 0;
+    return (struct prim_key){to - *from, j->x.w, *from - above, below - to, j->y.dtype};
+}
+
 /* Cuts j's images and finds the primitives; false with the error set. */
 static bool cut(struct strip_job *j, struct cpu_conv *v) {
     const struct taca_conv *p = &v->pub;
     const int64_t rows = strip_rows(j->c, p, j->y);
     for (int64_t y = 0; y < j->y.h; y += rows) {
-        const int64_t end = y + rows < j->y.h ? y + rows : j->y.h;
-        const int64_t above = y * p->stride - p->pad_top; /* first input row wanted */
-        const int64_t below = (end - 1) * p->stride + p->kh - p->pad_top; /* one after the last */
-        const int64_t from = above > 0 ? above : 0, to = below < j->x.h ? below : j->x.h;
-        const struct prim_key key = {to - from, j->x.w, from - above, below - to, j->y.dtype};
+        int64_t from;
+        const struct prim_key key = strip_key(p, j, y, rows, &from);
         struct strip *s = &j->strip[j->strips++];
         *s = (struct strip){prim_for(j->c, v, &key), y, from};
         if (!s->prim) return false;
@@ -326,4 +340,61 @@ void cpu_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
     }
     struct map_job j = {c->k, v, y, x};
     cpu_split(c, y.n * y.h, y.w * y.c * w->c_in * w->kh * w->kw, plain_rows, &j);
+}
+
+/* ---- foreseen -------------------------------------------------------------------------------- */
+
+struct taca_weight_bytes cpu_weigh_conv(struct taca_backend *b, struct taca_conv *w) {
+    struct cpu *c = cpu_of(b);
+    const struct cpu_conv v = {.pub = *w};
+    const size_t plain = (size_t)(w->c_out * w->c_in * w->kh * w->kw) * sizeof(float);
+    const size_t rest = sizeof v + (size_t)w->c_out * sizeof(float);
+    dnnl_memory_desc_t layout;
+    if (!c->dnn || find_layout(&layout, &v, c->dnn) != dnnl_success)
+        return (struct taca_weight_bytes){rest + plain, 0};
+    return (struct taca_weight_bytes){rest + dnnl_memory_desc_get_size(&layout), plain};
+}
+
+static void foresee_strip(struct cpu *c, const struct taca_conv *w, const struct prim_key *key) {
+    const struct cpu_conv v = {.pub = *w};
+    struct {
+        struct taca_conv w;
+        struct prim_key key;
+    } what;
+    dnnl_convolution_desc_t desc;
+    dnnl_primitive_attr_t attr = NULL;
+    if (conv_desc(&desc, &v, key, NULL) != dnnl_success ||
+        cpu_dnn_attr(&attr, TACA_ACT_NONE) != dnnl_success)
+        return;
+    memset(&what, 0, sizeof what); /* gaps, too: its bytes are its name */
+    what.w.c_in = w->c_in;
+    what.w.c_out = w->c_out;
+    what.w.kh = w->kh;
+    what.w.stride = w->stride;
+    what.key.h = key->h;
+    what.key.w = key->w;
+    what.key.top = key->top;
+    what.key.bottom = key->bottom;
+    what.key.ytype = key->ytype;
+    cpu_prim_foresee(c, &(struct cpu_prim_want){&desc, attr, &what, sizeof what, w});
+    dnnl_primitive_attr_destroy(attr);
+}
+
+void cpu_foresee_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
+                        const struct taca_conv *w) {
+    struct cpu *c = cpu_of(b);
+    struct strip_job j = {.c = c, .x = x, .y = y};
+    const size_t ins = (size_t)(x.n * x.h * x.w * x.c), outs = (size_t)(y.n * y.h * y.w * y.c);
+    if (!c->dnn) return;
+    if (x.dtype != w->dtype) cpu_buf_foresee(&c->in, ins * taca_dtype_bytes(w->dtype));
+    if (y.dtype == TACA_BF16 && w->dtype == TACA_F32) {
+        cpu_buf_foresee(&c->out, outs * sizeof(float));
+        j.y.dtype = TACA_F32;
+    }
+    const int64_t rows = strip_rows(c, w, y);
+    for (int64_t at = 0; at < y.h; at += rows) {
+        int64_t from;
+        const struct prim_key key = strip_key(w, &j, at, rows, &from);
+        foresee_strip(c, w, &key);
+    }
 }

@@ -93,9 +93,18 @@ static void cpu_close(struct taca_backend *b) {
     }
     cpu_pool_close(c->pool);
     cpu_dnn_close(c->dnn);
+    cpu_code_forget(c);
     struct cpu_buf *bufs[] = {&c->in, &c->out, &c->tail_in, &c->tail_out, &c->pad, &c->own};
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++) free(bufs[i]->p);
     free(c);
+}
+
+static size_t cpu_foreseen(const struct taca_backend *b) {
+    const struct cpu *c = (const struct cpu *)b;
+    const struct cpu_buf *bufs[] = {&c->in, &c->out, &c->tail_in, &c->tail_out, &c->pad, &c->own};
+    size_t bytes = cpu_code_foreseen(c);
+    for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++) bytes += bufs[i]->foreseen;
+    return bytes;
 }
 
 static bool has_avx512(void) {
@@ -184,4 +193,10 @@ const struct taca_backend_ops cpu_ops = {
     .group_norm = cpu_group_norm,
     .upsample2 = cpu_upsample2,
     .map_to_rgb8 = cpu_map_to_rgb8,
+    .weigh_linear = cpu_weigh_linear,
+    .weigh_conv = cpu_weigh_conv,
+    .foresee_linear = cpu_foresee_linear,
+    .foresee_conv2d = cpu_foresee_conv2d,
+    .foresee_attention = cpu_foresee_attention,
+    .foreseen = cpu_foreseen,
 };

@@ -12,7 +12,11 @@
 struct cpu_buf {
     void *p;
     size_t size;
+    size_t foreseen; /* what ops would have asked for */
 };
+static inline void cpu_buf_foresee(struct cpu_buf *b, size_t bytes) {
+    if (b->foreseen < bytes) b->foreseen = bytes;
+}
 
 /* Anything with weights, in a list so that close finds it. */
 struct cpu_weight {
@@ -36,6 +40,7 @@ struct cpu {
     struct cpu_buf tail_in, tail_out; /* padded last rows in deterministic mode */
     struct cpu_buf pad;               /* the library's, a piece per thread */
     struct cpu_buf own;               /* of attention and group norm */
+    struct cpu_code *code;            /* compiled code that is foreseen; dnn.c */
 };
 
 static inline struct cpu *cpu_of(struct taca_backend *b) { return (struct cpu *)b; }
@@ -64,6 +69,9 @@ enum taca_code cpu_linear_open(struct taca_backend *b, struct taca_linear **out,
                                const struct taca_tensor *parts, const struct taca_tensor *biases,
                                int n_parts, struct taca_err *err); /* matmul.c */
 void cpu_linear_close(struct taca_backend *b, struct taca_linear *w);
+struct taca_weight_bytes cpu_weigh_linear(struct taca_backend *b, struct taca_linear *w);
+void cpu_foresee_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                        const struct taca_linear *w, enum taca_act act);
 void cpu_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                 const struct taca_linear *w, enum taca_act act);
 enum taca_code cpu_conv_open(struct taca_backend *b, struct taca_conv **out,
@@ -71,6 +79,12 @@ enum taca_code cpu_conv_open(struct taca_backend *b, struct taca_conv **out,
                              const struct taca_conv *shape, struct taca_err *err); /* conv.c */
 void cpu_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
                 const struct taca_conv *w);
+struct taca_weight_bytes cpu_weigh_conv(struct taca_backend *b, struct taca_conv *w);
+void cpu_foresee_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
+                        const struct taca_conv *w);
+void cpu_foresee_attention(struct taca_backend *b, const struct taca_qkv *img,
+                           const struct taca_qkv *txt, const struct taca_layout *l,
+                           const struct taca_attn *a);
 void cpu_attention(struct taca_backend *b, struct taca_mat o_img, struct taca_mat o_txt,
                    const struct taca_qkv *img, const struct taca_qkv *txt,
                    const struct taca_layout *l, const struct taca_attn *a); /* attention.c */

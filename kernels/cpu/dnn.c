@@ -152,3 +152,65 @@ dnnl_status_t cpu_dnn_reorder(struct cpu_dnn *d, void *dst, const dnnl_memory_de
     if (a) dnnl_memory_destroy(a);
     return s;
 }
+
+/* ---- foreseen -------------------------------------------------------------------------------- */
+
+/* Of a distinct primitive with its kernels, and of each weight's hold on one, as measured. */
+enum { CODE_BYTES = 52 << 10, HOLD_BYTES = 20 << 10 };
+
+/* Hashes of what would exist. */
+struct seen {
+    uint64_t *hash;
+    size_t n, cap;
+};
+struct cpu_code {
+    struct seen prims, holds;
+};
+
+static uint64_t hash_of(uint64_t h, const void *data, size_t bytes) {
+    const unsigned char *p = data;
+    for (size_t i = 0; i < bytes; i++) h = (h ^ p[i]) * 1099511628211u;
+    return h;
+}
+
+/* False when it was there before, or there is no memory to remember it. */
+static bool add(struct seen *s, uint64_t hash) {
+    for (size_t i = 0; i < s->n; i++)
+        if (s->hash[i] == hash) return false;
+    if (s->n == s->cap) {
+        const size_t cap = s->cap ? 2 * s->cap : 64;
+        uint64_t *p = realloc(s->hash, cap * sizeof *p);
+        if (!p) return false;
+        s->hash = p;
+        s->cap = cap;
+    }
+    s->hash[s->n++] = hash;
+    return true;
+}
+
+void cpu_prim_foresee(struct cpu *c, const struct cpu_prim_want *want) {
+    const uint64_t what = hash_of(14695981039346656037u, want->what, want->what_bytes);
+    const uint64_t hold = hash_of(what, &want->weight, sizeof want->weight);
+    dnnl_primitive_desc_t pd = NULL;
+    if (!c->code) c->code = calloc(1, sizeof *c->code);
+    if (!c->code || !add(&c->code->holds, hold) || !add(&c->code->prims, what)) return;
+    if (dnnl_primitive_desc_create(&pd, want->desc, want->attr, c->dnn->engine, NULL) !=
+        dnnl_success)
+        return;
+    const dnnl_memory_desc_t *pad = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
+    const size_t one = (dnnl_memory_desc_get_size(pad) + 63) / 64 * 64;
+    cpu_buf_foresee(&c->pad, one * (size_t)c->threads);
+    dnnl_primitive_desc_destroy(pd);
+}
+
+size_t cpu_code_foreseen(const struct cpu *c) {
+    return c->code ? c->code->prims.n * CODE_BYTES + c->code->holds.n * HOLD_BYTES : 0;
+}
+
+void cpu_code_forget(struct cpu *c) {
+    if (!c->code) return;
+    free(c->code->prims.hash);
+    free(c->code->holds.hash);
+    free(c->code);
+    c->code = NULL;
+}

@@ -37,6 +37,19 @@ dnnl_status_t cpu_prim_run(const struct cpu_prim *p, struct cpu_dnn *d,
                            const struct cpu_prim_data *data);
 void cpu_prim_close(struct cpu_prim *p);
 
+/* Foresees a primitive: its working memory in c->pad, its code once for each distinct one, and what
+ * each weight that uses it keeps. */
+struct cpu_prim_want {
+    const_dnnl_op_desc_t desc;
+    const_dnnl_primitive_attr_t attr;
+    const void *what; /* names it by its bytes */
+    size_t what_bytes;
+    const void *weight;
+};
+void cpu_prim_foresee(struct cpu *c, const struct cpu_prim_want *want);
+size_t cpu_code_foreseen(const struct cpu *c);
+void cpu_code_forget(struct cpu *c);
+
 /* src as `from` describes it, rewritten as `to` at dst. */
 dnnl_status_t cpu_dnn_reorder(struct cpu_dnn *d, void *dst, const dnnl_memory_desc_t *to,
                               const void *src, const dnnl_memory_desc_t *from);

@@ -56,13 +56,21 @@ static void narrow_output(struct cpu_int8 *w, const float *row, int64_t o) {
     w->shift[o] = SHIFT * sum;
 }
 
+static int64_t steps_of(int64_t in) { return (in + 3) / 4; }
+static int64_t panels_of(int64_t out) { return (out + PANEL - 1) / PANEL; }
+
+size_t cpu_int8_bytes(int64_t out, int64_t in) {
+    const size_t each = (size_t)steps_of(in) * 4 + sizeof(float) + sizeof(int32_t);
+    return sizeof(struct cpu_int8) + (size_t)(panels_of(out) * PANEL) * each;
+}
+
 struct cpu_int8 *cpu_int8_open(const float *plain, int64_t out, int64_t in) {
     struct cpu_int8 *w = calloc(1, sizeof *w);
     if (!w) return NULL;
-    const int64_t panels = (out + PANEL - 1) / PANEL;
+    const int64_t panels = panels_of(out);
     w->in = in;
     w->out = out;
-    w->steps = (in + 3) / 4;
+    w->steps = steps_of(in);
     const size_t bytes = (size_t)(panels * w->steps * PANEL) * 4;
     w->w = aligned_alloc(64, bytes);
     w->scale = calloc((size_t)(panels * PANEL), sizeof *w->scale);
@@ -170,12 +178,20 @@ static void run_item(void *ctx, int64_t item, int worker) {
         for (int64_t r = r0; r < r1; r += TILE) run_tile(j, r, o, r1 - r);
 }
 
+static size_t tile_bytes(int64_t in, int64_t rows) {
+    const int64_t tiles = (rows + TILE - 1) / TILE;
+    return (size_t)(tiles * TILE * steps_of(in) * 4 + 63) / 64 * 64;
+}
+
+size_t cpu_int8_work(int64_t in, int64_t rows) {
+    return tile_bytes(in, rows) + (size_t)rows * sizeof(float);
+}
+
 void cpu_int8_linear(struct cpu *c, const struct cpu_int8 *w, struct taca_mat y, struct taca_mat x,
                      const float *bias, enum taca_act act) {
-    const int64_t tiles = (x.rows + TILE - 1) / TILE;
-    const size_t bytes = (size_t)(tiles * TILE * w->steps * 4 + 63) / 64 * 64;
+    const size_t bytes = tile_bytes(w->in, x.rows);
     struct int8_job j = {.w = w, .y = y, .x = x, .bias = bias, .act = act};
-    j.q = cpu_buf_get(c, &c->in, bytes + (size_t)x.rows * sizeof *j.scale, "linear");
+    j.q = cpu_buf_get(c, &c->in, cpu_int8_work(w->in, x.rows), "linear");
     if (!j.q) return;
     j.scale = (float *)(void *)(j.q + bytes);
     cpu_split(c, x.rows, w->in, narrow_rows, &j);

@@ -73,27 +73,32 @@ static dnnl_status_t matmul_desc(dnnl_matmul_desc_t *desc, const struct cpu_line
     return dnnl_matmul_desc_init(desc, &x, weights ? weights : &w, l->bias ? &bias : NULL, &y);
 }
 
-/* Asks which layout the library wants for W and moves it there; `plain` is [out, in] f32. */
-static dnnl_status_t lay_out(struct cpu_linear *l, struct cpu_dnn *d, const float *plain) {
+/* Which layout the library wants for W. */
+static dnnl_status_t find_layout(dnnl_memory_desc_t *layout, const struct cpu_linear *l,
+                                 struct cpu_dnn *d) {
     const struct prim_key key = {LAYOUT_ROWS, TACA_F32, TACA_ACT_NONE};
     dnnl_matmul_desc_t desc;
     dnnl_primitive_attr_t attr = NULL;
     dnnl_primitive_desc_t pd = NULL;
-    dnnl_memory_desc_t from;
-    const dnnl_dims_t dims = {l->pub.in, l->pub.out}, strides = {1, l->pub.in};
     dnnl_status_t s = matmul_desc(&desc, l, &key, NULL);
     if (s == dnnl_success) s = cpu_dnn_attr(&attr, TACA_ACT_NONE);
     if (s == dnnl_success) s = dnnl_primitive_desc_create(&pd, &desc, attr, d->engine, NULL);
-    if (s == dnnl_success) s = dnnl_memory_desc_init_by_strides(&from, 2, dims, dnnl_f32, strides);
-    if (s == dnnl_success) {
-        l->layout = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
-        size_t bytes = dnnl_memory_desc_get_size(&l->layout);
-        l->w = aligned_alloc(64, (bytes + 63) / 64 * 64);
-        s = l->w ? cpu_dnn_reorder(d, l->w, &l->layout, plain, &from) : dnnl_out_of_memory;
-    }
+    if (s == dnnl_success) *layout = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
     if (pd) dnnl_primitive_desc_destroy(pd);
     if (attr) dnnl_primitive_attr_destroy(attr);
     return s;
+}
+
+/* Moves W there; `plain` is [out, in] f32. */
+static dnnl_status_t lay_out(struct cpu_linear *l, struct cpu_dnn *d, const float *plain) {
+    dnnl_memory_desc_t from;
+    const dnnl_dims_t dims = {l->pub.in, l->pub.out}, strides = {1, l->pub.in};
+    dnnl_status_t s = find_layout(&l->layout, l, d);
+    if (s == dnnl_success) s = dnnl_memory_desc_init_by_strides(&from, 2, dims, dnnl_f32, strides);
+    if (s != dnnl_success) return s;
+    const size_t bytes = dnnl_memory_desc_get_size(&l->layout);
+    l->w = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    return l->w ? cpu_dnn_reorder(d, l->w, &l->layout, plain, &from) : dnnl_out_of_memory;
 }
 
 static enum taca_code place_weights(struct cpu *c, struct cpu_linear *l, float **plain,
@@ -129,6 +134,10 @@ static float *stack(const struct taca_tensor *parts, int n, int64_t count) {
     return all;
 }
 
+static enum taca_dtype type_of(const struct taca_backend *b, int64_t in) {
+    return b->narrow && b->int8 && in <= MAX_NARROW ? TACA_U8 : b->precision;
+}
+
 enum taca_code cpu_linear_open(struct taca_backend *b, struct taca_linear **out,
                                const struct taca_tensor *parts, const struct taca_tensor *biases,
                                int n_parts, struct taca_err *err) {
@@ -140,7 +149,7 @@ enum taca_code cpu_linear_open(struct taca_backend *b, struct taca_linear **out,
     l->node.close = linear_close;
     for (int i = 0; i < n_parts; i++) l->pub.out += parts[i].dim[0];
     l->pub.in = taca_tensor_count(&parts[0]) / parts[0].dim[0];
-    l->pub.dtype = b->narrow && b->int8 && l->pub.in <= MAX_NARROW ? TACA_U8 : b->precision;
+    l->pub.dtype = type_of(b, l->pub.in);
     l->pub.has_bias = biases != NULL;
     plain = stack(parts, n_parts, l->pub.in * l->pub.out);
     if (biases) l->bias = stack(biases, n_parts, l->pub.out);
@@ -284,16 +293,19 @@ static void run_blocks(struct block_job *j, struct cpu_linear *l, enum taca_act 
         taca_backend_fail(&c->base, cpu_dnn_code(s), "linear: oneDNN: %s", cpu_dnn_status(s));
 }
 
+/* Rows of a block when there are `rows` in all. */
+static int64_t block_rows(const struct cpu *c, int64_t rows) {
+    if (c->deterministic) return FIXED_ROWS;
+    const int64_t share = (rows + c->threads - 1) / c->threads;
+    return share < LEAST_ROWS ? LEAST_ROWS : share;
+}
+
 /* x and y in types a primitive can have; in deterministic mode the tail goes through padded
  * copies. */
 static void run_dnn(struct cpu *c, struct cpu_linear *l, struct taca_mat y, struct taca_mat x,
                     enum taca_act act) {
     struct block_job j = {.c = c, .l = l, .y = y, .x = x, .status = dnnl_success};
-    j.rows = FIXED_ROWS;
-    if (!c->deterministic) {
-        j.rows = (x.rows + c->threads - 1) / c->threads;
-        if (j.rows < LEAST_ROWS) j.rows = LEAST_ROWS;
-    }
+    j.rows = block_rows(c, x.rows);
     j.whole = x.rows / j.rows;
     const int64_t done = j.whole * j.rows, left = x.rows - done;
     j.last_x = taca_mat_rows(x, done, left);
@@ -365,4 +377,73 @@ void cpu_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
     }
     run_dnn(c, l, out, in, act);
     if (out.data != y.data) copy_rows(c, y, out);
+}
+
+/* ---- foreseen -------------------------------------------------------------------------------- */
+
+struct taca_weight_bytes cpu_weigh_linear(struct taca_backend *b, struct taca_linear *w) {
+    struct cpu *c = cpu_of(b);
+    struct cpu_linear l = {.pub = *w};
+    const size_t plain = (size_t)(w->in * w->out) * sizeof(float);
+    const size_t bias = w->has_bias ? (size_t)w->out * sizeof(float) : 0;
+    struct taca_weight_bytes bytes = {sizeof l + bias, plain};
+    w->dtype = l.pub.dtype = type_of(b, w->in);
+    if (w->dtype == TACA_U8) {
+        bytes.kept += cpu_int8_bytes(w->out, w->in);
+    } else if (c->dnn) {
+        dnnl_memory_desc_t layout;
+        l.bias = w->has_bias ? (float *)&l : NULL; /* only whether it is there counts */
+        if (find_layout(&layout, &l, c->dnn) == dnnl_success)
+            bytes.kept += dnnl_memory_desc_get_size(&layout);
+    } else {
+        bytes = (struct taca_weight_bytes){bytes.kept + plain, 0};
+    }
+    return bytes;
+}
+
+/* The primitive for one block of rows. */
+static void foresee_block(struct cpu *c, const struct taca_linear *w, const struct prim_key *key) {
+    struct cpu_linear l = {.pub = *w};
+    struct {
+        struct taca_linear w;
+        struct prim_key key;
+    } what;
+    dnnl_matmul_desc_t desc;
+    dnnl_primitive_attr_t attr = NULL;
+    l.bias = w->has_bias ? (float *)&l : NULL; /* only whether it is there counts */
+    if (key->rows == 0 || matmul_desc(&desc, &l, key, NULL) != dnnl_success ||
+        cpu_dnn_attr(&attr, key->act) != dnnl_success)
+        return;
+    memset(&what, 0, sizeof what); /* gaps, too: its bytes are its name */
+    what.w.in = w->in;
+    what.w.out = w->out;
+    what.w.dtype = w->dtype;
+    what.w.has_bias = w->has_bias;
+    what.key.rows = key->rows;
+    what.key.ytype = key->ytype;
+    what.key.act = key->act;
+    cpu_prim_foresee(c, &(struct cpu_prim_want){&desc, attr, &what, sizeof what, w});
+    dnnl_primitive_attr_destroy(attr);
+}
+
+void cpu_foresee_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                        const struct taca_linear *w, enum taca_act act) {
+    struct cpu *c = cpu_of(b);
+    if (w->dtype == TACA_U8) cpu_buf_foresee(&c->in, cpu_int8_work(w->in, x.rows));
+    if (w->dtype == TACA_U8 || !c->dnn) return;
+    const size_t ins = (size_t)(x.rows * x.cols), outs = (size_t)(y.rows * y.cols);
+    const bool narrowed = y.dtype == TACA_BF16 && w->dtype == TACA_F32;
+    const enum taca_dtype ytype = narrowed ? TACA_F32 : y.dtype;
+    if (x.dtype != w->dtype || !is_dense(x))
+        cpu_buf_foresee(&c->in, ins * taca_dtype_bytes(w->dtype));
+    if (narrowed || !is_dense(y)) cpu_buf_foresee(&c->out, outs * taca_dtype_bytes(ytype));
+    const int64_t rows = block_rows(c, x.rows), left = x.rows % rows;
+    if (x.rows >= rows) foresee_block(c, w, &(struct prim_key){rows, ytype, act});
+    if (!c->deterministic) {
+        foresee_block(c, w, &(struct prim_key){left, ytype, act});
+    } else if (left) {
+        foresee_block(c, w, &(struct prim_key){FIXED_ROWS, ytype, act});
+        cpu_buf_foresee(&c->tail_in, (size_t)(FIXED_ROWS * x.cols) * taca_dtype_bytes(w->dtype));
+        cpu_buf_foresee(&c->tail_out, (size_t)(FIXED_ROWS * y.cols) * taca_dtype_bytes(ytype));
+    }
 }
