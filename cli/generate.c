@@ -16,6 +16,7 @@
 #include "cli/flags.h"
 #include "cli/picture.h"
 #include "cli/progress.h"
+#include "cli/size.h"
 #include "engine/engine.h"
 
 enum { MAX_IMAGES = 64, LARGEST_PNG = 1 << 30 };
@@ -127,16 +128,11 @@ static enum flags_result parse(struct options *o, struct flag_set *set, int argc
 
 static enum taca_code size_from(const struct options *o, struct taca_gen_params *p,
                                 struct taca_err *err) {
-    int w, h;
-    char end;
     if (o->size) {
         if (o->width > 0 || o->height > 0)
             return taca_fail_param(err, "size", "give --size or --width and --height, not both");
-        if (sscanf(o->size, "%5dx%5d%c", &w, &h, &end) != 2)
-            return taca_fail_param(err, "size", "--size must be WxH, such as 128x128, got '%s'",
-                                   o->size);
-        p->width_px = w;
-        p->height_px = h;
+        enum taca_code rc = cli_size(o->size, &p->width_px, &p->height_px, err);
+        if (rc) return rc;
     }
     if (o->width > 0) p->width_px = o->width;
     if (o->height > 0) p->height_px = o->height;

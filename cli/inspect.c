@@ -1,24 +1,19 @@
 /* inspect.c - `taca inspect`: what a model directory holds and what running it will need. Reads
- * headers and configs only. */
+ * headers and configs, no weights. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/buf.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
-#include "engine/engine.h"
+#include "cli/inspect_plan.h"
 #include "engine/io/summary.h"
 
 enum { LARGEST_TEXT = 1 << 20 };
 
-/* 11220544 as "11.2 M" */
 static const char *scaled(char buf[24], int64_t n, const char *unit) {
-    static const char *const prefix[] = {"", "k", "M", "G", "T"};
-    double x = (double)n;
-    int i = 0;
-    while (x >= 999.5 && i < 4) x /= 1000, i++;
-    snprintf(buf, 24, i && x < 99.95 ? "%.1f %s%s" : "%.0f %s%s", x, prefix[i], unit);
-    return buf;
+    return inspect_scaled(buf, (double)n, unit);
 }
 
 /* ---- for people ------------------------------------------------------------------------------ */
@@ -111,7 +106,8 @@ static void put_structure(struct taca_buf *b, const struct taca_summary *s) {
     put_encoders(b, s);
 }
 
-static void put_text(struct taca_buf *b, const struct taca_summary *s, const char *path) {
+static void put_text(struct taca_buf *b, const struct taca_summary *s, const struct inspect_plan *p,
+                     const char *path) {
     char f32[24], bf16[24];
     taca_buf_printf(b, "%s  %s%s%s%s\n%s\n", s->id, s->class_name, s->family[0] ? " (" : "",
                     s->family, s->family[0] ? ")" : "", path);
@@ -128,8 +124,10 @@ static void put_text(struct taca_buf *b, const struct taca_summary *s, const cha
         if (s->max_side_px) taca_buf_printf(b, "; sides up to %lld", (long long)s->max_side_px);
         taca_buf_puts(b, "\n");
     }
-    taca_buf_printf(b, "%-16s about %s for the weights in f32, %s in bf16\n", "memory",
-                    scaled(f32, s->f32_bytes, "B"), scaled(bf16, s->bf16_bytes, "B"));
+    if (!p->made)
+        taca_buf_printf(b, "%-16s about %s for the weights in f32, %s in bf16\n", "memory",
+                        scaled(f32, s->f32_bytes, "B"), scaled(bf16, s->bf16_bytes, "B"));
+    inspect_plan_text(p, b);
 }
 
 /* ---- for programs ---------------------------------------------------------------------------- */
@@ -210,7 +208,8 @@ static void put_json_t5(struct taca_buf *b, const struct taca_summary *s) {
     put_int(b, "vocabulary", s->t5.vocabulary, "}");
 }
 
-static void put_json(struct taca_buf *b, const struct taca_summary *s, const char *path) {
+static void put_json(struct taca_buf *b, const struct taca_summary *s, const struct inspect_plan *p,
+                     const char *path) {
     taca_buf_puts(b, "{");
     put_string(b, "id", s->id);
     put_string(b, "class", s->class_name);
@@ -236,27 +235,51 @@ static void put_json(struct taca_buf *b, const struct taca_summary *s, const cha
     put_int(b, "parameters", s->parameters, ",");
     put_int(b, "bytes", s->bytes, ",\"weight_memory\":{");
     put_int(b, "f32", s->f32_bytes, ",");
-    put_int(b, "bf16", s->bf16_bytes, "}}\n");
+    put_int(b, "bf16", s->bf16_bytes, "},");
+    inspect_plan_json(p, b);
+    taca_buf_puts(b, "}\n");
 }
 
-static void put(struct taca_buf *b, bool json, const struct taca_summary *s, const char *path) {
+static bool print(const struct taca_summary *s, const struct inspect_plan *p, bool json,
+                  const char *path) {
+    struct taca_buf text;
+    taca_buf_init(&text, LARGEST_TEXT);
     if (json)
-        put_json(b, s, path);
+        put_json(&text, s, p, path);
     else
-        put_text(b, s, path);
+        put_text(&text, s, p, path);
+    bool ok = !text.failed && fwrite(text.data, 1, text.len, stdout) == text.len;
+    ok = fflush(stdout) == 0 && ok;
+    taca_buf_finish(&text);
+    return ok;
 }
 
 int cli_inspect(int argc, char **argv) {
     bool json = false;
-    struct taca_engine_opts o = {0};
+    struct inspect_plan p = {.n = 1, .cfg = (double)NAN};
+    struct taca_engine_opts *o = &p.engine;
     const struct flag flags[] = {
-        CLI_PART_FLAGS(&o),
+        CLI_PART_FLAGS(o),
+        {"size", 0, FLAG_STRING, &p.size, .arg = "WxH", .help = "plan: size in pixels"},
+        {"steps", 0, FLAG_INT, &p.steps, 1, TACA_MAX_STEPS, .arg = "N", .help = "plan: steps"},
+        {"count", 'n', FLAG_INT, &p.n, 1, 64, .arg = "N", .help = "plan: pictures at once"},
+        {"cfg", 0, FLAG_NUMBER, &p.cfg, 0, 30, .arg = "X",
+         .help = "plan: classifier-free guidance; above 1 a step is two forwards"},
+        {"max-sequence-length", 0, FLAG_INT, &p.t5_tokens, 1, TACA_MAX_T5_TOKENS, .arg = "N",
+         .help = "plan: T5 tokens of a prompt"},
+        {"image", 'i', FLAG_SWITCH, &p.image, .help = "plan: made from a picture"},
+        {"mask", 0, FLAG_SWITCH, &p.mask, .help = "plan: made from a picture and a mask"},
+        {"lora", 0, FLAG_LIST, &p.lora, .arg = "FILE", .help = "plan: with an adapter"},
+        {"precision", 0, FLAG_CHOICE, &p.precision, .choices = "auto|f32|bf16|int8",
+         .env = "TACA_PRECISION", .arg = "P", .help = "plan: of matrix products"},
+        {"threads", 0, FLAG_INT, &o->threads, 0, 1024, .env = "TACA_THREADS", .arg = "N",
+         .help = "plan: CPU threads, 0 = all"},
         {"json", 0, FLAG_SWITCH, &json, .help = "the same as one JSON object"},
     };
     struct flag_set set = {
-        .usage = "inspect MODEL [--json]",
-        .about = "Tells what the directory or file MODEL holds and the memory its weights need,\n"
-                 "from configs and the headers of files.",
+        .usage = "inspect MODEL [options]",
+        .about = "Tells what the directory or file MODEL holds, from configs and the headers of\n"
+                 "files, and plans a picture: the memory and the time that making it will take.",
         .flags = flags,
         .n_flags = FLAGS_COUNT(flags),
         .min_args = 1,
@@ -265,21 +288,20 @@ int cli_inspect(int argc, char **argv) {
     enum flags_result parsed = flags_parse(&set, argc, argv);
     if (parsed != FLAGS_OK) return parsed == FLAGS_HELP ? EXIT_OK : EXIT_USAGE;
     const struct taca_model_paths paths = {.model = set.args[0],
-                                           .part = {[TACA_DIT] = o.transformer,
-                                                    [TACA_AUTOENCODER] = o.vae,
-                                                    [TACA_CLIP_L] = o.clip_l,
-                                                    [TACA_CLIP_G] = o.clip_g,
-                                                    [TACA_T5] = o.t5},
-                                           .config = o.config};
+                                           .part = {[TACA_DIT] = o->transformer,
+                                                    [TACA_AUTOENCODER] = o->vae,
+                                                    [TACA_CLIP_L] = o->clip_l,
+                                                    [TACA_CLIP_G] = o->clip_g,
+                                                    [TACA_T5] = o->t5},
+                                           .config = o->config};
     struct taca_summary s;
     struct taca_err err = {0};
-    if (taca_summary_read(&s, &paths, &err)) return cli_fail("inspect", &err), EXIT_FAILED;
-    struct taca_buf text;
-    taca_buf_init(&text, LARGEST_TEXT);
-    put(&text, json, &s, set.args[0]);
-    bool ok = !text.failed && fwrite(text.data, 1, text.len, stdout) == text.len;
-    ok = fflush(stdout) == 0 && ok;
-    taca_buf_finish(&text);
-    if (!ok) taca_fail(&err, TACA_EIO, "writing to stdout failed");
-    return ok ? EXIT_OK : (cli_fail("inspect", &err), EXIT_FAILED);
+    o->model_path = set.args[0];
+    enum taca_code rc = taca_summary_read(&s, &paths, &err);
+    if (rc) return cli_fail("inspect", &err), EXIT_FAILED;
+    rc = inspect_plan_make(&p, &err);
+    if (rc) return cli_fail("inspect", &err);
+    if (print(&s, &p, json, set.args[0])) return EXIT_OK;
+    taca_fail(&err, TACA_EIO, "writing to stdout failed");
+    return cli_fail("inspect", &err), EXIT_FAILED;
 }

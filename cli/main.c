@@ -1,5 +1,6 @@
 /* main.c - finds the subcommand. */
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -50,6 +51,9 @@ static void fill_standard_descriptors(void) {
 
 int main(int argc, char **argv) {
     fill_standard_descriptors();
+    /* large blocks go back to the system when they are freed, whatever was freed before: a model
+     * that is being opened leaves no holes */
+    mallopt(M_MMAP_THRESHOLD, 1 << 20);
     signal(SIGPIPE, SIG_IGN);
     const char *word = argc > 1 ? argv[1] : "";
     if (!*word) return print_usage(stderr), EXIT_USAGE;

@@ -28,6 +28,12 @@ struct engine_lora {
     struct engine_lora *next;
 };
 
+/* What opening the parts took, of an engine for plans. */
+struct engine_kept {
+    size_t transformer, vae, text, taesd, adapters;
+    size_t opening; /* the most while one of them was opened, files and conversions too */
+};
+
 struct taca_engine {
     struct taca_backend *b;
     struct dit *dit;
@@ -42,6 +48,7 @@ struct taca_engine {
     size_t decode_bytes; /* largest decode among them */
     int open_seqs;
     struct engine_lora *loras; /* in the order of opening */
+    struct engine_kept kept;
 };
 
 /* The spacing of noise levels that a pipeline class walks ("FluxPipeline", "FluxImg2Img..."). */
@@ -155,14 +162,14 @@ struct memplan_want {
     bool control;                  /* with a control latent each */
 };
 struct memplan {
-    double step_flops, decode_flops, encode_flops;
-    size_t step_bytes;   /* scratch */
+    struct taca_counts step, admission, decode, encode; /* admission: of all steps' modulations */
+    size_t step_bytes;                                  /* scratch */
     size_t decode_bytes; /* scratch of the autoencoder, whichever way it runs, and of previews */
     size_t seq_bytes;    /* device memory of the sequence itself */
 };
 enum taca_code memplan_run(const struct taca_engine *e, const struct memplan_want *want,
                            struct memplan *out, struct taca_err *err) TACA_MUST_USE;
-/* The part of it that seq_encode is: encode_flops and decode_bytes, which only grows. */
+/* The part of it that seq_encode is: encode and decode_bytes, which only grows. */
 enum taca_code memplan_encode(const struct taca_engine *e, int64_t h, int64_t w,
                               struct memplan *out, struct taca_err *err) TACA_MUST_USE;
 /* Makes the engine's scratch large enough for everything that is open plus `extra` of a new

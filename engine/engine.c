@@ -13,7 +13,17 @@ struct opening {
     struct taca_engine *e;
     struct taca_model_dir dir;
     int64_t parameters, bytes;
+    size_t foreseen; /* of the parts that are open; only in plans */
 };
+
+/* A part has been opened, *kept by it alone; `held` = what its files and conversions took at most.
+ */
+static void note_part(struct opening *o, size_t *kept, size_t held) {
+    const struct taca_foreseen f = taca_count_foreseen(o->e->b);
+    *kept = f.kept_bytes - o->foreseen;
+    o->foreseen = f.kept_bytes;
+    if (o->e->kept.opening < f.opening_bytes + held) o->e->kept.opening = f.opening_bytes + held;
+}
 
 static enum taca_code open_transformer(struct opening *o, struct taca_err *err) {
     struct taca_ckpt *ckpt = NULL;
@@ -24,6 +34,7 @@ static enum taca_code open_transformer(struct opening *o, struct taca_err *err) 
     if (!rc) {
         o->parameters += taca_ckpt_parameters(ckpt);
         o->bytes += taca_ckpt_bytes(ckpt);
+        note_part(o, &o->e->kept.transformer, taca_ckpt_most_held(ckpt));
     }
     taca_ckpt_close(ckpt);
     return rc;
@@ -36,6 +47,7 @@ static enum taca_code open_vae(struct opening *o, struct taca_err *err) {
     if (!rc) {
         o->parameters += taca_ckpt_parameters(ckpt);
         o->bytes += taca_ckpt_bytes(ckpt);
+        note_part(o, &o->e->kept.vae, taca_ckpt_most_held(ckpt));
         const int64_t made = dit_get_info(o->e->dit)->in_channels;
         const int64_t taken = vae_get_info(o->e->vae)->latent_channels;
         if (made != taken)
@@ -59,6 +71,7 @@ static enum taca_code open_preview(struct opening *o, const char *taesd, struct 
     if (!rc) {
         o->parameters += taca_ckpt_parameters(ckpt);
         o->bytes += taca_ckpt_bytes(ckpt);
+        note_part(o, &o->e->kept.taesd, taca_ckpt_most_held(ckpt));
     }
     taca_ckpt_close(ckpt);
     o->e->info.has_taesd = !rc;
@@ -85,6 +98,7 @@ static enum taca_code open_text(struct opening *o, const struct taca_engine_opts
     if (rc) return rc;
     o->parameters += text_parameters(o->e->text);
     o->bytes += text_weight_bytes(o->e->text);
+    note_part(o, &o->e->kept.text, text_most_held(o->e->text));
     o->e->info.t5_tokens = (int)t5_tokens;
     o->e->info.clip_tokens = text_clip_tokens(o->e->text);
     o->e->info.has_t5 = text_has_t5(o->e->text);
@@ -137,7 +151,8 @@ static enum taca_code fill_sizes(struct opening *o, struct taca_err *err) {
 static enum taca_code fill_info(struct opening *o, const struct taca_engine_opts *opts,
                                 struct taca_err *err) {
     struct taca_model_info *m = &o->e->info;
-    const struct taca_backend *b = o->e->b;
+    struct taca_backend *real = taca_count_real(o->e->b); /* a plan names what it is made for */
+    const struct taca_backend *b = real ? real : o->e->b;
     if (opts->model_id)
         snprintf(m->id, sizeof m->id, "%s", opts->model_id);
     else
@@ -166,9 +181,15 @@ static enum taca_code open_parts(struct opening *o, const struct taca_engine_opt
                                                     [TACA_CLIP_L] = opts->clip_l,
                                                     [TACA_CLIP_G] = opts->clip_g,
                                                     [TACA_T5] = opts->t5},
-                                           .config = opts->config};
+                                           .config = opts->config,
+                                           .hollow = opts->plan};
     enum taca_code rc = taca_model_open(&o->dir, &paths, err);
     if (!rc) rc = taca_cpu_open(&o->e->b, &b, err);
+    if (!rc && opts->plan) {
+        struct taca_backend *real = o->e->b;
+        o->e->b = NULL;
+        rc = taca_count_open_for(&o->e->b, real, err);
+    }
     if (rc) return rc;
     o->e->scratch.b = o->e->b;
     if (opts->precision == TACA_PRECISION_BF16 && taca_backend_precision(o->e->b) != TACA_BF16)
@@ -248,8 +269,8 @@ enum taca_code taca_engine_cost(const struct taca_engine *e, const struct taca_g
                             (double)(skipped * (p->sampler == TACA_HEUN ? 2 : 1)) / branches;
     *out = (struct taca_cost){
         .tokens = (int)((h / d->patch * (w / d->patch) + text) * branches),
-        .step_flops = plan.step_flops,
-        .total_flops = plan.step_flops * forwards + plan.decode_flops + plan.encode_flops,
+        .step_flops = plan.step.flops,
+        .total_flops = plan.step.flops * forwards + plan.decode.flops + plan.encode.flops,
         .seq_bytes = plan.seq_bytes,
         .scratch_bytes = plan.step_bytes > plan.decode_bytes ? plan.step_bytes : plan.decode_bytes,
     };

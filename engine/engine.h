@@ -38,6 +38,8 @@ struct taca_engine_opts {
     enum taca_precision precision;
     bool deterministic; /* an image does not depend on what else is in its batches, bit for bit */
     size_t text_cache_bytes; /* 0 = 64 MiB */
+    bool plan; /* for taca_engine_plan and _cost alone: reads headers, no weights, and needs no
+                  memory for them */
 };
 
 enum taca_code taca_engine_open(struct taca_engine **out, const struct taca_engine_opts *opts,
@@ -46,6 +48,32 @@ void taca_engine_close(struct taca_engine *e); /* NULL is fine; sequences must b
 const struct taca_model_info *taca_engine_info(const struct taca_engine *e);
 enum taca_code taca_engine_cost(const struct taca_engine *e, const struct taca_gen_params *p,
                                 struct taca_cost *out, struct taca_err *err) TACA_MUST_USE;
+
+/* What making n pictures of these parameters at once takes, with all adapters that they name, from
+ * opening the engine to the last picture. Bytes are this machine's; what a process takes for
+ * itself (code, libraries, tokenizers) is not among them. */
+struct taca_plan {
+    struct taca_cost cost;                                                      /* of one of them */
+    double text_flops, encode_flops, admission_flops, step_flops, decode_flops; /* step: of all n */
+    /* weights as the backend keeps them */
+    size_t transformer_bytes, vae_bytes, text_bytes, taesd_bytes, adapter_bytes;
+    size_t sequence_bytes, scratch_bytes, work_bytes, picture_bytes; /* while they are made */
+    size_t mapped_bytes;  /* of files that stay mapped: the kernel may take them back at any time */
+    size_t opening_bytes; /* the most at one time while weights are prepared */
+    size_t peak_bytes;    /* that, or the sum of what is there while pictures are made */
+};
+enum taca_code taca_engine_plan(struct taca_engine *e, const struct taca_gen_params *p, int n,
+                                struct taca_plan *out, struct taca_err *err) TACA_MUST_USE;
+/* How long that would take here: rates of products, attention and convolutions of the model's
+ * widths, timed on the spot (some tens of milliseconds), and the work of each kind. Only in an
+ * engine that was opened with `plan`. */
+struct taca_plan_seconds {
+    double text, encode, admission, step, decode; /* decode: of one picture */
+    double all;                                   /* of n pictures, without opening */
+};
+enum taca_code taca_engine_plan_seconds(struct taca_engine *e, const struct taca_gen_params *p,
+                                        int n, struct taca_plan_seconds *out,
+                                        struct taca_err *err) TACA_MUST_USE;
 
 /* ---- adapters -------------------------------------------------------------------------------- */
 

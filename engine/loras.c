@@ -29,6 +29,7 @@ enum taca_code taca_lora_open(struct taca_engine *e, const char *id, const char 
                               void (*warn)(void *ctx, const char *text), void *ctx,
                               struct taca_err *err) {
     const struct taca_lora_warn to = {warn, ctx};
+    const size_t before = taca_count_foreseen(e->b).kept_bytes;
     struct engine_lora **end = &e->loras;
     enum taca_code rc = check_id(e, id, err);
     if (rc) return rc;
@@ -46,6 +47,7 @@ enum taca_code taca_lora_open(struct taca_engine *e, const char *id, const char 
     l->info.rank = a->rank;
     l->info.parameters = a->parameters;
     l->info.bytes = a->bytes;
+    e->kept.adapters += taca_count_foreseen(e->b).kept_bytes - before;
     while (*end) end = &(*end)->next;
     *end = l;
     return TACA_OK;

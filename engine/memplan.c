@@ -2,6 +2,18 @@
  * counts, so the plan cannot drift from the code. */
 #include "engine/core.h"
 
+/* What was counted since `before`. */
+static struct taca_counts since(const struct taca_backend *count,
+                                const struct taca_counts *before) {
+    struct taca_counts c = taca_count_read(count);
+    c.flops -= before->flops;
+    c.narrow_flops -= before->narrow_flops;
+    c.conv_flops -= before->conv_flops;
+    c.attention_flops -= before->attention_flops;
+    c.weight_bytes -= before->weight_bytes;
+    return c;
+}
+
 static enum taca_code plan_step(const struct taca_engine *e, struct taca_backend *count,
                                 const struct memplan_want *want, struct memplan *out,
                                 struct taca_err *err) {
@@ -37,7 +49,7 @@ static enum taca_code plan_step(const struct taca_engine *e, struct taca_backend
                                   .loras = {loras, n_loras}});
     rc = taca_sync(count, err);
     taca_layout_finish(&layout);
-    out->step_flops = taca_count_read(count).flops;
+    out->step = taca_count_read(count);
     out->step_bytes = s.peak;
     return rc;
 }
@@ -52,6 +64,7 @@ static enum taca_code plan_admission(const struct taca_engine *e, struct taca_ba
     struct taca_scratch s = {.b = count};
     struct lora_set set;
     const struct dit_loras *loras = seq_loras_on(want->loras ? want->loras : &none, true, &set);
+    const struct taca_counts before = taca_count_read(count);
     const float t[TACA_MAX_STEPS] = {0};
     const struct dit_condition c = {
         .t = t, .pooled = {NULL, TACA_F32, 1, d->pooled_width, d->pooled_width}, .loras = *loras};
@@ -60,6 +73,7 @@ static enum taca_code plan_admission(const struct taca_engine *e, struct taca_ba
     dit_modulation(e->dit, count, &s,
                    (struct taca_mat){NULL, TACA_F32, want->steps, d->mod_width, d->mod_width}, &c);
     if (out->step_bytes < s.peak) out->step_bytes = s.peak;
+    out->admission = since(count, &before);
     return taca_sync(count, err);
 }
 
@@ -67,11 +81,11 @@ static enum taca_code plan_decode(const struct taca_engine *e, struct taca_backe
                                   int64_t h, int64_t w, struct memplan *out, struct taca_err *err) {
     struct taca_scratch s = {.b = count};
     const int64_t f = vae_get_info(e->vae)->factor;
-    const double before = taca_count_read(count).flops;
+    const struct taca_counts before = taca_count_read(count);
     struct taca_map image = taca_scratch_map(&s, TACA_F32, 1, h * f, w * f, 3);
     vae_decode(e->vae, count, &s, image,
                (struct taca_chw){NULL, vae_get_info(e->vae)->latent_channels, h, w}, false);
-    out->decode_flops = taca_count_read(count).flops - before;
+    out->decode = since(count, &before);
     out->decode_bytes = s.peak;
     return taca_sync(count, err);
 }
@@ -93,11 +107,11 @@ static enum taca_code plan_encode(const struct taca_engine *e, struct taca_backe
                                   int64_t h, int64_t w, struct memplan *out, struct taca_err *err) {
     struct taca_scratch s = {.b = count};
     const int64_t f = vae_get_info(e->vae)->factor, c = vae_get_info(e->vae)->latent_channels;
-    const double before = taca_count_read(count).flops;
+    const struct taca_counts before = taca_count_read(count);
     const struct taca_map pixels = taca_scratch_map(&s, TACA_F32, 1, h * f, w * f, 3);
     taca_scratch_mat(&s, TACA_F32, 4, c * h * w);
     vae_encode(e->vae, count, &s, (struct taca_chw){NULL, 2 * c, h, w}, pixels);
-    out->encode_flops = taca_count_read(count).flops - before;
+    out->encode = since(count, &before);
     if (out->decode_bytes < s.peak) out->decode_bytes = s.peak;
     return taca_sync(count, err);
 }
@@ -105,7 +119,7 @@ static enum taca_code plan_encode(const struct taca_engine *e, struct taca_backe
 enum taca_code memplan_encode(const struct taca_engine *e, int64_t h, int64_t w,
                               struct memplan *out, struct taca_err *err) {
     struct taca_backend *count;
-    enum taca_code rc = taca_count_open(&count, taca_backend_precision(e->b), err);
+    enum taca_code rc = taca_count_open_beside(&count, e->b, err);
     if (rc) return rc;
     rc = plan_encode(e, count, h, w, out, err);
     taca_backend_close(count);
@@ -117,7 +131,7 @@ enum taca_code memplan_run(const struct taca_engine *e, const struct memplan_wan
     const struct dit_info *d = dit_get_info(e->dit);
     struct taca_backend *count;
     struct memplan plan = {0};
-    enum taca_code rc = taca_count_open(&count, taca_backend_precision(e->b), err);
+    enum taca_code rc = taca_count_open_beside(&count, e->b, err);
     if (rc) return rc;
     rc = plan_step(e, count, want, &plan, err);
     if (!rc) rc = plan_admission(e, count, want, &plan, err);

@@ -348,6 +348,9 @@ enum taca_code taca_ckpt_get(struct taca_ckpt *c, struct taca_tensor *out, const
     v->out = true;
     v->next_out = c->out;
     c->out = v;
+    c->held += (size_t)ckpt_stored_bytes(v);
+    if (v->owned) c->held += (size_t)taca_tensor_count(&v->t) * taca_dtype_bytes(v->t.dtype);
+    if (c->most_held < c->held) c->most_held = c->held;
     return TACA_OK;
 }
 
@@ -370,7 +373,12 @@ void taca_ckpt_drop(struct taca_ckpt *c) {
         v->out = false;
     }
     c->out = NULL;
+    c->held = 0;
 }
+
+void taca_ckpt_set_hollow(struct taca_ckpt *c) { c->hollow = true; }
+
+size_t taca_ckpt_most_held(const struct taca_ckpt *c) { return c->most_held; }
 
 void taca_ckpt_set_floats(struct taca_ckpt *c, enum taca_dtype dtype) {
     taca_ckpt_drop(c);

@@ -63,6 +63,10 @@ enum taca_code taca_ckpt_get(struct taca_ckpt *c, struct taca_tensor *out, const
 void taca_ckpt_drop(struct taca_ckpt *c);
 /* What conversions of floats give: TACA_F32 (as opened) or TACA_BF16. Drops what is converted. */
 void taca_ckpt_set_floats(struct taca_ckpt *c, enum taca_dtype dtype);
+/* For plans: from now on what has to be converted comes as zeros that take no memory. */
+void taca_ckpt_set_hollow(struct taca_ckpt *c);
+/* Bytes of the file and of conversions that were handed out between two drops, at most. */
+size_t taca_ckpt_most_held(const struct taca_ckpt *c);
 /* The bytes of a tensor as they lie in the file, for code that computes with quantised blocks;
  * false when absent, rearranged or not cut between blocks. Counts as asking. */
 bool taca_ckpt_raw(struct taca_ckpt *c, const char *name, struct taca_stored *out);

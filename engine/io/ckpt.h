@@ -44,7 +44,9 @@ struct taca_ckpt {
     struct taca_arena arena;    /* names of views */
     struct ckpt_random *random; /* there is no file: every tensor is made when asked for */
     enum taca_dtype floats;
-    int64_t elements, bytes;
+    bool hollow;             /* conversions give zeros */
+    size_t held, most_held;  /* bytes of files and conversions handed out since the last drop */
+    int64_t elements, bytes; /* of all views */
 };
 
 /* Fills c->views from c->raw under c->part. */

@@ -88,12 +88,14 @@ enum taca_code ckpt_convert(struct taca_ckpt *c, struct ckpt_view *v, struct tac
                          c->path, io_shown(shown, raw->name), v->t.name, raw->spelled);
     if (!taca_mul(&size, (size_t)n, taca_dtype_bytes(v->t.dtype)))
         return taca_fail(err, TACA_EFORMAT, "%s: tensor %s: shape overflows", c->path, v->t.name);
-    unsigned char *dst = malloc(size + 1);
+    unsigned char *dst = c->hollow ? calloc(1, size + 1) : malloc(size + 1);
     if (!dst)
         return taca_fail(err, TACA_ENOMEM, "%s: converting %s: %zu bytes", c->path, v->t.name,
                          size);
     enum taca_code rc = TACA_OK;
-    if (v->how & IO_TRANSPOSE) {
+    if (c->hollow) {
+        /* zeros */
+    } else if (v->how & IO_TRANSPOSE) {
         rc = transposed(c, v, dst, size, err);
     } else if (v->how & IO_SWAP) {
         decode(dst, v->t.dtype, raw, v->first + run, (size_t)run);

@@ -244,7 +244,7 @@ static enum taca_code check_path(const char *path, struct taca_err *err) {
 
 enum taca_code taca_model_open(struct taca_model_dir *out, const struct taca_model_paths *paths,
                                struct taca_err *err) {
-    struct taca_model_dir d = {0};
+    struct taca_model_dir d = {.hollow = paths->hollow};
     struct model_opening o = {.d = &d, .paths = paths, .err = err};
     const char *path = paths->model ? paths->model : paths->part[TACA_DIT];
     if (!path) return taca_fail_param(err, "model", "no model: give --model or --transformer");
@@ -285,6 +285,7 @@ enum taca_code taca_model_weights(const struct taca_model_dir *d, enum taca_comp
     if (!d->has[c])
         return taca_fail(err, TACA_ENOTFOUND, "%s: no %s", d->path, taca_component_name(c));
     enum taca_code rc = taca_ckpt_open_kind(out, d->dir[c], d->kind[c], err);
+    if (!rc && d->hollow) taca_ckpt_set_hollow(*out);
     if (!rc && is_unprojected(d, c)) taca_ckpt_hide(*out, "text_projection.weight");
     return rc;
 }

@@ -42,11 +42,13 @@ struct taca_model_paths {
     const char *part[TACA_KINDS]; /* files or component folders; T5: "none" leaves it out */
     const char *config; /* directory laid out as a model's: configs, scheduler, tokenizers */
     bool partial;       /* what is missing is no error: for looking, not for running */
+    bool hollow;        /* weights are for a plan: see taca_ckpt_set_hollow */
 };
 
 struct taca_model_dir {
     char *path;
     char class_name[64]; /* "StableDiffusion3Pipeline" or "FluxPipeline" */
+    bool hollow;
     bool has[TACA_COMPONENTS];
     bool left_out[TACA_COMPONENTS];       /* of the pipeline or its index, but not there */
     char *dir[TACA_COMPONENTS];           /* path of the component's folder or of the file that has

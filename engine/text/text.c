@@ -11,22 +11,29 @@
 
 /* ---- open ------------------------------------------------------------------------------------ */
 
-/* The scratch of an encode is learnt by a dry run of the longest one. */
-static enum taca_code measure(struct text *t, struct taca_err *err) {
+enum taca_code text_count(struct text *t, struct taca_backend *count, int t5_tokens,
+                          size_t *scratch_bytes, struct taca_err *err) {
     static const int32_t any[1]; /* a dry run reads no ids; T5 is there */
-    struct taca_backend *count = NULL;
-    enum taca_code rc = taca_count_open(&count, taca_backend_precision(t->b), err);
-    if (rc != TACA_OK) return rc;
-    struct taca_scratch s = {.b = count};
-    const struct text_key k = {.t5 = t->t5 ? any : NULL, .n_t5 = TACA_MAX_T5_TOKENS};
-    const int64_t rows = text_rows(t, TACA_MAX_T5_TOKENS), joint = t->opts.joint_width,
+    const int64_t rows = text_rows(t, t5_tokens), joint = t->opts.joint_width,
                   pooled = t->opts.pooled_width;
+    const struct text_stats stats = t->stats;
+    struct taca_scratch s = {.b = count};
+    const struct text_key k = {.t5 = t->t5 ? any : NULL,
+                               .n_t5 = t5_tokens ? t5_tokens : t->opts.t5_tokens};
     const struct text_cond cond = {.context = {NULL, TACA_F32, rows, joint, joint},
                                    .pooled = {NULL, TACA_F32, 1, pooled, pooled}};
-    rc = t->rules->encode(t, &s, &k, &cond, err);
+    enum taca_code rc = t->rules->encode(t, &s, &k, &cond, err);
     if (rc == TACA_OK) rc = taca_sync(count, err);
-    t->scratch_bytes = s.peak;
-    t->stats = (struct text_stats){0}; /* that was no run */
+    t->stats = stats; /* that was no run */
+    *scratch_bytes = s.peak;
+    return rc;
+}
+
+/* The scratch of an encode is learnt by a dry run of the longest one. */
+static enum taca_code measure(struct text *t, struct taca_err *err) {
+    struct taca_backend *count = NULL;
+    enum taca_code rc = taca_count_open(&count, taca_backend_precision(t->b), err);
+    if (rc == TACA_OK) rc = text_count(t, count, TACA_MAX_T5_TOKENS, &t->scratch_bytes, err);
     taca_backend_close(count);
     return rc;
 }
@@ -73,6 +80,11 @@ int text_rows(const struct text *t, int t5_tokens) {
 int text_clip_tokens(const struct text *t) { return t->clip_tokens; }
 bool text_has_t5(const struct text *t) { return t->t5 != NULL; }
 size_t text_scratch_bytes(const struct text *t) { return t->scratch_bytes; }
+size_t text_most_held(const struct text *t) { return t->most_held; }
+size_t text_cond_bytes(const struct text *t, int t5_tokens) {
+    const int64_t joint = t->opts.joint_width, pooled = t->opts.pooled_width;
+    return (size_t)(text_rows(t, t5_tokens) * joint + pooled) * sizeof(float);
+}
 int64_t text_parameters(const struct text *t) { return t->parameters; }
 
 int64_t text_weight_bytes(const struct text *t) {

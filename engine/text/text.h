@@ -35,6 +35,13 @@ int64_t text_parameters(const struct text *t);
 int64_t text_weight_bytes(const struct text *t); /* on the device */
 /* Scratch that an encode needs at most. */
 size_t text_scratch_bytes(const struct text *t);
+/* What encoding one prompt of t5_tokens costs (0: as opened). count: a counting backend, whose
+ * figures grow by it. *scratch_bytes: what it needs. */
+enum taca_code text_count(struct text *t, struct taca_backend *count, int t5_tokens,
+                          size_t *scratch_bytes, struct taca_err *err) TACA_MUST_USE;
+/* Memory of one prompt in the cache, and what files and conversions took while it was opened. */
+size_t text_cond_bytes(const struct text *t, int t5_tokens);
+size_t text_most_held(const struct text *t);
 
 struct text_prompt {
     /* NULL or "" for 2 and 3 = prompt. SD3: CLIP-L, CLIP-G, T5; FLUX: CLIP-L, T5. */

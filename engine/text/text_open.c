@@ -37,6 +37,7 @@ static enum taca_code open_weights(struct text *t, int i, const struct taca_mode
     } else {
         rc = taca_fail(err, rc, "%s: %s", dir->dir[part], why.text); /* says which of them */
     }
+    if (t->most_held < taca_ckpt_most_held(ckpt)) t->most_held = taca_ckpt_most_held(ckpt);
     taca_ckpt_close(ckpt);
     return rc;
 }

@@ -29,7 +29,7 @@ struct text {
     struct tok_t5 *t5_tok; /* NULL with t5: absent */
     struct t5 *t5;
     int64_t parameters;
-    size_t scratch_bytes;
+    size_t scratch_bytes, most_held;
     struct text_cache cache;
     struct text_stats stats;
 };

@@ -97,6 +97,7 @@ static enum taca_code read_config(struct vae *v, struct vae_shape *s, const json
                          (long long)s->image, (long long)image_out);
     info->latent_channels = s->latent;
     info->image_channels = s->image;
+    info->width = s->channels[0];
     info->factor = 1 << (s->levels - 1);
     info->has_encoder = taca_ckpt_has(ckpt, "encoder.conv_in.weight");
     v->levels = s->levels;

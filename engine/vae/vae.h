@@ -14,6 +14,7 @@ struct vae;
 
 struct vae_info {
     int64_t latent_channels, image_channels; /* 16 and 3 in the published ones */
+    int64_t width;                           /* channels at the size of the image */
     int factor;                              /* pixels per latent and side: 2^(levels - 1) */
     double scaling_factor, shift_factor;
     bool has_encoder; /* false when the checkpoint holds the decoder only */
