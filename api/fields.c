@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "api/picture.h"
+
 #define AT(member) offsetof(struct api_draft, member)
 #define TEXT(name_, member)                                                                        \
     { .name = name_, .kind = API_TEXT, .bound = API_BY_PROMPT, .at = AT(r.params.member) }
@@ -12,6 +14,12 @@
     { .name = name_, .kind = API_INT, .bound = API_BY_SIDE, .at = AT(r.params.member) }
 #define CHOICE(name_, member, yes, no)                                                             \
     { .name = name_, .kind = API_CHOICE, .at = AT(member), .choices = yes, .not_choices = no }
+#define NO_ENCODER "this model's autoencoder has no encoder"
+#define PICTURE(name_, type_, set_)                                                                \
+    {                                                                                              \
+        .name = name_, .kind = API_SPECIAL, .type = type_, .set = set_, .of_images = true,         \
+        .why = NO_ENCODER                                                                          \
+    }
 #define REFUSED(name_, why_)                                                                       \
     { .name = name_, .kind = API_REFUSED, .why = why_ }
 
@@ -110,9 +118,16 @@ static const struct api_field fields[] = {
     {.name = "output_compression",
      .kind = API_REFUSED,
      .why = "PNG is lossless: use png_level (0..9)"},
-    REFUSED("image", NULL),
-    REFUSED("mask", NULL),
-    REFUSED("strength", NULL),
+    PICTURE("image", "string, base64 or data URL", api_set_image),
+    PICTURE("mask", "string, base64 or data URL", api_set_mask),
+    {.name = "strength",
+     .kind = API_SPECIAL,
+     .max = 1,
+     .type = "number",
+     .shown = "0.6",
+     .set = api_set_strength,
+     .of_images = true,
+     .why = NO_ENCODER},
     REFUSED("webhook", NULL),
 };
 
@@ -123,7 +138,7 @@ const struct api_field *api_fields(size_t *n) {
 
 bool api_field_refused(const struct api_field *f, const struct taca_model_info *model) {
     return f->kind == API_REFUSED || (f->embedded && !model->guidance_embeds) ||
-           (f->of_t5 && model->t5_tokens == 0);
+           (f->of_t5 && model->t5_tokens == 0) || (f->of_images && !model->takes_images);
 }
 
 void api_draft_init(struct api_draft *d, const struct taca_model_info *model,
@@ -140,6 +155,12 @@ void api_draft_init(struct api_draft *d, const struct taca_model_info *model,
     taca_gen_params_init(&d->r.params, model);
 }
 
+void api_side_range(const struct taca_model_info *model, const struct api_limits *limits,
+                    double *min, double *max) {
+    *min = model->min_side_px;
+    *max = limits->max_side_px < model->max_side_px ? limits->max_side_px : model->max_side_px;
+}
+
 void api_field_range(const struct api_field *f, const struct taca_model_info *model,
                      const struct api_limits *limits, double *min, double *max) {
     *min = f->min;
@@ -150,10 +171,7 @@ void api_field_range(const struct api_field *f, const struct taca_model_info *mo
         *max = limits->max_steps < TACA_MAX_STEPS ? limits->max_steps : TACA_MAX_STEPS;
         break;
     case API_BY_N: *max = limits->max_n < API_MAX_N ? limits->max_n : API_MAX_N; break;
-    case API_BY_SIDE:
-        *min = model->min_side_px;
-        *max = limits->max_side_px < model->max_side_px ? limits->max_side_px : model->max_side_px;
-        break;
+    case API_BY_SIDE: api_side_range(model, limits, min, max); break;
     case API_BY_PROMPT: *max = (double)limits->max_prompt_bytes; break;
     case API_BY_TIMEOUT: *max = limits->max_start_timeout_ms; break;
     }

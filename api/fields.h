@@ -6,6 +6,16 @@
 #include "api/request.h"
 #include "api/values.h"
 
+/* A picture as it came; api/picture.h makes pixels of it. */
+struct api_file {
+    const char *bytes; /* borrowed from the body, or `own`; NULL = none */
+    size_t len;
+    bool base64;
+    const char *param; /* as the client spelt it; NULL = by the field's own name */
+    uint8_t *own;
+    int width_px, height_px; /* once its head was read */
+};
+
 /* A request while it is read: with what only the checks between fields need. */
 struct api_draft {
     struct api_request r;
@@ -19,6 +29,10 @@ struct api_draft {
     char ignored[256];      /* openai: names, ", " between them */
     const char *taca_lora;  /* the adapter that follows the TACA window; NULL = none */
     const char *size_param; /* "size" once that field gave the sides, else NULL */
+    struct api_file image, mask;
+    const char *strength_param; /* as it was spelt; NULL = not given */
+    bool mask_is_holes;         /* repaint where the mask is clear, instead of where it is white */
+    bool mask_inverted;         /* repaint the rest */
 };
 
 #define API_MAX_SEED ((INT64_C(1) << 53) - 1) /* above it JSON clients lose digits */
@@ -48,6 +62,7 @@ struct api_field {
     int (*set)(struct api_draft *d, const json_t *v, struct api_name name);
     bool embedded;   /* refused by models without embedded guidance */
     bool of_t5;      /* refused by models whose text has no T5 rows */
+    bool of_images;  /* refused by models that cannot start from a picture */
     const char *why; /* refused: what to do instead, or NULL */
 };
 
@@ -59,6 +74,8 @@ void api_draft_init(struct api_draft *d, const struct taca_model_info *model,
                     const struct api_limits *limits, struct api_error *err);
 void api_field_range(const struct api_field *f, const struct taca_model_info *model,
                      const struct api_limits *limits, double *min, double *max);
+void api_side_range(const struct taca_model_info *model, const struct api_limits *limits,
+                    double *min, double *max);
 /* Checks v, which is not null, and stores it. */
 int api_field_set(const struct api_field *f, struct api_draft *d, const json_t *v,
                   const char *param);
@@ -68,6 +85,7 @@ int api_set_model(struct api_draft *d, const json_t *v, struct api_name name);
 int api_set_seed(struct api_draft *d, const json_t *v, struct api_name name);
 int api_set_size(struct api_draft *d, const json_t *v, struct api_name name);
 int api_set_previews(struct api_draft *d, const json_t *v, struct api_name name);
+int api_set_strength(struct api_draft *d, const json_t *v, struct api_name name);
 /* field_taca.c */
 int api_set_taca(struct api_draft *d, const json_t *v, struct api_name name);
 /* field_slg.c */

@@ -6,7 +6,8 @@ void api_limits_init(struct api_limits *l) {
                              .max_side_px = 2048,
                              .max_steps = 100,
                              .max_n = 8,
-                             .max_body_bytes = 256 << 10,
+                             .max_image_pixels = 16 << 20,
+                             .max_body_bytes = 20 << 20,
                              .max_prompt_bytes = 8192,
                              .max_start_timeout_ms = 3600 * 1000};
 }

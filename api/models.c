@@ -97,12 +97,14 @@ static void put_parameter(struct taca_buf *out, const struct api_field *f,
 }
 
 static void put_limits(struct taca_buf *out, const struct api_limits *l) {
-    taca_buf_printf(out,
-                    "\"limits\":{\"max_pixels\":%lld,\"max_side_px\":%d,\"max_steps\":%d,"
-                    "\"max_n\":%d,\"max_body_bytes\":%zu,\"max_prompt_bytes\":%zu,"
-                    "\"max_start_timeout_ms\":%d}",
-                    (long long)l->max_pixels, l->max_side_px, l->max_steps, l->max_n,
-                    l->max_body_bytes, l->max_prompt_bytes, l->max_start_timeout_ms);
+    taca_buf_printf(
+        out,
+        "\"limits\":{\"max_pixels\":%lld,\"max_side_px\":%d,\"max_steps\":%d,"
+        "\"max_n\":%d,\"max_image_pixels\":%lld,\"max_body_bytes\":%zu,\"max_prompt_bytes\":%zu,"
+        "\"max_start_timeout_ms\":%d}",
+        (long long)l->max_pixels, l->max_side_px, l->max_steps, l->max_n,
+        (long long)l->max_image_pixels, l->max_body_bytes, l->max_prompt_bytes,
+        l->max_start_timeout_ms);
 }
 
 static void put_model(struct taca_buf *out, const struct taca_model_info *m) {
@@ -159,6 +161,9 @@ static void put_features(struct taca_buf *out, const struct taca_model_info *m) 
                     API_MAX_LORAS);
     put_loras(out, m);
     taca_buf_puts(out, "},");
+    taca_buf_printf(out, "\"images\":{\"image_to_image\":%s,\"inpaint\":%s,\"formats\":[%s]},",
+                    m->takes_images ? "true" : "false", m->takes_images ? "true" : "false",
+                    m->takes_images ? "\"image/png\"" : "");
     taca_buf_printf(out, "\"previews\":{\"max\":%d,\"methods\":[\"latent_rgb\"%s]}",
                     API_MAX_PREVIEWS, m->has_taesd ? ",\"taesd\"" : "");
 }

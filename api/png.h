@@ -19,7 +19,19 @@ enum taca_code api_png_write(struct taca_buf *out, const struct taca_image *img,
  * broken or cut, or has a side above max_side_px, which is seen before memory is taken. */
 enum taca_code api_png_read(struct taca_image *out, const void *bytes, size_t len, int max_side_px,
                             struct taca_err *err) TACA_MUST_USE;
-/* Its brightness: 255 = white = repaint. */
+/* What the head of a PNG file says, before anything of that size is made; false when it is none. */
+bool api_png_size(int *width_px, int *height_px, const void *bytes, size_t len);
+
+struct api_mask_rule {
+    bool holes; /* repaint where it is clear, instead of where it is white */
+    int max_side_px;
+};
+/* A PNG as a byte for each pixel, 255 = repaint; free with free(). Errors as above; holes want a
+ * file that can be clear somewhere. */
+enum taca_code api_png_read_mask(uint8_t **out, int *width_px, int *height_px, const void *bytes,
+                                 size_t len, const struct api_mask_rule *rule,
+                                 struct taca_err *err) TACA_MUST_USE;
+/* Its brightness: 255 = white = repaint. mask may be img->rgb. */
 void api_mask_from_image(uint8_t *mask, const struct taca_image *img);
 
 /* The "parameters" text of A1111 for one image of a request, and the JSON of our own "taca" chunk.

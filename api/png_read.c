@@ -19,6 +19,7 @@ struct source {
     png_structp png;
     png_infop info;
     uint8_t *pixels; /* RGBA */
+    bool has_alpha;  /* of the file: a channel, or a colour that is clear */
     png_bytep *rows;
 };
 
@@ -75,6 +76,8 @@ static enum taca_code decode(struct source *s, uint32_t w, uint32_t h) {
     png_set_crc_action(s->png, PNG_CRC_ERROR_QUIT, PNG_CRC_ERROR_QUIT);
     png_set_keep_unknown_chunks(s->png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
     png_read_info(s->png, s->info);
+    s->has_alpha = (png_get_color_type(s->png, s->info) & PNG_COLOR_MASK_ALPHA) ||
+                   png_get_valid(s->png, s->info, PNG_INFO_tRNS);
     set_transforms(s);
     const size_t row = (size_t)w * 4;
     if (png_get_rowbytes(s->png, s->info) != row) png_error(s->png, "an unknown kind of pixels");
@@ -97,31 +100,83 @@ static void flatten(uint8_t *pixels, size_t n) {
     }
 }
 
+bool api_png_size(int *width_px, int *height_px, const void *bytes, size_t len) {
+    const unsigned char *at = bytes;
+    if (len < HEAD_BYTES || memcmp(at, head, sizeof head) != 0) return false;
+    const uint32_t w = be32(at + 16), h = be32(at + 20);
+    *width_px = w <= INT32_MAX ? (int)w : INT32_MAX;
+    *height_px = h <= INT32_MAX ? (int)h : INT32_MAX;
+    return true;
+}
+
+/* RGBA, s->pixels; *has_alpha (may be NULL): whether the file says anything about it. */
+static enum taca_code read_rgba(struct source *s, int *w, int *h, bool *has_alpha, int max_side_px,
+                                struct taca_err *err) {
+    enum taca_code rc = check_head(s->at, (size_t)(s->end - s->at), max_side_px, err);
+    if (rc) return rc;
+    *w = (int)be32(s->at + 16);
+    *h = (int)be32(s->at + 20);
+    s->png = png_create_read_struct(PNG_LIBPNG_VER_STRING, s, on_error, on_warning);
+    if (s->png) s->info = png_create_info_struct(s->png);
+    rc = s->info ? decode(s, (uint32_t)*w, (uint32_t)*h) : TACA_ENOMEM;
+    if (rc == TACA_ENOMEM)
+        taca_fail(err, rc, "no memory for a PNG of %d x %d pixels", *w, *h);
+    else if (rc)
+        taca_fail(err, rc, "a broken PNG file: %s", s->message);
+    if (!rc && has_alpha) *has_alpha = s->has_alpha;
+    png_destroy_read_struct(&s->png, &s->info, NULL);
+    free(s->rows);
+    if (rc) free(s->pixels);
+    return rc;
+}
+
 enum taca_code api_png_read(struct taca_image *out, const void *bytes, size_t len, int max_side_px,
                             struct taca_err *err) {
     struct source s = {.at = bytes, .end = (const unsigned char *)bytes + len};
-    enum taca_code rc = check_head(bytes, len, max_side_px, err);
+    int w, h;
+    enum taca_code rc = read_rgba(&s, &w, &h, NULL, max_side_px, err);
     if (rc) return rc;
-    const uint32_t w = be32(s.at + 16), h = be32(s.at + 20);
-    s.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &s, on_error, on_warning);
-    if (s.png) s.info = png_create_info_struct(s.png);
-    rc = s.info ? decode(&s, w, h) : TACA_ENOMEM;
-    if (rc == TACA_ENOMEM)
-        taca_fail(err, rc, "no memory for a PNG of %u x %u pixels", w, h);
-    else if (rc)
-        taca_fail(err, rc, "a broken PNG file: %s", s.message);
-    png_destroy_read_struct(&s.png, &s.info, NULL);
-    free(s.rows);
-    if (rc) {
-        free(s.pixels);
-        return rc;
-    }
-    flatten(s.pixels, (size_t)w * h);
-    uint8_t *rgb = realloc(s.pixels, (size_t)w * h * 3);
-    *out = (struct taca_image){(int)w, (int)h, rgb ? rgb : s.pixels};
+    flatten(s.pixels, (size_t)w * (size_t)h);
+    uint8_t *rgb = realloc(s.pixels, (size_t)w * (size_t)h * 3);
+    *out = (struct taca_image){w, h, rgb ? rgb : s.pixels};
     return TACA_OK;
 }
 
+static enum taca_code read_mask(uint8_t **out, int *w, int *h, struct source *s, int max_side_px,
+                                struct taca_err *err) {
+    enum taca_code rc = read_rgba(s, w, h, NULL, max_side_px, err);
+    if (rc) return rc;
+    const size_t n = (size_t)*w * (size_t)*h;
+    flatten(s->pixels, n);
+    api_mask_from_image(s->pixels, &(struct taca_image){*w, *h, s->pixels});
+    *out = s->pixels;
+    return TACA_OK;
+}
+
+static enum taca_code read_holes(uint8_t **out, int *w, int *h, struct source *s, int max_side_px,
+                                 struct taca_err *err) {
+    bool has_alpha;
+    enum taca_code rc = read_rgba(s, w, h, &has_alpha, max_side_px, err);
+    if (rc) return rc;
+    const size_t n = (size_t)*w * (size_t)*h;
+    if (!has_alpha) {
+        free(s->pixels);
+        return taca_fail(err, TACA_EFORMAT, "a PNG without transparency: what is clear is painted");
+    }
+    for (size_t i = 0; i < n; i++) s->pixels[i] = (uint8_t)(255 - s->pixels[4 * i + 3]);
+    *out = s->pixels;
+    return TACA_OK;
+}
+
+enum taca_code api_png_read_mask(uint8_t **out, int *width_px, int *height_px, const void *bytes,
+                                 size_t len, const struct api_mask_rule *rule,
+                                 struct taca_err *err) {
+    struct source s = {.at = bytes, .end = (const unsigned char *)bytes + len};
+    return (rule->holes ? read_holes : read_mask)(out, width_px, height_px, &s, rule->max_side_px,
+                                                  err);
+}
+
+/* In place too: byte i goes where nothing unread is. */
 void api_mask_from_image(uint8_t *mask, const struct taca_image *img) {
     const size_t n = (size_t)img->width_px * (size_t)img->height_px;
     for (size_t i = 0; i < n; i++) {

@@ -17,6 +17,8 @@ void api_warnings_json(struct taca_buf *out, unsigned warnings) {
          "the negative prompt was ignored: it acts only when cfg_scale is above 1"},
         {TACA_WARN_CLIP_CUT, "clip_cut",
          "the CLIP encoder takes only the start of a prompt; T5 reads all of it"},
+        {TACA_WARN_IMAGE_SCALED, "image_scaled",
+         "the picture to start from had another size than the one to make, and was scaled"},
     };
     const char *comma = "";
     taca_buf_puts(out, "[");

@@ -25,6 +25,10 @@ struct api_result_image {
 };
 
 void api_base64(struct taca_buf *out, const void *bytes, size_t len);
+/* Reads either alphabet, with padding or without, white space anywhere. out has room for
+ * len / 4 * 3 + 2 bytes. False when there is anything else in it or it ends in the middle of a
+ * byte. */
+bool api_base64_read(uint8_t *out, size_t *out_len, const char *s, size_t len);
 
 /* {"id","created","model","images":[{index,seed,width,height,format,b64_json}],"timings","warnings",
  *  "taca","loras"}; no loras without adapters */

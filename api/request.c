@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "api/fields.h"
+#include "api/picture.h"
 #include "api/write.h"
 #include "base/json.h"
 
@@ -197,8 +198,13 @@ static int parse(struct api_draft *d, const char *body, size_t len, uint64_t ran
             !(d->r.ignored = taca_arena_strndup(&d->r.arena, d->ignored, strlen(d->ignored))))
             rc = api_fail(d->err, 503, "gpu_oom", NULL, "out of memory reading the request");
     }
+    bool sized = d->size_param != NULL;
+    if (!rc)
+        rc = api_pictures_open(d, sized || given(root, "width"), sized || given(root, "height"));
     if (!rc) rc = check_together(d, random_seed);
+    if (!rc) rc = api_pictures_read(d);
     if (!rc) rc = normalise(d, len);
+    api_pictures_finish(d);
     json_decref(root);
     if (rc) api_request_finish(&d->r);
     return rc;
@@ -227,5 +233,11 @@ int api_request_parse_openai(struct api_request *out, const char *body, size_t l
 
 void api_request_finish(struct api_request *r) {
     taca_arena_finish(&r->arena);
+    taca_arena_finish(&r->pixels);
     *r = (struct api_request){0};
+}
+
+void api_request_drop_pixels(struct api_request *r) {
+    taca_arena_finish(&r->pixels);
+    r->params.image = r->params.mask = NULL;
 }

@@ -23,6 +23,7 @@ enum { API_MAX_N = 64, API_MAX_PREVIEWS = 8, API_MAX_LORAS = 4 };
 
 struct api_request {
     struct taca_arena arena;       /* owns every string below */
+    struct taca_arena pixels;      /* owns those of params.image and params.mask */
     struct taca_gen_params params; /* seed is that of image 0; image k uses seed + k */
     int n;
     enum api_format format;
@@ -38,6 +39,7 @@ struct api_request {
     int deadline_ms;         /* 0 = none */
     enum api_on_disconnect on_disconnect;
     const char *user;     /* NULL = none */
+    unsigned warnings;    /* enum taca_warning: what was found here already */
     bool openai;          /* read by api_request_parse_openai */
     bool progress_events; /* openai: queued and progress in the stream too */
     const char *quality;  /* openai: as asked, a constant */
@@ -57,6 +59,8 @@ int api_request_parse_openai(struct api_request *out, const char *body, size_t l
                              const struct taca_model_info *model, const struct api_limits *limits,
                              uint64_t random_seed, struct api_error *err);
 void api_request_finish(struct api_request *r); /* zeroed is fine */
+/* Gives the pixels back: nothing will be made of them any more. */
+void api_request_drop_pixels(struct api_request *r);
 
 /* Which preview (0, 1, ...) is due once `steps_done` of the request's steps are; -1 = none. Never
  * at the last step: the image itself follows. */

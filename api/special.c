@@ -19,6 +19,11 @@ int api_set_seed(struct api_draft *d, const json_t *v, struct api_name name) {
     return api_want_int(&d->seed, v, -1, API_MAX_SEED, name, d->err);
 }
 
+int api_set_strength(struct api_draft *d, const json_t *v, struct api_name name) {
+    d->strength_param = name.param;
+    return api_want_number(&d->r.params.strength, v, 0, 1, name, d->err);
+}
+
 /* 1..DIGITS digits without a leading zero; returns what follows, NULL when there are none. */
 static const char *read_side(const char *s, int *px) {
     int n = 0;

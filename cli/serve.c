@@ -78,13 +78,16 @@ static void add_limits(struct serve_table *t, struct serve_options *o) {
     const struct flag flags[] = {
         {"max-pixels", 0, FLAG_INT, &o->max_pixels, 4096, 1 << 28, .env = "TACA_MAX_PIXELS",
          .arg = "N", .help = "width times height of one image", .live = true},
+        {"max-image-pixels", 0, FLAG_INT, &o->max_image_pixels, 4096, 1 << 28,
+         .env = "TACA_MAX_IMAGE_PIXELS", .arg = "N",
+         .help = "width times height of a picture that is sent in", .live = true},
         {"max-side", 0, FLAG_INT, &l->max_side_px, 16, 1 << 14, .env = "TACA_MAX_SIDE", .arg = "N",
          .help = "longest side of one image", .live = true},
         {"max-steps", 0, FLAG_INT, &l->max_steps, 1, TACA_MAX_STEPS, .env = "TACA_MAX_STEPS",
          .arg = "N", .help = "denoising steps", .live = true},
         {"max-n", 0, FLAG_INT, &l->max_n, 1, API_MAX_N, .env = "TACA_MAX_N", .arg = "N",
          .help = "images of one request", .live = true},
-        {"max-body-bytes", 0, FLAG_INT, &o->max_body_bytes, 256, 1 << 24,
+        {"max-body-bytes", 0, FLAG_INT, &o->max_body_bytes, 256, 1 << 28,
          .env = "TACA_MAX_BODY_BYTES", .arg = "N", .help = "size of one request"},
         {"max-prompt-bytes", 0, FLAG_INT, &o->max_prompt_bytes, 1, 1 << 20,
          .env = "TACA_MAX_PROMPT_BYTES", .arg = "N", .help = "size of one prompt", .live = true},
@@ -130,6 +133,9 @@ static void add_queue(struct serve_table *t, struct serve_options *o) {
         {"max-stored-bytes", 0, FLAG_NUMBER, &o->max_stored_bytes, 0, 1e13,
          .env = "TACA_MAX_STORED_BYTES", .arg = "N",
          .help = "memory for results of finished jobs; the oldest go first"},
+        {"max-input-bytes", 0, FLAG_NUMBER, &o->max_input_bytes, 0, 1e13,
+         .env = "TACA_MAX_INPUT_BYTES", .arg = "N",
+         .help = "memory for pictures that unfinished jobs start from; more get 429"},
         {"drain-grace", 0, FLAG_NUMBER, &o->drain_grace_s, 0, 3600, .env = "TACA_DRAIN_GRACE",
          .arg = "S", .help = "after SIGTERM: new requests for so long", .live = true},
         {"drain-timeout", 0, FLAG_NUMBER, &o->drain_timeout_s, 0, 86400,
@@ -191,6 +197,7 @@ static void set_defaults(struct serve_options *o) {
                                 .start_timeout_s = 300,
                                 .job_ttl_s = 600,
                                 .max_stored_bytes = 256 << 20,
+                                .max_input_bytes = 256 << 20,
                                 .drain_grace_s = 5,
                                 .drain_timeout_s = 60,
                                 .step_timeout_s = 30,
@@ -202,6 +209,7 @@ static void set_defaults(struct serve_options *o) {
     s->front.ui = true;
     api_limits_init(&s->front.limits);
     o->max_pixels = (int)s->front.limits.max_pixels;
+    o->max_image_pixels = (int)s->front.limits.max_image_pixels;
     o->max_body_bytes = (int)s->front.limits.max_body_bytes;
     o->max_prompt_bytes = (int)s->front.limits.max_prompt_bytes;
     s->max_queue = 256;
@@ -252,6 +260,7 @@ enum taca_code serve_options_apply(struct serve_options *o, struct taca_err *err
     s->policy = (enum sched_policy)o->policy;
     s->engine.text_cache_bytes = (size_t)o->text_cache_bytes;
     s->front.limits.max_pixels = o->max_pixels;
+    s->front.limits.max_image_pixels = o->max_image_pixels;
     s->front.limits.max_body_bytes = (size_t)o->max_body_bytes;
     s->front.limits.max_prompt_bytes = (size_t)o->max_prompt_bytes;
     s->front.head_timeout_ms = to_ms(o->head_timeout_s);
@@ -259,6 +268,7 @@ enum taca_code serve_options_apply(struct serve_options *o, struct taca_err *err
     s->front.sse_ping_ms = to_ms(o->sse_ping_s);
     s->job_ttl_ms = to_ms(o->job_ttl_s);
     s->max_stored_bytes = (size_t)o->max_stored_bytes;
+    s->max_input_bytes = (size_t)o->max_input_bytes;
     s->start_timeout_ms = to_ms(o->start_timeout_s);
     s->step_timeout_ms = to_ms(o->step_timeout_s);
     s->drain_grace_ms = to_ms(o->drain_grace_s);

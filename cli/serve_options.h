@@ -10,9 +10,10 @@ struct serve_options {
     struct serve_opts serve;
     const char *config_file, *socket_mode;
     bool print_config, check_config;
-    int precision, policy, text_cache_bytes, max_pixels, max_body_bytes, max_prompt_bytes;
+    int precision, policy, text_cache_bytes, max_pixels, max_image_pixels, max_body_bytes,
+        max_prompt_bytes;
     double head_timeout_s, body_timeout_s, sse_ping_s, start_timeout_s, drain_grace_s,
-        drain_timeout_s, step_timeout_s, job_ttl_s, max_stored_bytes;
+        drain_timeout_s, step_timeout_s, job_ttl_s, max_stored_bytes, max_input_bytes;
     int log_level, log_format;
     struct flag_list lora;
 };

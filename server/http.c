@@ -8,6 +8,7 @@
 #include "server/http.h"
 
 #include <microhttpd.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +28,11 @@ enum {
     LARGE_POOL_BYTES = 64 * 1024,
     STALL_S = 30,           /* neither a byte in nor out */
     BODY_BYTES_PER_MS = 64, /* slower bodies are late */
-    READER_BLOCK = 1024
+    READER_BLOCK = 1024,
+    /* Pictures that are sent in: such bodies go to the first daemon, so that reading them holds up
+     * no usual request, and only so many of the largest are there at once. */
+    LARGE_BODY_BYTES = 256 * 1024,
+    LARGEST_BODIES = 8
 };
 
 struct http {
@@ -36,6 +41,7 @@ struct http {
     struct MHD_Daemon *daemons[MAX_DAEMONS]; /* the first has large pools */
     int n_daemons;
     unsigned next;
+    atomic_size_t body_bytes; /* of all bodies that are there */
 };
 
 struct request {
@@ -46,6 +52,7 @@ struct request {
     const char *method;
     char id[REQUEST_ID_MAX + 1];
     struct taca_buf body;
+    size_t counted; /* of it, in http.body_bytes */
     struct http_reply reply;
     int64_t received_us;
     int status; /* of the answer, 0 = none yet */
@@ -238,10 +245,34 @@ static enum MHD_Result begin(struct request *q, const char *url, const char *met
     return MHD_YES;
 }
 
+static void free_body(struct request *q) {
+    taca_buf_finish(&q->body);
+    atomic_fetch_sub(&q->http->body_bytes, q->counted);
+    q->counted = 0;
+}
+
+/* False: the memory for bodies is taken, and this one's is given back. */
+static bool count_body(struct request *q) {
+    const size_t more = q->body.cap - q->counted, most = LARGEST_BODIES * q->body.max;
+    if (more == 0) return true;
+    q->counted += more;
+    if (atomic_fetch_add(&q->http->body_bytes, more) + more <= most ||
+        q->body.cap <= LARGE_BODY_BYTES)
+        return true;
+    free_body(q);
+    q->body.failed = true;
+    return false;
+}
+
 static enum MHD_Result take_body(struct request *q, const char *bytes, size_t *len) {
     taca_buf_put(&q->body, bytes, *len);
     *len = 0;
-    if (q->body.failed) { /* above the ceiling: only a chunked body can be, or no memory */
+    if (!q->body.failed && !count_body(q)) {
+        struct api_error e = {.retry_after_s = 1};
+        api_fail(&e, 503, "too_many_connections", NULL,
+                 "too many large requests are being received: try again in a moment");
+        conn_refuse(q->conn, &e);
+    } else if (q->body.failed) { /* above the ceiling: only a chunked body can be, or no memory */
         struct api_error e = {0};
         api_fail(&e, 413, "body_too_large", NULL, "the body is larger than %zu bytes",
                  q->http->opts.max_body_bytes);
@@ -256,7 +287,7 @@ static enum MHD_Result answer(struct request *q, const char *url) {
     if (!conn_body_done(q->conn)) return MHD_NO;
     describe(q, url, &r);
     h->opts.answer(h->opts.ctx, &r, &q->reply);
-    taca_buf_finish(&q->body);
+    free_body(q);
     if (!q->reply.stream) return queue_reply(q);
     stream_set_resume(q->reply.stream, resume, q);
     conn_attach(q->conn, q->reply.stream, q->reply.job_key);
@@ -317,7 +348,7 @@ static void on_connection(void *ctx, struct MHD_Connection *mhd, void **socket_c
         *socket_ctx = request_open(ctx, mhd);
     } else if (q) { /* the library closes the descriptor after this */
         conn_leave(q->conn);
-        taca_buf_finish(&q->body);
+        free_body(q);
         taca_buf_finish(&q->reply.body);
         taca_buf_finish(&q->reply.headers);
         free(q);
@@ -378,7 +409,9 @@ enum taca_code http_open(struct http **out, const struct http_opts *opts, struct
 
 static struct MHD_Daemon *daemon_for(struct http *h, const struct head *head) {
     unsigned small = (unsigned)h->n_daemons - 1;
-    if (small == 0 || head->parse_bytes > SMALL_HEAD_BYTES) return h->daemons[0];
+    bool large = head->parse_bytes > SMALL_HEAD_BYTES || head->chunked ||
+                 head->content_length > LARGE_BODY_BYTES;
+    if (small == 0 || large) return h->daemons[0];
     return h->daemons[1 + h->next++ % small];
 }
 

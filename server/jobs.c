@@ -62,14 +62,22 @@ void jobs_stop_encoding(struct jobs *js) { js->stopped = true; }
 
 /* ---- coming ---------------------------------------------------------------------------------- */
 
+/* Pictures to start from are kept as pixels until their jobs are over. */
+static bool has_room(const struct jobs *js, const struct job *job) {
+    size_t more = job->request.pixels.total_bytes, there = 0;
+    for (const struct job *j = js->first; j && more; j = j->next)
+        there += j->request.pixels.total_bytes;
+    return there == 0 || there + more <= js->opts.input_bytes;
+}
+
 static bool admit(struct jobs *js, struct job *job) {
     uint32_t random = 0;
-    int retry_after_s;
+    int retry_after_s = 5;
     (void)!getrandom(&random, sizeof random, GRND_NONBLOCK);
     int queued = jobs_queued_behind(js);
     double backlog_ms = sched_wait_ms(&js->sched, js->seqs, js->n_line);
-    if (sched_admit(&js->opts.limits, queued, backlog_ms, jobs_isolated_ms(js, job), random,
-                    &retry_after_s))
+    if (has_room(js, job) && sched_admit(&js->opts.limits, queued, backlog_ms,
+                                         jobs_isolated_ms(js, job), random, &retry_after_s))
         return true;
     tell_full(job, retry_after_s, queued < 0 ? 0 : queued);
     metric_add(METRIC_REJECTED, "queue_full", 1);
@@ -86,6 +94,7 @@ static void append(struct jobs *js, struct job *job) {
 
 void jobs_add(struct jobs *js, struct job *job) {
     job->state = JOB_QUEUED;
+    job->warnings = job->request.warnings;
     if (jobs_join(js, job) || jobs_refuse_crowd(js, job)) return;
     job->flow = jobs_key(job->client.name[0] ? job->client.name : job->request.user);
     bool memory = jobs_line_up(js);
@@ -134,6 +143,11 @@ static void forget(struct jobs *js, struct job *job) {
     js->count--;
 }
 
+/* While somebody reads the request it stays as it is. */
+void jobs_free_input(struct job *job) {
+    if (job->state == JOB_DONE && job->borrowed == 0) api_request_drop_pixels(&job->request);
+}
+
 void jobs_free_dropped(struct job *job) {
     if (!job->dropped || job->borrowed > 0) return;
     for (int i = 0; job->images && i < job->request.n; i++) taca_buf_finish(&job->images[i].png);
@@ -152,6 +166,7 @@ void jobs_finish(struct jobs *js, struct job *job, const char *outcome, int stat
     if (status == 200 && job->eta_us > 0)
         metric_observe(METRIC_ETA_ERROR, (double)(job->eta_us - taca_now_us()) / 1e6);
     tell_log(js, job, status, error_code);
+    jobs_free_input(job);
     readers_serve(js, job);
     /* who comes again with the key of a failed request wants another try */
     if (job->end != JOB_COMPLETED) store_forget_key(js->store, job);
@@ -286,20 +301,29 @@ static void send_calibrate(struct jobs *js) {
     (void)send_op(js, &m, WIRE_CALIBRATED, NULL, 0);
 }
 
+static bool put_input(struct jobs *js, const struct taca_gen_params *p, struct wire_open *o) {
+    const size_t pixels = (size_t)p->width_px * (size_t)p->height_px;
+    if (!p->image) return true;
+    o->image_bytes = (int64_t)pixels * 3;
+    o->mask_bytes = p->mask ? (int64_t)pixels : 0;
+    return pool_put_input(js->ports.pool, p->image, p->mask, pixels);
+}
+
 static void send_open(struct jobs *js, const int *picked) {
     const struct image_ref *r = jobs_ref(js, picked[0]);
     struct job *job = r->job;
     int index = r->index;
     struct taca_gen_params p = job->request.params;
+    struct wire_msg m = {.type = WIRE_OPEN, .u.open.id = js->last_seq + 1};
     struct taca_buf packed;
+    bool ok = put_input(js, &p, &m.u.open);
     p.seed += (uint64_t)index;
+    p.image = p.mask = NULL;
     taca_buf_init(&packed, WIRE_MAX_TAIL);
     taca_gen_params_pack(&packed, &p);
-    struct wire_msg m = {.type = WIRE_OPEN,
-                         .u.seq.id = js->last_seq + 1,
-                         .tail = packed.data,
-                         .tail_len = packed.len};
-    if (!packed.failed && send_op(js, &m, WIRE_OPENED, picked, 1)) {
+    m.tail = packed.data;
+    m.tail_len = packed.len;
+    if (ok && !packed.failed && send_op(js, &m, WIRE_OPENED, picked, 1)) {
         job->images[index].seq = ++js->last_seq;
         if (job->state == JOB_QUEUED) tell_started(js, job);
     }

@@ -27,6 +27,7 @@ struct jobs_opts {
     bool log_prompts;
     int job_ttl_ms;      /* finished jobs are kept for so long */
     size_t stored_bytes; /* and their results within so many bytes */
+    size_t input_bytes;  /* pixels that unfinished jobs start from */
 };
 /* Who the table talks to; all outlive it. */
 struct jobs_ports {

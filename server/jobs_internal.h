@@ -77,6 +77,7 @@ void jobs_finish(struct jobs *js, struct job *job, const char *outcome, int stat
                  const char *error_code);
 /* Reason as in METRIC_CANCELLED. */
 void jobs_cancel(struct jobs *js, struct job *job, const char *reason, int status);
+void jobs_free_input(struct job *job);   /* once it is over: the pixels it started from */
 void jobs_free_dropped(struct job *job); /* when nobody reads it any more */
 void jobs_fail(struct jobs *js, struct job *job, const char *outcome, const struct api_error *e);
 

@@ -31,7 +31,7 @@ static void opened(struct jobs *js, const struct op *op, const struct wire_opene
         return;
     }
     sched_saw_open(js->sched.devices->costs, a->ms);
-    im->stage = IMAGE_OPEN;
+    im->stage = a->steps > 0 ? IMAGE_OPEN : IMAGE_FINISHED; /* strength 0 leaves nothing to do */
     im->step = 0;
     im->steps = a->steps;
     im->tokens = a->tokens;
@@ -356,5 +356,6 @@ void jobs_encoded(struct jobs *js, struct encode_task *t) {
         encoded(js, job, t);
     }
     encode_task_free(t);
+    jobs_free_input(job);
     jobs_free_dropped(job);
 }

@@ -345,7 +345,8 @@ static struct jobs_opts jobs_opts_of(const struct serve_opts *o) {
                              .step_timeout_ms = o->step_timeout_ms,
                              .log_prompts = o->log_prompts,
                              .job_ttl_ms = o->job_ttl_ms,
-                             .stored_bytes = o->max_stored_bytes};
+                             .stored_bytes = o->max_stored_bytes,
+                             .input_bytes = o->max_input_bytes};
     sched_limits_init(&jobs.limits, o->max_batch_images);
     jobs.limits.batch_tokens = o->max_batch_tokens;
     jobs.limits.queue = o->max_queue;
@@ -436,7 +437,7 @@ static enum taca_code open_parts(struct serve *s, struct taca_err *err) {
                                    .engine = &o->engine,
                                    .loras = o->loras,
                                    .load_timeout_ms = LOAD_TIMEOUT_MS,
-                                   .slot_bytes = (size_t)o->front.limits.max_pixels * 3};
+                                   .max_pixels = (size_t)o->front.limits.max_pixels};
     const struct pool_hooks pool_hooks = {s, hook_ready, hook_answer, hook_lost, hook_refused};
     const struct front_hooks front_hooks = {s,        &s->status,       hook_submit,
                                             hook_ask, hook_client_gone, hook_metrics};

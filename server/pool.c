@@ -89,7 +89,7 @@ static void on_handle_closed(uv_handle_t *h) {
         void (*done)(void *) = p->done;
         void *ctx = p->done_ctx;
         taca_buf_finish(&p->in);
-        if (p->pixels) munmap(p->pixels, p->opts.slot_bytes * POOL_SLOTS);
+        if (p->pixels) munmap(p->pixels, p->opts.max_pixels * POOL_BPP);
         close(p->pixels_fd);
         free(p);
         done(ctx);
@@ -266,7 +266,7 @@ static void spawn_or_wait(struct pool *p) {
 
 /* The slots. Sealed: a child that shrank the file would make us die reading it. */
 static enum taca_code map_pixels(struct pool *p, struct taca_err *err) {
-    size_t bytes = p->opts.slot_bytes * POOL_SLOTS;
+    size_t bytes = p->opts.max_pixels * POOL_BPP;
     p->pixels_fd = memfd_create("taca-pixels", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (p->pixels_fd < 0 || ftruncate(p->pixels_fd, (off_t)bytes) < 0 ||
         fcntl(p->pixels_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
@@ -303,7 +303,26 @@ enum taca_code pool_open(struct pool **out, const struct pool_opts *opts,
 bool pool_ready(const struct pool *p) { return p->ready; }
 
 const uint8_t *pool_slot(const struct pool *p, int slot) {
-    return p->pixels + p->opts.slot_bytes * (size_t)slot;
+    return p->pixels + p->opts.max_pixels * POOL_SLOT_BPP * (size_t)slot;
+}
+
+static bool write_at(int fd, const uint8_t *bytes, size_t n, size_t at) {
+    while (n > 0) {
+        ssize_t done = pwrite(fd, bytes, n, (off_t)at);
+        if (done < 0 && errno == EINTR) continue;
+        if (done <= 0) return false;
+        bytes += done;
+        n -= (size_t)done;
+        at += (size_t)done;
+    }
+    return true;
+}
+
+/* Through the descriptor: our own view of the memory stays one that cannot be written. */
+bool pool_put_input(struct pool *p, const uint8_t *rgb, const uint8_t *mask, size_t pixels) {
+    const size_t at = p->opts.max_pixels * POOL_SLOT_BPP * POOL_SLOTS;
+    return pixels <= p->opts.max_pixels && write_at(p->pixels_fd, rgb, pixels * 3, at) &&
+           (!mask || write_at(p->pixels_fd, mask, pixels, at + pixels * 3));
 }
 
 void pool_praise(struct pool *p) { p->failures = 0; }

@@ -17,7 +17,10 @@
 struct uv_loop_s;
 struct pool;
 
-enum { POOL_SLOTS = 8 };
+/* The shared memory: slots for finished pictures, and behind them room for what one starts from,
+ * its pixels and its mask. Counted in bytes for each pixel of the largest picture. */
+enum { POOL_SLOTS = 8, POOL_SLOT_BPP = 3, POOL_INPUT_BPP = 4 };
+enum { POOL_BPP = POOL_SLOTS * POOL_SLOT_BPP + POOL_INPUT_BPP };
 
 struct pool_opts {
     struct uv_loop_s *loop;
@@ -25,7 +28,7 @@ struct pool_opts {
     const struct taca_engine_opts *engine;
     struct serve_loras loras;
     int load_timeout_ms; /* from spawn to HELLO */
-    size_t slot_bytes;   /* pixels of the largest image */
+    size_t max_pixels;   /* of the largest picture */
 };
 
 struct pool_hooks {
@@ -45,6 +48,9 @@ bool pool_ready(const struct pool *p);
 /* False when no worker is ready (or the pipe just broke: `lost` follows).
  *   patience_ms  a worker that has not answered by then is killed; of no meaning for CLOSE */
 bool pool_send(struct pool *p, const struct wire_msg *m, int patience_ms);
+/* What the next OPEN starts from. The worker reads it while it works on that command, so only with
+ * no other one at work. mask may be NULL. False when it does not fit or cannot be written. */
+bool pool_put_input(struct pool *p, const uint8_t *rgb, const uint8_t *mask, size_t pixels);
 const uint8_t *pool_slot(const struct pool *p, int slot);
 /* The worker has said something senseless, or that its device is broken: kills it; `lost` follows
  * with this reason, a constant. */

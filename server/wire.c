@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { WIRE_MAGIC = 0x57434154 /* "TACW" */, WIRE_VERSION = 3 };
+enum { WIRE_MAGIC = 0x57434154 /* "TACW" */, WIRE_VERSION = 4 };
 
 struct wire_head {
     uint32_t magic;
@@ -15,7 +15,7 @@ struct wire_head {
 static const struct {
     size_t body, max_tail;
 } shapes[WIRE_TYPES_END] = {
-    [WIRE_OPEN] = {sizeof(struct wire_seq), WIRE_MAX_TAIL},
+    [WIRE_OPEN] = {sizeof(struct wire_open), WIRE_MAX_TAIL},
     [WIRE_STEP] = {sizeof(struct wire_step), 0},
     [WIRE_PREVIEW] = {sizeof(struct wire_seq), 0},
     [WIRE_DECODE] = {sizeof(struct wire_decode), 0},
@@ -78,6 +78,13 @@ static bool pixels_ok(const struct wire_msg *m) {
     return m->type == WIRE_DECODED || m->tail_len == (size_t)p->width_px * p->height_px * 3;
 }
 
+/* An image is three bytes a pixel, its mask one. */
+static bool inputs_ok(const struct wire_open *o) {
+    enum { MOST = 1 << 30 };
+    return o->image_bytes >= 0 && o->image_bytes <= MOST && o->image_bytes % 3 == 0 &&
+           (o->mask_bytes == 0 || o->mask_bytes == o->image_bytes / 3);
+}
+
 static bool sights_ok(const struct wire_calibrated *c) {
     if (!err_ok(&c->err) || c->n < 0 || c->n > WIRE_MAX_SIGHTS) return false;
     for (int64_t i = 0; i < c->n; i++)
@@ -89,6 +96,7 @@ static bool sights_ok(const struct wire_calibrated *c) {
 /* The values that the receiver uses as counts, indices or strings. */
 static bool contents_ok(const struct wire_msg *m) {
     switch (m->type) {
+    case WIRE_OPEN: return inputs_ok(&m->u.open);
     case WIRE_STEP: return m->u.step.n >= 1 && m->u.step.n <= WIRE_MAX_SEQS;
     case WIRE_DECODE: return m->u.decode.slot >= 0 && m->u.decode.slot <= INT32_MAX;
     case WIRE_HELLO: return model_ok(&m->u.hello.model);
@@ -96,13 +104,12 @@ static bool contents_ok(const struct wire_msg *m) {
     case WIRE_OPENED:
         return err_ok(&m->u.opened.err) &&
                (m->u.opened.err.code != TACA_OK ||
-                (m->u.opened.steps >= 1 && m->u.opened.steps <= TACA_MAX_STEPS &&
+                (m->u.opened.steps >= 0 && m->u.opened.steps <= TACA_MAX_STEPS &&
                  m->u.opened.tokens >= 1));
     case WIRE_STEPPED: return err_ok(&m->u.stepped.err) && m->u.stepped.tokens >= 0;
     case WIRE_PREVIEWED:
     case WIRE_DECODED: return pixels_ok(m);
     case WIRE_CALIBRATED: return sights_ok(&m->u.calibrated);
-    case WIRE_OPEN:
     case WIRE_PREVIEW:
     case WIRE_CLOSE:
     case WIRE_QUIT:

@@ -15,7 +15,7 @@
 enum { WIRE_MAX_SEQS = 64, WIRE_MAX_TAIL = 1 << 20 };
 
 enum wire_type {
-    WIRE_OPEN = 1,   /* to the worker: wire_seq, tail = packed taca_gen_params */
+    WIRE_OPEN = 1,   /* to the worker: wire_open, tail = packed taca_gen_params, no pixels */
     WIRE_STEP,       /* wire_step */
     WIRE_PREVIEW,    /* wire_seq */
     WIRE_DECODE,     /* wire_decode */
@@ -39,6 +39,11 @@ struct wire_err {
 };
 struct wire_seq {
     uint64_t id;
+};
+/* Pixels to start from lie in the memory that both sides share, the mask behind the image. */
+struct wire_open {
+    uint64_t id;
+    int64_t image_bytes, mask_bytes; /* 0 = none */
 };
 struct wire_step {
     uint64_t ids[WIRE_MAX_SEQS];
@@ -92,6 +97,7 @@ struct wire_msg {
     enum wire_type type;
     union {
         struct wire_seq seq;
+        struct wire_open open;
         struct wire_step step;
         struct wire_decode decode;
         struct wire_hello hello;

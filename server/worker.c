@@ -28,7 +28,7 @@ struct worker {
         struct taca_seq *seq;
     } open[MAX_OPEN];
     uint8_t *pixels;
-    size_t slot_bytes;
+    size_t max_pixels;
     struct taca_buf in, out;
 };
 
@@ -94,19 +94,37 @@ static double since_ms(int64_t start_us) { return (double)(taca_now_us() - start
 
 /* ---- commands: each fills the answer and returns its code ------------------------------------ */
 
+/* The pixels that lie in the shared memory; the engine copies what it needs of them. */
+static enum taca_code take_input(const struct worker *w, const struct wire_open *c,
+                                 struct taca_gen_params *p, struct taca_err *err) {
+    const uint8_t *at = w->pixels + w->max_pixels * POOL_SLOT_BPP * POOL_SLOTS;
+    const size_t image = (size_t)c->image_bytes;
+    p->image = p->mask = NULL;
+    if (image == 0) return TACA_OK;
+    if (p->width_px < 1 || p->height_px < 1 || image > 3 * w->max_pixels ||
+        image != (size_t)p->width_px * (size_t)p->height_px * 3)
+        return taca_fail(err, TACA_EPROTO, "worker: %zu bytes of pixels for %d x %d", image,
+                         p->width_px, p->height_px);
+    p->image = at;
+    if (c->mask_bytes) p->mask = at + image;
+    return TACA_OK;
+}
+
 static enum taca_code do_open(struct worker *w, const struct wire_msg *m, struct wire_opened *a,
                               struct taca_err *err) {
     struct taca_arena arena = {0};
     struct taca_gen_params params;
     struct taca_seq *seq = NULL;
     unsigned warnings = 0;
+    const uint64_t id = m->u.open.id;
     int at = find(w, 0);
     enum taca_code rc = taca_gen_params_unpack(&params, m->tail, m->tail_len, &arena, err);
-    if (!rc && (at < 0 || m->u.seq.id == 0 || find(w, m->u.seq.id) >= 0))
+    if (!rc && (at < 0 || id == 0 || find(w, id) >= 0))
         rc = taca_fail(err, TACA_EPROTO, "worker: no place for another sequence");
+    if (!rc) rc = take_input(w, &m->u.open, &params, err);
     if (!rc) rc = taca_seq_open(w->engine, &params, &seq, &warnings, err);
     if (!rc) {
-        w->open[at].id = m->u.seq.id;
+        w->open[at].id = id;
         w->open[at].seq = seq;
         a->warnings = warnings;
         a->steps = taca_seq_steps(seq);
@@ -138,12 +156,11 @@ static enum taca_code do_decode(struct worker *w, const struct wire_decode *c,
     enum taca_code rc = taca_decode(w->engine, &seq, 1, &img, err);
     if (rc) return rc;
     size_t bytes = (size_t)img.width_px * (size_t)img.height_px * 3;
-    if (bytes > w->slot_bytes) {
-        rc =
-            taca_fail(err, TACA_EINTERNAL, "an image of %d x %d does not fit its slot of %zu bytes",
-                      img.width_px, img.height_px, w->slot_bytes);
+    if (bytes > w->max_pixels * POOL_SLOT_BPP) {
+        rc = taca_fail(err, TACA_EINTERNAL, "an image of %d x %d does not fit a slot of %zu pixels",
+                       img.width_px, img.height_px, w->max_pixels);
     } else {
-        memcpy(w->pixels + w->slot_bytes * (size_t)c->slot, img.rgb, bytes);
+        memcpy(w->pixels + w->max_pixels * POOL_SLOT_BPP * (size_t)c->slot, img.rgb, bytes);
         a->width_px = img.width_px;
         a->height_px = img.height_px;
     }
@@ -173,7 +190,7 @@ static bool serve_one(struct worker *w, const struct wire_msg *m, enum taca_code
     switch (m->type) {
     case WIRE_OPEN:
         a.type = WIRE_OPENED;
-        a.u.opened.id = m->u.seq.id;
+        a.u.opened.id = m->u.open.id;
         *rc = do_open(w, m, &a.u.opened, &err);
         wire_err_set(&a.u.opened.err, &err, *rc);
         a.u.opened.ms = since_ms(start);
@@ -245,7 +262,7 @@ static void settle(void) {
 
 static enum taca_code map_pixels(struct worker *w, struct taca_err *err) {
     struct stat st;
-    if (fstat(PIXELS_FD, &st) < 0 || st.st_size < POOL_SLOTS)
+    if (fstat(PIXELS_FD, &st) < 0 || st.st_size < POOL_BPP)
         return taca_fail(err, TACA_EIO,
                          "worker: descriptor %d is no memory for pixels (this command "
                          "is started by `taca serve`)",
@@ -253,7 +270,7 @@ static enum taca_code map_pixels(struct worker *w, struct taca_err *err) {
     void *at = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, PIXELS_FD, 0);
     if (at == MAP_FAILED) return taca_fail(err, TACA_ENOMEM, "worker: %s", strerror(errno));
     w->pixels = at;
-    w->slot_bytes = (size_t)st.st_size / POOL_SLOTS;
+    w->max_pixels = (size_t)st.st_size / POOL_BPP;
     return TACA_OK;
 }
 
@@ -300,7 +317,7 @@ int taca_worker(const struct taca_engine_opts *opts, const struct serve_loras *l
     for (int i = 0; i < MAX_OPEN; i++)
         if (w->open[i].id) close_seq(w, w->open[i].id);
     taca_engine_close(w->engine);
-    if (w->pixels) munmap(w->pixels, w->slot_bytes * POOL_SLOTS);
+    if (w->pixels) munmap(w->pixels, w->max_pixels * POOL_BPP);
     taca_buf_finish(&w->in);
     taca_buf_finish(&w->out);
     free(w);

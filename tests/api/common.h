@@ -19,6 +19,7 @@ __attribute__((unused)) static const struct taca_model_info demo = {.id = "demo"
                                                                     .min_side_px = 64,
                                                                     .max_side_px = 4096,
                                                                     .side_multiple_px = 16,
+                                                                    .takes_images = true,
                                                                     .joint_blocks = 12,
                                                                     .clip_tokens = 32,
                                                                     .n_loras = 1,

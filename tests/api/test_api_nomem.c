@@ -4,7 +4,7 @@
 #include <jansson.h>
 
 #include "api/png.h"
-#include "tests/api/common.h"
+#include "tests/api/pictures.h"
 
 void *__real_malloc(size_t n);
 void *__real_calloc(size_t n, size_t size);
@@ -78,6 +78,23 @@ static void test_adapters_answer_503(void) {
     CHECK(rc == 0 && n > 10);
 }
 
+static void test_pictures_answer_503(void) {
+    struct taca_buf body;
+    int n, rc = -1;
+    picture_body(&body, 20, 20, "\"size\":\"64x64\",");
+    for (n = 0; rc != 0 && n < 500; n++) {
+        struct api_request r;
+        struct api_error e;
+        give(n);
+        rc = parse_bytes(&r, &e, body.data, body.len);
+        int refused = taken();
+        CHECK(rc == 0 ? refused == 0 && r.params.image : refused > 0 && (rc == 503 || rc == 400));
+        api_request_finish(&r);
+    }
+    CHECK(rc == 0 && n > 20);
+    taca_buf_finish(&body);
+}
+
 static void test_replies_set_the_buffers_flag(void) {
     struct api_request r = {.n = 1, .params = {.prompt = "x"}};
     struct api_result_image img = {.width_px = 8, .height_px = 8, .bytes = "foo", .len = 3};
@@ -122,6 +139,7 @@ static void test_a_png_is_whole_or_absent(void) {
 int main(void) {
     TEST(test_parsing_answers_503);
     TEST(test_adapters_answer_503);
+    TEST(test_pictures_answer_503);
     TEST(test_replies_set_the_buffers_flag);
     TEST(test_a_png_is_whole_or_absent);
     return TEST_END();

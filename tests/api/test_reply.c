@@ -272,7 +272,7 @@ static void test_capabilities_show_the_limits_in_force(void) {
     json_t *root = json_loadb(out.data, out.len, JSON_REJECT_DUPLICATES, NULL);
     if (!CHECK(root != NULL)) return;
     CHECK_INT(json_integer_value(at(root, "limits/max_steps")), 50);
-    CHECK_INT(json_integer_value(at(root, "limits/max_body_bytes")), 262144);
+    CHECK_INT(json_integer_value(at(root, "limits/max_body_bytes")), 20971520);
     CHECK_INT(json_integer_value(at(root, "parameters/steps/max")), 50);
     CHECK_INT(json_integer_value(at(root, "parameters/steps/default")), 28);
     CHECK_STR(json_string_value(at(root, "parameters/steps/alias")), "num_inference_steps");

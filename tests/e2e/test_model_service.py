@@ -75,6 +75,46 @@ def test_the_command_line_makes_the_same_picture():
         check(piped == open(out, "rb").read(), "a pipe gets the PNG")
 
 
+def test_a_picture_to_start_from_gives_what_the_command_line_gives():
+    """From a picture, from a picture with a mask, and at the ends of strength: bit for bit."""
+    with Service("--deterministic") as s, tempfile.TemporaryDirectory() as d:
+        def path(name):
+            return os.path.join(d, name + ".png")
+
+        def cli(name, prompt, *flags):
+            subprocess.run([TACA, "generate", prompt, "--deterministic", "-q", "-o", path(name), *flags],
+                           check=True)
+            return open(path(name), "rb").read()
+
+        def text(png):
+            return base64.b64encode(png).decode()
+
+        start = cli("start", PROMPTS[0], "--size", "96x80", "--seed", "5", "--steps", "6")
+        mask = cli("mask", PROMPTS[2], "--size", "96x80", "--seed", "6", "--steps", "6")
+        for name, fields, flags in (
+                ("usual", {}, ()),
+                ("far", {"strength": 0.9}, ("--strength", "0.9")),
+                ("all of it", {"strength": 1}, ("--strength", "1")),
+                ("none", {"strength": 0}, ("--strength", "0")),
+                ("masked", {"mask": text(mask)}, ("--mask", path("mask"))),
+                ("heun", {"mask": text(mask), "sampler": "heun", "strength": 0.7},
+                 ("--mask", path("mask"), "--sampler", "heun", "--strength", "0.7"))):
+            status, _, body = s.post({"prompt": PROMPTS[3], "seed": 9, "steps": 6, "image": text(start),
+                                      **fields}, "image/png")
+            equal(status, 200, f"{name} over HTTP")
+            local = cli("out", PROMPTS[3], "--seed", "9", "--steps", "6", "--image", path("start"), *flags)
+            check(status == 200 and png_pixels(body) == png_pixels(local), f"{name}: the same picture", "")
+        status, _, body = s.post({"prompt": "x", "steps": 4, "n": 3, "seed": 2,
+                                  "image": "data:image/png;base64," + text(start)})
+        many = json.loads(body)
+        equal([i["width"] for i in many["images"]], [96] * 3, "three of its size")
+        one = s.post({"prompt": "x", "steps": 4, "seed": 3, "image": text(start)}, "image/png")[2]
+        equal(png_pixels(base64.b64decode(many["images"][1]["b64_json"]))[2], png_pixels(one)[2],
+              "the second of three is its own request")
+        _, _, body = s.post({"prompt": "x", "steps": 4, "size": "64x64", "image": text(start)})
+        equal([w["code"] for w in json.loads(body)["warnings"]], ["image_scaled"], "scaling is said")
+
+
 def test_a_red_cube_is_left_of_a_blue_ball():
     """Not a golden: somebody who looks at the picture would say so too."""
     with Service() as s:

@@ -1,10 +1,10 @@
 /* fake_engine.c - engine.h without a model, for tests of the service.
  *
- * Pixels are a function of prompt, seed, size and steps and of nothing else, so two runs of a
- * request can be compared byte for byte. TACA_FAKE_STEP_MS is the time of a step, and
- * TACA_FAKE_PIXEL_NS is added for each pixel of those who share it. Words in the
- * prompt make faults: crash, hang, device (in the second step), nan (decoding), refuse (opening),
- * together (a step of more than one fails), slow (ten times the step time). */
+ * Pixels are a function of prompt, seed, size, steps and what they start from, and of nothing else,
+ * so two runs of a request can be compared byte for byte. TACA_FAKE_STEP_MS is the time of a step,
+ * and TACA_FAKE_PIXEL_NS is added for each pixel of those who share it. Words in the prompt make
+ * faults: crash, hang, device (in the second step), nan (decoding), refuse (opening), together (a
+ * step of more than one fails), slow (ten times the step time). */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,6 +44,7 @@ enum taca_code taca_engine_open(struct taca_engine **out, const struct taca_engi
                                        .min_side_px = 64,
                                        .max_side_px = 2048,
                                        .side_multiple_px = 16,
+                                       .takes_images = true,
                                        .clip_tokens = 77};
     snprintf(e->info.id, sizeof e->info.id, "%s", opts->model_id ? opts->model_id : "fake");
     snprintf(e->info.family, sizeof e->info.family, "sd3");
@@ -68,7 +69,12 @@ enum taca_code taca_seq_open(struct taca_engine *e, const struct taca_gen_params
     s->state = p->seed * 0x9E3779B97F4A7C15u + (uint64_t)p->steps;
     for (const char *c = p->prompt; *c; c++)
         s->state = (s->state ^ (unsigned char)*c) * 0x100000001B3u;
-    s->steps = p->steps;
+    const size_t pixels = (size_t)p->width_px * (size_t)p->height_px;
+    for (size_t i = 0; p->image && i < 3 * pixels; i++)
+        s->state = (s->state ^ p->image[i]) * 0x100000001B3u;
+    for (size_t i = 0; p->mask && i < pixels; i++)
+        s->state = (s->state ^ (p->mask[i] >= 128)) * 0x100000001B3u;
+    s->steps = taca_gen_params_forwards(p);
     s->width_px = p->width_px;
     s->height_px = p->height_px;
     s->crash = strstr(p->prompt, "crash") != NULL;

@@ -299,6 +299,7 @@ int main(int argc, char **argv) {
                            .body_timeout_ms = number(argv, argc, 3, 5000),
                            .sse_ping_ms = number(argv, argc, 4, 15000)};
     api_limits_init(&o.limits);
+    o.limits.max_body_bytes = 262144; /* small, so that tests can pass it */
     struct front_hooks h = {.ctx = &s,
                             .status = &s.status,
                             .submit = submit,

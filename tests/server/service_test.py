@@ -278,6 +278,92 @@ def test_twenty_at_once_give_what_each_gives_alone():
         assert shared > 0, "no step was shared"
 
 
+def picture(w, h, seed=0):
+    """A PNG of noise, of our own making."""
+    rng = random.Random(seed)
+    rows = b"".join(b"\0" + rng.randbytes(3 * w) for _ in range(h))
+    return png_of(struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0), zlib.compress(rows, 1))
+
+
+def png_of(head, data):
+    parts = ((b"IHDR", head), (b"IDAT", data), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
+
+
+def rss(pid):
+    with open(f"/proc/{pid}/status", encoding="ascii") as f:
+        return int(re.search(r"VmHWM:\s+(\d+)", f.read()).group(1)) * 1024
+
+
+def test_pictures_travel_to_the_worker_and_change_what_it_makes():
+    with Service("--max-batch-images", 4) as s:
+        a, b = (base64.b64encode(picture(128, 96, k)).decode() for k in (1, 2))
+        plain = dict(prompt="x", seed=1, steps=8, width=128, height=96)
+        made = {name: s.png(**plain, **fields) for name, fields in {
+            "none": {}, "a": {"image": a}, "b": {"image": b}, "a in b": {"image": a, "mask": b},
+            "b in a": {"image": b, "mask": a}, "far": {"image": a, "strength": 1}}.items()}
+        assert len(set(made.values())) == len(made)
+        assert s.png(**plain, image=a) == made["a"]
+        assert s.png(prompt="x", seed=1, steps=8, image=a) == made["a"], "its size is the default"
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:  # one room for pixels, many who use it
+            kinds = [("a", {"image": a}), ("b", {"image": b}), ("a in b", {"image": a, "mask": b}),
+                     ("none", {})] * 6
+            for (name, _), png in zip(kinds, pool.map(lambda k: s.png(**plain, **k[1]), kinds)):
+                assert png == made[name], name
+        status, _, body = s.post(**plain, image=a, strength=0)
+        assert status == 200, body[:200]
+        events = s.request("POST", "/v1/generate", json.dumps(dict(plain, image=a, stream=True)),
+                           {"Content-Type": "application/json"})[2].decode()
+        steps = [json.loads(line[6:]) for line in events.splitlines() if '"progress"' in line and line[0] == "d"]
+        assert steps and all(e["steps"] == 5 for e in steps), "0.6 of 8 steps"
+
+
+def test_a_worker_that_dies_starts_again_from_the_same_picture():
+    with Service(step_ms=30) as s:
+        a = base64.b64encode(picture(64, 64)).decode()
+        want = s.png(prompt="x", seed=1, steps=20, image=a)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            got = pool.submit(s.png, prompt="x", seed=1, steps=20, image=a)
+            s.until(lambda m: m["taca_requests_running"] == 1)
+            os.kill(s.worker(), signal.SIGKILL)
+            assert got.result() == want
+
+
+def test_a_bomb_costs_nothing():
+    with Service() as s:
+        s.png(prompt="x", seed=1, steps=1, image=base64.b64encode(picture(64, 64)).decode())
+        before = rss(s.process.pid)
+        # 30000 x 30000 grey: 3.6 GB as RGBA; the data is cut, which nobody gets to see
+        bomb = png_of(struct.pack(">IIBBBBB", 30000, 30000, 8, 0, 0, 0, 0),
+                      zlib.compress(bytes(30001 * 1000), 9))
+        for field in ("image", "mask"):
+            fields = {"image": base64.b64encode(picture(64, 64)).decode(),
+                      field: base64.b64encode(bomb).decode()}
+            status, _, body = s.post(prompt="x", **fields)
+            error = json.loads(body)["error"]
+            assert (status, error["code"], error["param"]) == (413, "image_too_large", field), body
+            assert "30000 x 30000" in error["message"] and "16777216" in error["message"]
+        assert rss(s.process.pid) - before < 5e6 * PATIENCE
+
+
+def test_pictures_that_wait_have_a_bound():
+    big = base64.b64encode(png_of(struct.pack(">IIBBBBB", 2048, 2048, 8, 0, 0, 0, 0),
+                                  zlib.compress(bytes(2049 * 2048), 9))).decode()
+    with Service("--max-batch-images", 1, "--max-backlog-seconds", 0, "--max-input-bytes", 40 << 20,
+                 step_ms=200) as s:
+        waiting = [s.open_raw(prompt="x", image=big, steps=100) for _ in range(3)]
+        s.until(lambda m: m["taca_requests_waiting"] + m["taca_requests_running"] == 3)
+        status, headers, body = s.post(prompt="x", image=big, steps=1)  # 4 x 12 MiB are 48 MiB
+        assert status == 429 and 1 <= int(headers["retry-after"]) <= 60, body[:200]
+        waiting.append(s.open_raw(prompt="x", steps=1, width=64, height=64))  # has none
+        s.until(lambda m: m["taca_requests_waiting"] + m["taca_requests_running"] == 4)
+        for w in waiting:
+            w.close()
+        s.until(lambda m: m["taca_requests_waiting"] + m["taca_requests_running"] == 0)
+        assert s.post(prompt="x", image=big, steps=1)[0] == 200
+
+
 def test_bad_requests_name_what_is_wrong():
     with Service() as s:
         for fields, code, param in [

@@ -15,7 +15,9 @@ static void put_one(struct taca_buf *b, enum wire_type type) {
     case WIRE_OPEN:
         m.tail = "a packed request";
         m.tail_len = 16;
-        m.u.seq.id = 7;
+        m.u.open.id = 7;
+        m.u.open.image_bytes = 300;
+        m.u.open.mask_bytes = 100;
         break;
     case WIRE_STEP:
         m.u.step.n = 3;
@@ -127,8 +129,18 @@ static void test_counts_codes_and_strings_are_checked(void) {
     m = (struct wire_msg){.type = WIRE_DECODE};
     m.u.decode.slot = -1;
     CHECK(refused(&m));
+    static const int64_t inputs[][3] = {/* pixels, mask, refused */
+                                        {0, 0, 0},  {300, 0, 0},          {300, 100, 0},
+                                        {0, 1, 1},  {300, 99, 1},         {301, 0, 1},
+                                        {-3, 0, 1}, {INT64_MAX - 1, 0, 1}};
+    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++) {
+        m = (struct wire_msg){.type = WIRE_OPEN};
+        m.u.open.image_bytes = inputs[i][0];
+        m.u.open.mask_bytes = inputs[i][1];
+        CHECK(refused(&m) == (inputs[i][2] == 1));
+    }
     m = (struct wire_msg){.type = WIRE_OPENED};
-    CHECK(refused(&m)); /* no steps */
+    CHECK(refused(&m)); /* no tokens */
     m.u.opened.err.code = 99;
     CHECK(refused(&m));
     m.u.opened.err.code = TACA_EINVAL;
