@@ -3,6 +3,7 @@ import { setKey, withKey } from "./access.js";
 import { asCurl, asPython } from "./code.js";
 import * as form from "./form.js";
 import { parametersOf } from "./png.js";
+import { take } from "./start.js";
 import { Refusal, generate, pictureBlob, refusalOf } from "./stream.js";
 import { Pane, copyFrom, historyItem } from "./view.js";
 
@@ -179,6 +180,19 @@ function sizeOf(url) {
   });
 }
 
+/** A dropped picture that says how it was made is made again; any other is where to start. */
+async function dropped(file) {
+  alertOf("");
+  const params = await file.arrayBuffer().then(parametersOf).catch(() => null);
+  if (params || $("start").hidden) return restore(file);
+  try {
+    await take("image", file);
+    return announce("A picture to start from");
+  } catch {
+    return alertOf(`Nothing taken: ${file.name} is no picture.`);
+  }
+}
+
 async function restore(file) {
   alertOf("");
   try {
@@ -215,7 +229,7 @@ function acceptDrops() {
     if (!hasFile(e)) return;
     e.preventDefault();
     set(0);
-    if (e.dataTransfer.files[0]) restore(e.dataTransfer.files[0]);
+    if (e.dataTransfer.files[0]) dropped(e.dataTransfer.files[0]);
   });
 }
 

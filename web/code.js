@@ -4,13 +4,20 @@ import { hasKey } from "./access.js";
 const url = () => new URL("v1/generate", document.baseURI).href;
 const fileName = (params) => `taca-${params.seed ?? "random"}.png`;
 
+/** Pictures are pasted as files of these names, not as their bytes. */
+const FILES = { image: "start.png", mask: "mask.png" };
+
 /** In single quotes for a POSIX shell. */
 const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 export function asCurl(params) {
+  const rest = Object.entries(params).filter(([name]) => !FILES[name]);
+  const files = Object.keys(FILES).filter((name) => params[name])
+    .map((name) => `,"${name}":"'"$(base64 <${FILES[name]} | tr -d '\\n')"'"`).join("");
+  const body = shell(JSON.stringify(Object.fromEntries(rest)));
   const key = hasKey() ? ' \\\n  -H "Authorization: Bearer $TACA_API_KEY"' : "";
   return `curl --no-progress-meter --fail-with-body ${shell(url())} \\
-  --json ${shell(JSON.stringify(params))} \\
+  --json ${files ? `${body.slice(0, -2)}${files}}'` : body} \\
   -H 'Accept: image/png' -o ${fileName(params)}${key}
 `;
 }
@@ -27,9 +34,10 @@ function python(value) {
 }
 
 export function asPython(params) {
-  const fields = Object.entries(params).map(([k, v]) => `    ${python(k)}: ${python(v)},\n`).join("");
+  const value = (k, v) => (FILES[k] ? `base64.b64encode(open("${FILES[k]}", "rb").read()).decode()` : python(v));
+  const fields = Object.entries(params).map(([k, v]) => `    ${python(k)}: ${value(k, v)},\n`).join("");
   const key = hasKey();
-  return `import json
+  return `${params.image ? "import base64\n" : ""}import json
 ${key ? "import os\n" : ""}import urllib.request
 
 request = {

@@ -1,6 +1,8 @@
 // form.js - the settings: limits and defaults from the server, values to and from a request, and
 // the place of each error.
 
+import * as start from "./start.js";
+
 const $ = (id) => document.getElementById(id);
 const TEXTS = ["prompt", "negative_prompt"];
 const NUMBERS = ["width", "height", "steps", "cfg_scale", "guidance_scale"];
@@ -9,9 +11,11 @@ const TACA = { taca_scale: "scale", taca_fraction: "fraction" };
 /** Which input shows an error about a parameter, where the names differ. */
 const PLACES = { size: "width", "taca.scale": "taca_scale", "taca.fraction": "taca_fraction" };
 /** Parts of a picture's settings that say nothing about a repetition. */
-const FORGET = ["model", "n", "output_format", "png_level", "metadata", "seed", "taca"];
+const FORGET = ["model", "n", "output_format", "png_level", "metadata", "seed", "taca", "image",
+  "mask", "strength"];
 
 let defaults = {};
+let sides = null; // {min, max, multiple}
 let extras = {}; // restored settings that have no input here
 let tacaWindow = null; // a restored window other than a fraction
 
@@ -33,6 +37,9 @@ export function setLimits(capabilities) {
   limit("width", p.width, multiple);
   limit("height", p.height, multiple);
   limit("steps", p.steps);
+  sides = { ...p.width, multiple };
+  $("start").hidden = !capabilities.images.image_to_image;
+  if (p.strength) limit("strength", p.strength, 0.05);
   limit("cfg_scale", p.cfg_scale, 0.1);
   $("guidance_field").hidden = !p.guidance_scale;
   if (p.guidance_scale) limit("guidance_scale", p.guidance_scale, 0.1);
@@ -41,7 +48,7 @@ export function setLimits(capabilities) {
   $("prompt").maxLength = p.prompt.max_bytes;
   $("negative_prompt").maxLength = p.negative_prompt.max_bytes;
   defaults = { taca: capabilities.taca.default };
-  for (const name of [...NUMBERS, ...CHOICES]) defaults[name] = p[name]?.default ?? null;
+  for (const name of [...NUMBERS, ...CHOICES, "strength"]) defaults[name] = p[name]?.default ?? null;
   for (const name of CHOICES)
     $(name).replaceChildren(...(p[name]?.values ?? []).map((value) => new Option(value)));
 }
@@ -55,6 +62,8 @@ function put(id, value) {
 export function reset() {
   for (const name of [...NUMBERS, ...CHOICES]) put(name, defaults[name]);
   for (const [id, member] of Object.entries(TACA)) put(id, defaults.taca[member]);
+  put("strength", defaults.strength);
+  start.set();
   put("negative_prompt", "");
   put("seed", "");
   $("taca_off").checked = true;
@@ -79,6 +88,8 @@ export function read() {
     if ($(name).value !== "" && !$(name).closest("[hidden]")) params[name] = Number($(name).value);
   for (const name of CHOICES)
     if ($(name).value !== defaults[name]) params[name] = $(name).value;
+  Object.assign(params, start.get());
+  if (params.image && $("strength").value !== "") params.strength = Number($("strength").value);
   const seed = $("seed").value.trim();
   if (seed !== "" && seed !== "-1") params.seed = /^\d+$/.test(seed) ? Number(seed) : seed;
   params.taca = $("taca_off").checked ? false : taca();
@@ -97,6 +108,8 @@ export function write(params) {
   for (const name of TEXTS) put(name, params[name]);
   for (const name of [...NUMBERS, ...CHOICES]) put(name, params[name] ?? defaults[name]);
   put("seed", params.seed);
+  put("strength", params.strength ?? defaults.strength);
+  start.set(params.image, params.mask);
   const { scale, fraction, ...otherWindow } = params.taca || {};
   $(params.taca ? "taca_on" : "taca_off").checked = true;
   put("taca_scale", scale ?? defaults.taca.scale);
@@ -139,7 +152,17 @@ export function rollSeed() {
   put("seed", crypto.getRandomValues(new Uint32Array(1))[0]);
 }
 
+/** The nearest size of this shape that may be asked for. */
+function takeSize(width, height) {
+  const factor = Math.min(1, sides.max / Math.max(width, height));
+  const near = (px) => Math.max(Math.ceil(sides.min / sides.multiple),
+    Math.round((px * factor) / sides.multiple)) * sides.multiple;
+  put("width", near(width));
+  put("height", near(height));
+}
+
 export function connect() {
+  start.connect(takeSize, (kind) => showError(kind, "This file is no picture."));
   for (const slider of document.querySelectorAll("[data-for]")) {
     const input = $(slider.dataset.for);
     slider.addEventListener("input", () => { input.value = slider.value; });

@@ -17,7 +17,8 @@ static void demand(bool ok, const char *what, const char *text) {
 static void check_error(const struct api_error *e, int rc) {
     struct taca_buf b;
     taca_buf_init(&b, 1 << 16);
-    demand(rc == e->status && (rc == 400 || rc == 404 || rc == 406 || rc == 413), "a client's error", e->code);
+    demand(rc == e->status && (rc == 400 || rc == 404 || rc == 406 || rc == 413),
+           "a client's error", e->code);
     demand(e->code[0] && e->message[0], "an error with words", e->message);
     api_error_json(&b, e);
     json_t *json = json_loadb(b.data, b.len, JSON_REJECT_DUPLICATES, NULL);

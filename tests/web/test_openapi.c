@@ -35,6 +35,11 @@ static json_t *fields_of(json_t *doc) {
     return json_object_get(json_object_get(schemas, "GenerateRequest"), "properties");
 }
 
+/* 64 x 64 black pixels: `strength` means something only beside a picture. */
+#define PICTURE                                                                                    \
+    "iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAA"                                             \
+    "D0lEQVR42mNgGAWjgHwAAAJAAAHgTR1EAAAAAElFTkSuQmCC"
+
 /* The parser's word on {"prompt":"x", <member>}: `member` is "name":value, or holds {"name":value}.
  */
 static int ask(const char *member, struct api_error *e) {
@@ -44,6 +49,10 @@ static int ask(const char *member, struct api_error *e) {
     taca_buf_init(&b, 1 << 17);
     taca_buf_printf(&b, strncmp(member, "\"prompt\"", 8) ? "{\"prompt\":\"x\",%s}" : "{%s}",
                     member);
+    if (strncmp(member, "\"strength\"", 10) == 0 && b.len > 0) {
+        b.len--;
+        taca_buf_puts(&b, ",\"image\":\"" PICTURE "\"}");
+    }
     int rc = api_request_parse(&r, b.data, b.len, &model, &limits, 5, e);
     if (!rc) api_request_finish(&r);
     taca_buf_finish(&b);

@@ -173,6 +173,50 @@ def a_dropped_picture_brings_its_settings_back(browser, service):
         made(page)
 
 
+def any_other_picture_becomes_the_one_to_start_from(browser, service):
+    _, _, png = service.request("/v1/generate", {"prompt": "green cones", "steps": 3, "seed": 1, "width": 96,
+                                                 "height": 64, "metadata": False}, {"Accept": "image/png"})
+    _, _, mask = service.request("/v1/generate", {"prompt": "a ball", "steps": 3, "seed": 2, "width": 96,
+                                                  "height": 64}, {"Accept": "image/png"})
+    with Page(browser, service, expect=("400 (Bad Request)",)) as page:
+        page.evaluate("""(text) => {
+            const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+            const files = new DataTransfer();
+            files.items.add(new File([bytes], "x.png", { type: "image/png" }));
+            document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: files, bubbles: true }));
+        }""", base64.b64encode(png).decode())
+        page.wait_for_selector("#image_view:visible")
+        assert (page.input_value("#width"), page.input_value("#height")) == ("96", "64")
+        page.set_input_files("#mask_file", {"name": "m.png", "mimeType": "image/png", "buffer": mask})
+        page.wait_for_selector("#mask_view:visible")
+        page.fill("#prompt", PROMPT)
+        page.fill("#steps", "8")
+        page.fill("#strength", "0.5")
+        page.fill("#seed", "4")
+        with page.expect_request(lambda r: r.method == "POST") as sent:
+            page.click("#generate")
+        body = sent.value.post_data_json
+        made(page)
+        assert base64.b64decode(body["image"].partition(",")[2]) == png and body["strength"] == 0.5
+        assert base64.b64decode(body["mask"].partition(",")[2]) == mask
+        with page.expect_download() as saved:
+            page.click("#panes a[download]")
+        with open(saved.value.path(), "rb") as f:
+            from_page = f.read()
+        status, _, alone = service.request("/v1/generate", {
+            "prompt": PROMPT, "steps": 8, "seed": 4, "strength": 0.5, "image": base64.b64encode(png).decode(),
+            "mask": base64.b64encode(mask).decode()}, {"Accept": "image/png"})
+        assert status == 200 and from_page == alone
+        page.set_input_files("#image_file", {"name": "x.png", "mimeType": "image/png", "buffer": b"no"})
+        page.wait_for_selector("#image_error")
+        page.click("#image_drop")
+        assert page.is_hidden("#mask_view") and page.is_hidden("#strength")
+        with page.expect_request(lambda r: r.method == "POST") as sent:
+            page.click("#generate")
+        assert not {"image", "mask", "strength"} & set(sent.value.post_data_json)
+        made(page)
+
+
 def what_is_no_picture_of_ours_is_told(browser, service):
     with Page(browser, service) as page:
         page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": b"no"})
@@ -247,10 +291,16 @@ def a_phone_of_360_px_never_scrolls_sideways(browser, service):
 
 
 def copied_commands_carry_the_request(browser, service):
+    folder = service.folder.name
+    _, _, png = service.request("/v1/generate", {"prompt": "a ball", "steps": 2}, {"Accept": "image/png"})
+    with open(os.path.join(folder, "start.png"), "wb") as f:
+        f.write(png)
     with Page(browser, service) as page:
         page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         page.fill("#prompt", "it's \"quoted\"\nand new")
         page.fill("#seed", "5")
+        page.set_input_files("#image_file", os.path.join(folder, "start.png"))
+        page.wait_for_selector("#image_view:visible")
         page.click("#form_curl")
         page.wait_for_function("() => document.getElementById('form_curl').textContent === 'Copied'")
         curl = page.evaluate("navigator.clipboard.readText()")
@@ -260,13 +310,13 @@ def copied_commands_carry_the_request(browser, service):
         script = page.evaluate("navigator.clipboard.readText()")
         assert page.evaluate("document.activeElement.id") == "form_python"
     compile(script, "copied", "exec")
-    folder = service.folder.name
+    assert "<start.png" in curl and len(curl) < 2000 and '"start.png"' in script
     for command in (["sh", "-c", curl], [sys.executable, "-c", script]):
         done = subprocess.run(command, cwd=folder, capture_output=True, timeout=60, check=False)
         assert done.returncode == 0, done
         name = os.path.join(folder, "taca-5.png")
         with open(name, "rb") as f:
-            assert f.read(4) == b"\x89PNG"
+            assert b"Denoising strength: 0.6" in f.read()
         os.unlink(name)
 
 
@@ -293,6 +343,7 @@ def a_service_with_keys_is_asked_for_one(browser, _):
 
 TESTS = [a_picture_comes_with_previews_and_progress, stop_ends_a_long_run_in_page_and_service,
          compare_makes_the_same_seed_with_and_without, a_dropped_picture_brings_its_settings_back,
+         any_other_picture_becomes_the_one_to_start_from,
          what_is_no_picture_of_ours_is_told, an_error_stands_at_its_field,
          the_keyboard_alone_is_enough, a_phone_of_360_px_never_scrolls_sideways,
          copied_commands_carry_the_request, a_service_with_keys_is_asked_for_one]
