@@ -34,6 +34,12 @@ enum taca_code api_png_read_mask(uint8_t **out, int *width_px, int *height_px, c
 /* Its brightness: 255 = white = repaint. mask may be img->rgb. */
 void api_mask_from_image(uint8_t *mask, const struct taca_image *img);
 
+/* Appends the UTF-8 text of the chunk that has this keyword (tEXt, zTXt, iTXt). TACA_EFORMAT for
+ * what is no PNG, TACA_ENOTFOUND when there is no such text before the end or where it is broken.
+ */
+enum taca_code api_png_text(struct taca_buf *out, const char *keyword, const void *bytes,
+                            size_t len, struct taca_err *err) TACA_MUST_USE;
+
 /* The "parameters" text of A1111 for one image of a request, and the JSON of our own "taca" chunk.
  */
 struct api_request;

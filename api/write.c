@@ -131,6 +131,10 @@ void api_put_params(struct taca_buf *out, const struct taca_gen_params *p,
     if (p->rng != TACA_NOISE_TORCH)
         taca_buf_printf(out, ",\"rng\":\"%s\"", taca_noise_names[p->rng]);
     put_slg(out, &p->slg);
+    if (p->image) {
+        taca_buf_puts(out, ",\"strength\":");
+        api_put_double(out, p->strength);
+    }
     if (p->clip_skip > 0) taca_buf_printf(out, ",\"clip_skip\":%d", p->clip_skip);
     if (p->max_sequence_length > 0)
         taca_buf_printf(out, ",\"max_sequence_length\":%d", p->max_sequence_length);

@@ -213,6 +213,45 @@ static void test_the_json_of_an_image_makes_it_again(void) {
     taca_buf_finish(&json);
 }
 
+/* Pictures of strangers: no prefix of a file and no flipped byte reads beyond it. */
+static void test_texts_are_read_back_from_whole_and_broken_files(void) {
+    static const struct api_png_text texts[] = {{"parameters", "gr\u00fcn\nSteps: 3"},
+                                                {"taca", "{\"prompt\":\"\u6771\"}"}};
+    struct taca_image img = picture(5, 4);
+    struct taca_buf png, text;
+    struct taca_err err = {0};
+    taca_buf_init(&png, 1 << 16);
+    taca_buf_init(&text, 1 << 16);
+    CHECK_INT(api_png_write(&png, &img, 3, texts, 2, NULL), TACA_OK);
+    for (int i = 0; i < 2; i++) {
+        taca_buf_reset(&text);
+        CHECK_INT(api_png_text(&text, texts[i].keyword, png.data, png.len, NULL), TACA_OK);
+        CHECK_STR(text.data, texts[i].text);
+    }
+    CHECK_INT(api_png_text(&text, "tac", png.data, png.len, &err), TACA_ENOTFOUND);
+    CHECK_STR(text.data, texts[1].text); /* nothing was added */
+    for (size_t len = 0; len < png.len; len++) {
+        char *cut = malloc(len ? len : 1); /* its end is watched by the sanitizer */
+        if (!cut) break;
+        memcpy(cut, png.data, len);
+        taca_buf_reset(&text);
+        enum taca_code rc = api_png_text(&text, "taca", cut, len, NULL);
+        CHECK(rc == TACA_OK ? text.len == strlen(texts[1].text)
+                            : rc == (len < 8 ? TACA_EFORMAT : TACA_ENOTFOUND) && !text.len);
+        free(cut);
+    }
+    for (size_t at = 8; at < 160; at++) { /* the checksum stops what the lengths do not */
+        png.data[at] ^= 0x55;
+        taca_buf_reset(&text);
+        enum taca_code rc = api_png_text(&text, "taca", png.data, png.len, NULL);
+        CHECK(rc == TACA_ENOTFOUND || strcmp(text.data, texts[1].text) == 0);
+        png.data[at] ^= 0x55;
+    }
+    taca_buf_finish(&png);
+    taca_buf_finish(&text);
+    free(img.rgb);
+}
+
 int main(void) {
     TEST(test_every_level_reads_back_and_is_the_same_twice);
     TEST(test_the_header_is_8_bit_rgb_and_there_is_no_time);
@@ -222,5 +261,6 @@ int main(void) {
     TEST(test_bad_arguments_are_named);
     TEST(test_the_parameters_text_is_what_viewers_parse);
     TEST(test_the_json_of_an_image_makes_it_again);
+    TEST(test_texts_are_read_back_from_whole_and_broken_files);
     return TEST_END();
 }
