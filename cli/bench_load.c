@@ -40,8 +40,7 @@ struct shot {
 };
 struct load {
     const struct load_opts *opts;
-    char host[256];
-    int port;
+    struct client_url url;
     struct size sizes[MAX_SIZES];
     int n_sizes;
     struct shot *shots;
@@ -55,23 +54,6 @@ static double random_unit(uint64_t *x) {
 }
 
 /* ---- what is asked --------------------------------------------------------------------------- */
-
-static enum taca_code parse_url(struct load *l, const char *url, struct taca_err *err) {
-    static const char scheme[] = "http://";
-    const char *at = strncmp(url, scheme, sizeof scheme - 1) == 0 ? url + sizeof scheme - 1 : url;
-    const char *colon = strrchr(at, ':');
-    size_t len = colon ? (size_t)(colon - at) : strcspn(at, "/");
-    char *end = NULL;
-    long port = colon ? strtol(colon + 1, &end, 10) : 80;
-    if (len == 0 || len >= sizeof l->host || port < 1 || port > 65535 ||
-        (end && *end && strcmp(end, "/") != 0))
-        return taca_fail_param(err, "server", "--server must be http://HOST:PORT, got %s", url);
-    if (*at == '[' && at[len - 1] == ']') at++, len -= 2; /* [::1] */
-    memcpy(l->host, at, len);
-    l->host[len] = 0;
-    l->port = (int)port;
-    return TACA_OK;
-}
 
 static enum taca_code parse_mix(struct load *l, const char *mix, struct taca_err *err) {
     double sum = 0;
@@ -109,8 +91,8 @@ static int ask(const struct load *l, int side_px, int number, double from_ms, do
              "{\"prompt\":\"a red cube, number %d\",\"seed\":%d,\"width\":%d,\"height\":%d%s}",
              number, number, side_px, side_px, steps);
     taca_buf_init(&body, 256 << 20);
-    const struct client_request r = {.host = l->host,
-                                     .port = l->port,
+    const struct client_request r = {.host = l->url.host,
+                                     .port = l->url.port,
                                      .method = "POST",
                                      .path = "/v1/generate",
                                      .headers = "Accept: image/png\r\n",
@@ -295,7 +277,7 @@ static enum taca_code print_report(const struct load *l, struct taca_err *err) {
 
 static enum taca_code bench_load(const struct load_opts *o, struct taca_err *err) {
     struct load l = {.opts = o};
-    enum taca_code rc = parse_url(&l, o->server, err);
+    enum taca_code rc = client_url_parse(&l.url, o->server, "server", err);
     if (!rc) rc = parse_mix(&l, o->mix, err);
     if (rc) return rc;
     l.shots = calloc((size_t)o->requests, sizeof *l.shots);

@@ -1,23 +1,16 @@
 /* healthcheck.c - asks a running service whether it is well: exit 0 or 1, for containers that have
  * no curl. By default the service that an environment like ours would have started. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
 #include "cli/client.h"
 #include "cli/flags.h"
 
-enum { TIMEOUT_MS = 3000, DEFAULT_PORT = 8080, MAX_HOST = 254, MAX_PATH = 1024 };
-
-struct target {
-    char host[MAX_HOST];
-    int port;
-    char path[MAX_PATH];
-};
+enum { TIMEOUT_MS = 3000, DEFAULT_PORT = 8080 };
 
 /* Where one listens is not always where one can be asked: a list, "any address". */
-static void set_host(struct target *t, const char *host) {
+static void set_host(struct client_url *t, const char *host) {
     size_t len = strcspn(host, ",");
     if (len > 1 && host[0] == '[' && host[len - 1] == ']') host++, len -= 2;
     snprintf(t->host, sizeof t->host, "%.*s", (int)len, host);
@@ -26,43 +19,8 @@ static void set_host(struct target *t, const char *host) {
     if (strcmp(t->host, "::") == 0) snprintf(t->host, sizeof t->host, "::1");
 }
 
-static bool read_port(const char *text, int *out) {
-    char *end = NULL;
-    long port = strtol(text, &end, 10);
-    if (end == text || *end || port < 1 || port > 65535) return false;
-    *out = (int)port;
-    return true;
-}
-
-/* http://host[:port][/path] */
-static enum taca_code parse_url(struct target *t, const char *url, struct taca_err *err) {
-    static const char scheme[] = "http://";
-    char host[MAX_HOST];
-    if (strncmp(url, scheme, sizeof scheme - 1) != 0)
-        return taca_fail_param(err, "url", "\"%.80s\" does not begin with http://", url);
-    const char *p = url + sizeof scheme - 1;
-    size_t len = *p == '[' ? strcspn(p, "]/") + 1 : strcspn(p, ":/?");
-    if (len < 2 - (*p != '[') || len >= sizeof host)
-        return taca_fail_param(err, "url", "\"%.80s\" has no host", url);
-    memcpy(host, p, len);
-    host[len] = 0;
-    p += len;
-    t->port = 80;
-    if (*p == ':') {
-        char digits[8];
-        size_t n = strcspn(++p, "/?");
-        snprintf(digits, sizeof digits, "%.*s", (int)(n < 7 ? n : 7), p);
-        if (!read_port(digits, &t->port))
-            return taca_fail_param(err, "url", "\"%.80s\" has no valid port", url);
-        p += n;
-    }
-    set_host(t, host);
-    if (*p) snprintf(t->path, sizeof t->path, "%s%s", *p == '/' ? "" : "/", p);
-    return TACA_OK;
-}
-
 /* 0 when it answers 200, else what is wrong on stderr. */
-static int ask(const struct target *t) {
+static int ask(const struct client_url *t) {
     struct taca_err err = {0};
     struct taca_buf body;
     int status = 0;
@@ -102,9 +60,13 @@ int cli_healthcheck(int argc, char **argv) {
         .n_flags = FLAGS_COUNT(flags)};
     enum flags_result parsed = flags_parse(&set, argc, argv);
     if (parsed != FLAGS_OK) return parsed == FLAGS_HELP ? EXIT_OK : EXIT_USAGE;
-    struct target t = {.port = port};
-    snprintf(t.path, sizeof t.path, "%s", ready ? "/readyz" : "/livez");
-    set_host(&t, host);
-    if (url && parse_url(&t, url, &err) != TACA_OK) return cli_fail("healthcheck", &err);
+    struct client_url asked = {.port = port};
+    if (url && client_url_parse(&asked, url, "url", &err)) return cli_fail("healthcheck", &err);
+    struct client_url t = {.port = asked.port};
+    set_host(&t, url ? asked.host : host);
+    snprintf(t.path, sizeof t.path, "%s",
+             asked.path[0] ? asked.path
+             : ready       ? "/readyz"
+                           : "/livez");
     return ask(&t);
 }

@@ -14,10 +14,10 @@ static const struct {
     int (*run)(int argc, char **argv);
     const char *about; /* NULL: hidden */
 } commands[] = {
-    {"bench", cli_bench, "time the model's default picture: engine, process, HTTP"},
-    {"generate", cli_generate, "make a picture from a prompt, here and now"},
+    {"bench", cli_bench, "time the model's default picture, or put a service under load"},
+    {"generate", cli_generate, "make a picture from a prompt, here or by a service"},
     {"healthcheck", cli_healthcheck, "ask a running service whether it is well"},
-    {"inspect", cli_inspect, "tell what a model directory holds"},
+    {"inspect", cli_inspect, "tell what a model holds, or how a picture was made"},
 #ifdef TACA_WITH_SERVER
     {"serve", cli_serve, "make pictures for others over HTTP"},
     {"worker", cli_worker, NULL},

@@ -1,35 +1,23 @@
 /* picture.c - see picture.h. */
 #include "cli/picture.h"
 
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "api/png.h"
 #include "base/buf.h"
+#include "cli/file.h"
 
 enum { LARGEST_FILE = 256 << 20 };
 
 static enum taca_code read_png(struct taca_image *out, const char *path, int max_side_px,
                                struct taca_err *err) {
     struct taca_buf bytes;
-    char part[64 << 10];
-    size_t n;
-    FILE *f = fopen(path, "rb");
-    if (!f) return taca_fail(err, TACA_ENOTFOUND, "%s: %s", path, strerror(errno));
-    taca_buf_init(&bytes, LARGEST_FILE);
-    while ((n = fread(part, 1, sizeof part, f)) > 0 && !bytes.failed) taca_buf_put(&bytes, part, n);
-    enum taca_code rc = TACA_OK;
     struct taca_err why = {0};
-    if (ferror(f))
-        rc = taca_fail(err, TACA_EIO, "%s: %s", path, strerror(errno));
-    else if (bytes.failed)
-        rc = taca_fail(err, TACA_EFORMAT, "%s: more than %d MiB", path, LARGEST_FILE >> 20);
-    else if ((rc = api_png_read(out, bytes.data, bytes.len, max_side_px, &why)))
+    taca_buf_init(&bytes, LARGEST_FILE);
+    enum taca_code rc = file_read(&bytes, path, err);
+    if (!rc && (rc = api_png_read(out, bytes.data, bytes.len, max_side_px, &why)))
         taca_fail(err, rc, "%s: %s", path, why.text);
     taca_buf_finish(&bytes);
-    fclose(f);
     return rc;
 }
 

@@ -50,7 +50,8 @@ class Service:
         port_file = os.path.join(self.dir.name, "port")
         self.log_path = os.path.join(self.dir.name, "log")
         self.log = open(self.log_path, "wb")
-        argv = [TACA, "serve", "--port", "0", "--port-file", port_file, "--admin-listen", "", *flags]
+        argv = [TACA, "serve", "--port", "0", "--port-file", port_file, "--admin-listen", "",
+                "--drain-grace", "0", *flags]  # no load balancer is waited for
         self.process = subprocess.Popen(argv, stderr=self.log, env={**os.environ, **(env or {})})
         self.port = None
         deadline = time.monotonic() + 60

@@ -1,0 +1,311 @@
+"""test_generate.py - `taca generate` through a service, and from pictures: the same bytes as by the engine in
+its own process, over a network that breaks, and what it says when something is wrong."""
+
+import hashlib
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import tempfile
+import time
+import zlib
+
+from e2e import ROOT, TACA, Service, check, equal, main, png_pixels
+from proxy import Proxy
+
+PROMPT = "a red cube to the left of a blue ball"
+SHORT = ("--steps", "3", "--size", "64x64")
+
+
+def run(*argv, env=None, folder=None):
+    p = subprocess.run([TACA, "generate", *argv], capture_output=True, check=False, cwd=folder, timeout=120,
+                       env={**os.environ, **(env or {})})
+    return p.returncode, p.stdout, p.stderr.decode()
+
+
+def picture(*argv, **how):
+    code, png, err = run(*argv, "-o", "-", **how)
+    equal((code, err), (0, ""), " ".join(argv))
+    return png
+
+
+def parameters(png):
+    return json.loads(png_pixels(png)[3]["taca"])
+
+
+def url(service):
+    return f"http://127.0.0.1:{service.port}"
+
+
+def on_a_terminal(*argv, then=None):
+    """What stderr shows when it is a terminal, and the exit code."""
+    main_end, end = pty.openpty()
+    p = subprocess.Popen([TACA, "generate", *argv], stderr=end, stdout=subprocess.DEVNULL)
+    os.close(end)
+    shown = b""
+    try:
+        while data := os.read(main_end, 65536):
+            shown += data
+            if then and then(shown):
+                p.send_signal(signal.SIGINT)
+                then = None
+    except OSError:  # its last end is closed
+        pass
+    os.close(main_end)
+    return p.wait(60), shown.decode()
+
+
+def test_a_service_makes_the_bytes_that_the_command_makes_itself():
+    with Service("--deterministic") as s:
+        for options in [
+            ("--seed", "7", *SHORT),
+            ("--seed", "7", "--taca", "--negative", "fog", "--cfg", "3.5", *SHORT),
+            ("--seed", str(2**53 - 1), "--taca-scale", "1.7", "--taca-steps", "2", "--sampler", "heun", *SHORT),
+            ("--seed", "5", "--taca-threshold", "900", "--schedule", "karras", "--shift", "2.5", *SHORT),
+            ("--seed", "5", "--slg-layers", "2,3", "--slg-stop", "0.9", "--rng", "philox", *SHORT),
+            ("--seed", "1", "--clip-skip", "1", "--png-level", "9", "--width", "80", "--steps", "2"),
+            ("--seed", "2", "--no-metadata", "--size", "100x70", "--round-size", "--steps", "2"),
+        ]:
+            here = picture(PROMPT, "--deterministic", *options)
+            there = picture(PROMPT, "--server", url(s), *options)
+            check(here == there, "the same bytes", " ".join(options))
+        with tempfile.TemporaryDirectory() as d:
+            image, mask = os.path.join(d, "image.png"), os.path.join(d, "mask.png")
+            for path, prompt in [(image, "a red cube"), (mask, "a white ball")]:
+                equal(run(prompt, "--seed", "1", "--size", "80x64", "--steps", "4", "-o", path)[0], 0, path)
+            start = ("a blue ball", "--seed", "3", "--steps", "5", "--image", image, "--mask", mask, "--strength", "0.7")
+            here, there = picture(*start, "--deterministic"), picture(*start, "--server", url(s))
+            check(here == there, "the same bytes from a picture")
+            kept = os.path.join(d, "kept.png")
+            with open(kept, "wb") as f:
+                f.write(here)
+            again = ("--from", kept, "--image", image, "--mask", mask)
+            check(picture(*again, "--deterministic") == here == picture(*again, "--server", url(s)), "and once more")
+            for name, how in [("here", ("--deterministic",)), ("there", ("-s", url(s)))]:
+                code, _, err = run("two cones", "-n", "3", "--seed", "4", *SHORT, *how, "-o", name + ".png", folder=d)
+                equal(code, 0, err)
+            for k in range(3):
+                here, there = (open(os.path.join(d, f"{name}-{k}.png"), "rb").read() for name in ("here", "there"))
+                check(here == there, f"picture {k} of 3")
+                equal(parameters(here)["seed"], 4 + k, "its seed")
+        equal(s.metric("taca_requests_total"), 10, "one job each")
+
+
+def test_a_picture_is_repeated_from_what_it_says_about_itself():
+    with Service() as s, tempfile.TemporaryDirectory() as d:
+        path = os.path.join(d, "x.png")
+        first = picture("two grün cones „東“", "--seed", "11", "--taca-scale", "1.4", "--taca-fraction",
+                        "0.5", "--sampler", "dpmpp_2m", "--negative", "fog", *SHORT)
+        with open(path, "wb") as f:
+            f.write(first)
+        check(picture("--from", path) == first, "here")
+        check(picture("--from", path, "--server", url(s)) == first, "there")
+        was = parameters(first)
+        for options, changed in [
+            (("a blue ball",), {"prompt": "a blue ball"}),
+            (("--seed", "12"), {"seed": 12}),
+            (("--width", "80"), {"width": 80}),
+            (("--taca-scale", "2"), {"taca": {"scale": 2, "fraction": 0.5}}),
+            (("--taca-steps", "1"), {"taca": {"scale": 1.4, "steps": [0, 1]}}),
+            (("--no-taca",), {"taca": False}),
+            (("--negative", "", "--steps", "2"), {"negative_prompt": None, "steps": 2}),
+        ]:
+            for how in [(), ("--server", url(s))]:
+                now = parameters(picture("--from", path, *options, *how))
+                equal(now, {k: v for k, v in {**was, **changed}.items() if v is not None}, f"{options} {how}")
+        equal(picture("--from", path, "--seed", "-1")[:4], b"\x89PNG", "another seed")
+        for flags, words in [((), "Seed: 11"), (("--json",), '"seed":11')]:
+            told = subprocess.run([TACA, "inspect", path, *flags], capture_output=True, check=True).stdout.decode()
+            check("two grün cones" in told and words in told, "inspect tells", told)
+
+
+def png_with(*chunks):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0))
+    return (b"\x89PNG\r\n\x1a\n" + head + b"".join(chunk(k, d) for k, d in chunks) +
+            chunk(b"IDAT", zlib.compress(bytes(4))) + chunk(b"IEND", b""))
+
+
+def test_what_cannot_be_repeated_is_refused_in_words():
+    with tempfile.TemporaryDirectory() as d:
+        asked = {"prompt": "x", "steps": 1, "width": 64, "height": 64, "seed": 1}
+        text = json.dumps(asked).encode()
+        for name, data, code, words in [
+            ("no.png", b"no", 1, "not a PNG file"),
+            ("plain.png", png_with(), 1, "was not made by taca"),
+            ("other.png", png_with((b"tEXt", b"parameters\0a cat\nSteps: 3")), 1, "another program's"),
+            ("torn.png", png_with((b"tEXt", b"taca\0{\"prompt\":")), 1, "are broken"),
+            ("list.png", png_with((b"tEXt", b"taca\0[1]")), 1, "no object"),
+            ("later.png", png_with((b"tEXt", b"taca\0" + text[:-1] + b",\"colour\":1}")), 2, '"colour"'),
+            ("from_image.png", png_with((b"tEXt", b"taca\0" + text[:-1] + b",\"strength\":0.5}")), 2, "--image"),
+            ("lora.png", png_with((b"tEXt", b"taca\0" + text[:-1] + b",\"loras\":[{\"id\":\"style\"}]}")), 2,
+             'adapter "style": give its file by --lora'),
+            ("text.png", png_with((b"tEXt", b"taca\0" + text)), 0, ""),
+            ("packed.png", png_with((b"zTXt", b"taca\0\0" + zlib.compress(text))), 0, ""),
+            ("utf8.png", png_with((b"iTXt", b"taca\0\1\0en\0taca\0" + zlib.compress(text))), 0, ""),
+        ]:
+            path = os.path.join(d, name)
+            with open(path, "wb") as f:
+                f.write(data)
+            got, _, err = run("--from", path, "-o", "-")
+            equal(got, code, name)
+            check(words in err, f"{name} says {words}", err)
+            check(not code or os.path.basename(path) in err or "colour" in words, f"{name} is named", err)
+
+
+def test_mistakes_are_told_as_if_they_were_ours():
+    with Service() as s:
+        there = ("--server", url(s))
+        for argv, code, words in [
+            (("x", "--steps", "150", *there), 2, "steps must be in 1..100, got 150"),
+            (("x", "--guidance", "3", *there), 2, "(--guidance)"),
+            (("x", "--size", "100x100", *there), 2, "multiple of 16"),
+            (("x", "--lora", "style", *there), 1, "this server has none (--lora)"),
+            (("x", "--model", "flux", *there), 1, 'this server has "demo" (--model)'),
+            (("x", "--server", "https://a"), 2, "http://"),
+            (("x", "--server", "http://127.0.0.1:0"), 2, "no valid port"),
+            (("x", "--server", "http://127.0.0.1:1"), 1, "refused"),
+            (("x", "-o", "/nowhere/x.png", *there), 1, "/nowhere/x.png"),
+            (("x", "--api-key", "a b", *there), 2, "printable"),
+            (("x", "--threads", "2", *there), 2, "--threads is for an engine here"),
+            (("x", "--patience", "2"), 2, "give --server"),
+            (("x", "--server", "unix:/nowhere/s"), 1, "/nowhere/s: No such file"),
+            ((*there,), 2, "PROMPT"),
+        ]:
+            got, _, err = run(*argv)
+            equal(got, code, " ".join(argv))
+            check(words in err, f"{argv} says {words}", err)
+            equal(len(err.strip().splitlines()), 1, f"{argv}: one line")
+        equal(s.metric("taca_requests_running"), 0, "nothing runs")
+
+
+def test_a_key_opens_a_service_that_wants_one():
+    with tempfile.NamedTemporaryFile("w", suffix=".keys") as keys:
+        keys.write("me:" + hashlib.sha256(b"my-key").hexdigest() + "\n")
+        keys.flush()
+        with Service("--api-key-file", keys.name) as s:
+            code, _, err = run("x", *SHORT, "-s", url(s), "-o", "-")
+            equal(code, 1, "without")
+            check("key" in err, "says so", err)
+            first = picture("x", "--seed", "1", *SHORT, "-s", url(s), "--api-key", "my-key")
+            check(picture("x", "--seed", "1", *SHORT, "-s", url(s), env={"TACA_API_KEY": "my-key"}) == first,
+                  "from the environment")
+
+
+def test_a_unix_socket_does_as_well():
+    with tempfile.TemporaryDirectory() as d:
+        path = os.path.join(d, "s")
+        with Service("--host", "localhost,unix:" + path) as s:
+            first = picture("x", "--seed", "1", *SHORT, "-s", url(s))
+            check(picture("x", "--seed", "1", *SHORT, "-s", "unix:" + path) == first, "the same bytes")
+            for argv in [("--url", "unix:" + path), ("--host", "unix:" + path)]:
+                p = subprocess.run([TACA, "healthcheck", *argv], capture_output=True, check=False)
+                equal(p.returncode, 0, f"healthcheck {argv} {p.stderr}")
+
+
+def test_a_terminal_shows_line_bar_and_picture():
+    with Service() as s, tempfile.TemporaryDirectory() as d:
+        for how in [(), ("--server", url(s))]:
+            out = os.path.join(d, "x.png")
+            code, shown = on_a_terminal(PROMPT, "--steps", "30", "--preview", "-o", out, *how)
+            equal(code, 0, shown[-200:])
+            check(re.search(r"\[#*\.+\] step \d+/30, \d+\.\d s left", shown), "a bar", shown[-200:])
+            check(shown.count("\u2580") >= 2 * 48 * 24, "two looks at the picture at least", str(shown.count("\u2580")))
+            check("x.png  128x128  seed" in shown.splitlines()[-1], "the last line", shown[-200:])
+            os.unlink(out)
+        check("in the queue, number 1" in shown or "about to start" in shown, "its place in line", shown[:200])
+        code, shown = on_a_terminal("x", *SHORT, "--quiet", "--preview", "-o", os.path.join(d, "q.png"))
+        equal((code, shown), (0, ""), "quiet")
+
+
+def test_ctrl_c_cancels_the_job_there():
+    with Service() as s, tempfile.TemporaryDirectory() as d:
+        out = os.path.join(d, "x.png")
+        code, shown = on_a_terminal(PROMPT, "--steps", "100", "--size", "512x512", "-s", url(s), "-o", out,
+                                    then=lambda text: b" step " in text)
+        equal(code, 3, "exit code")
+        check("cancelled" in shown, "says so", shown[-200:])
+        equal(os.listdir(d), [], "no file")
+        deadline = time.monotonic() + 20
+        while s.metric("taca_requests_running") and time.monotonic() < deadline:
+            time.sleep(0.02)
+        equal((s.metric("taca_requests_running"), s.metric("taca_cancelled_total")), (0, 1), "it was cancelled")
+
+
+def refusal(status, message, headers=""):
+    body = json.dumps({"error": {"message": message, "type": "x", "param": None, "code": "y"}})
+    return f"HTTP/1.1 {status}\r\n{headers}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+def test_a_full_service_is_asked_again_when_it_says():
+    full = refusal("429 Too Many Requests", "the queue is full", "Retry-After: 1\r\n")
+    with Service() as s:
+        want = picture(PROMPT, "--seed", "7", *SHORT)
+        with Proxy(s.port, lambda head, i: full if i < 2 else None) as p:
+            began = time.monotonic()
+            check(picture(PROMPT, "--seed", "7", *SHORT, "--server", p.url) == want, "the picture comes")
+            check(time.monotonic() - began > 1.9, "twice the second that was asked for")
+            check(all(h.startswith("PUT ") for h in p.heads[:3]), "the same question", str(p.heads))
+            equal(len({h.split()[1] for h in p.heads[:3]}), 1, "under the same name")
+        with Proxy(s.port, lambda head, i: full) as p:
+            code, _, err = run("x", "--server", p.url, "--patience", "0", "-o", "-")
+            equal((code, err), (1, "taca generate: the queue is full\n"), "without patience")
+            equal(len(p.heads), 1, "asked once")
+
+
+def test_a_broken_stream_goes_on_where_it_was():
+    long = ("--seed", "7", "--steps", "40", "--size", "256x256")
+    with Service() as s:
+        want = picture(PROMPT, *long)
+        before = s.metric("taca_requests_total")
+        # in the head, in the first frame, later; then perhaps the picture's own connection
+        cuts = {0: 30, 1: 500, 2: 1200, 3: 2000, 5: 2000}
+        with Proxy(s.port, lambda head, i: cuts.get(i)) as p:
+            check(picture(PROMPT, *long, "--server", p.url) == want, "the picture comes")
+            lines = [h.split("\r\n")[0].rsplit(" ", 1)[0] for h in p.heads]
+            check(lines[0].startswith("PUT ") and lines[1] == lines[0], "asked again while nothing is known", str(lines))
+            check(any(line.endswith("/events") for line in lines), "its events are asked for", str(lines))
+            ids = [int(m.group(1)) for h in p.heads if (m := re.search(r"Last-Event-ID: (\d+)", h))]
+            check(len(ids) >= 1 and ids == sorted(ids), "from where they were", str(ids))
+            check(sum(line.endswith("/images/0") for line in lines) >= 1, "the picture", str(lines))
+        equal(s.metric("taca_requests_total") - before, 1, "one picture was made")
+
+
+def test_a_service_that_comes_back_empty_is_asked_anew():
+    with Service() as s:
+        port, again = s.port, []
+
+        def plan(head, i):
+            if i == 1:  # the stream has broken, and the job is not known any more
+                again.append(head)
+                return refusal("404 Not Found", "there is no such job")
+            return 700 if i == 0 else None
+
+        with Proxy(port, plan) as p:
+            want = picture(PROMPT, "--seed", "7", "--steps", "9")
+            check(picture(PROMPT, "--seed", "7", "--steps", "9", "--server", p.url) == want, "the picture comes")
+            check("/events" in again[0], "it was asked for its events", again[0])
+            names = {h.split()[1].split("/")[3] for h in p.heads}
+            equal(len(names), 2, "a job of another name")
+
+
+if __name__ == "__main__":
+    assert os.path.isdir(ROOT)
+    main([
+        test_a_service_makes_the_bytes_that_the_command_makes_itself,
+        test_a_picture_is_repeated_from_what_it_says_about_itself,
+        test_what_cannot_be_repeated_is_refused_in_words,
+        test_mistakes_are_told_as_if_they_were_ours,
+        test_a_key_opens_a_service_that_wants_one,
+        test_a_unix_socket_does_as_well,
+        test_a_terminal_shows_line_bar_and_picture,
+        test_ctrl_c_cancels_the_job_there,
+        test_a_full_service_is_asked_again_when_it_says,
+        test_a_broken_stream_goes_on_where_it_was,
+        test_a_service_that_comes_back_empty_is_asked_anew,
+    ])
