@@ -19,6 +19,8 @@ void api_warnings_json(struct taca_buf *out, unsigned warnings) {
          "the CLIP encoder takes only the start of a prompt; T5 reads all of it"},
         {TACA_WARN_IMAGE_SCALED, "image_scaled",
          "the picture to start from had another size than the one to make, and was scaled"},
+        {TACA_WARN_PRIORITY_LOWERED, "priority_lowered",
+         "this API key does not have the priority that was asked for; it got its highest"},
     };
     const char *comma = "";
     taca_buf_puts(out, "[");

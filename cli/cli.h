@@ -10,6 +10,7 @@ int cli_bench(int argc, char **argv);
 int cli_generate(int argc, char **argv);
 int cli_healthcheck(int argc, char **argv);
 int cli_inspect(int argc, char **argv);
+int cli_key(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 int cli_tokenize(int argc, char **argv);
 int cli_verify(int argc, char **argv);

@@ -19,6 +19,7 @@ static const struct {
     {"healthcheck", cli_healthcheck, "ask a running service whether it is well"},
     {"inspect", cli_inspect, "tell what a model holds, or how a picture was made"},
 #ifdef TACA_WITH_SERVER
+    {"key", cli_key, "make an API key for `serve --api-key-file`"},
     {"serve", cli_serve, "make pictures for others over HTTP"},
     {"worker", cli_worker, NULL},
 #endif

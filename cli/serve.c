@@ -57,7 +57,7 @@ static void add_front(struct serve_table *t, struct serve_options *o) {
          .help = "listen beyond this machine though nobody has to log in", .live = true},
         {"ui", 0, FLAG_SWITCH, &f->ui, .env = "TACA_UI", .help = "the playground at /"},
         {"api-key-file", 0, FLAG_STRING, &f->api_key_file, .env = "TACA_API_KEY_FILE",
-         .arg = "FILE", .help = "lines name:sha256[:concurrency]; /v1/ then wants a key",
+         .arg = "FILE", .help = "what `taca key` makes, a line each; /v1/ then wants a key",
          .live = true},
         {"cors-origin", 0, FLAG_STRING, &f->cors_origin, .env = "TACA_CORS_ORIGIN", .arg = "LIST",
          .help = "origins whose pages may use this service, exact", .live = true},

@@ -202,7 +202,8 @@ enum taca_warning {
     TACA_WARN_NEGATIVE_IGNORED = 1 << 2, /* negative prompt given, cfg_scale <= 1 */
     TACA_WARN_CLIP_CUT =
         1 << 3, /* CLIP takes only the start of a prompt that T5 reads to its end */
-    TACA_WARN_IMAGE_SCALED = 1 << 4, /* the picture to start from had another size */
+    TACA_WARN_IMAGE_SCALED = 1 << 4,    /* the picture to start from had another size */
+    TACA_WARN_PRIORITY_LOWERED = 1 << 5 /* to what who asks may have */
 };
 
 #endif

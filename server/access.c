@@ -9,9 +9,8 @@
 #include <sys/stat.h>
 
 #include "base/log.h"
-#include "server/sha256.h"
 
-enum { MAX_ORIGINS = 64, MAX_KEY_BYTES = 512, MAX_LINE = 512 };
+enum { MAX_ORIGINS = 64, MAX_KEY_BYTES = 512, MAX_LINE = 1024 };
 
 struct key {
     struct access_client client;
@@ -75,44 +74,18 @@ void access_headers(const struct access *a, const char *origin, struct taca_buf 
 
 /* ---- keys ------------------------------------------------------------------------------------ */
 
-static int hex_digit(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
-static bool read_hash(uint8_t out[SHA256_BYTES], const char *s) {
-    for (int i = 0; i < SHA256_BYTES; i++) {
-        int high = hex_digit(s[2 * i]), low = high < 0 ? -1 : hex_digit(s[2 * i + 1]);
-        if (low < 0) return false;
-        out[i] = (uint8_t)(high << 4 | low);
-    }
-    return true;
-}
-
-/* name:sha256[:concurrency] */
-static bool read_key(struct key *k, const char *line) {
-    static const char ok[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-";
-    size_t name = strspn(line, ok);
-    *k = (struct key){0};
-    if (name < 1 || name > CLIENT_NAME_MAX || line[name] != ':') return false;
-    memcpy(k->client.name, line, name);
-    const char *s = line + name + 1;
-    if (!read_hash(k->hash, s)) return false;
-    s += 2 * SHA256_BYTES;
-    if (!*s) return true;
-    size_t digits = *s == ':' ? strspn(s + 1, "0123456789") : 0;
-    if (digits < 1 || digits > 6 || s[1 + digits]) return false;
-    k->client.concurrency = (int)strtol(s + 1, NULL, 10);
-    return true;
-}
-
 static enum taca_code add_key(struct access *a, const char *path, const char *line, int number,
                               struct taca_err *err) {
     struct key k;
-    if (!read_key(&k, line)) /* without the line: it may hold what somebody took for a hash */
-        return taca_fail_param(err, "api-key-file", "--api-key-file %s line %d: not name:sha256",
-                               path, number);
+    struct taca_err why = {0};
+    if (access_read_key(&k.client, k.hash, line, &why) != TACA_OK)
+        return taca_fail_param(err, "api-key-file", "--api-key-file %s line %d: %s", path, number,
+                               why.text);
+    for (int i = 0; i < a->n_keys; i++)
+        if (memcmp(a->keys[i].hash, k.hash, sizeof k.hash) == 0)
+            return taca_fail_param(err, "api-key-file",
+                                   "--api-key-file %s line %d: the key of another line again", path,
+                                   number);
     if (a->n_keys == ACCESS_MAX_KEYS)
         return taca_fail_param(err, "api-key-file", "--api-key-file %s: more than %d keys", path,
                                ACCESS_MAX_KEYS);
@@ -135,8 +108,14 @@ static enum taca_code read_keys(struct access *a, const char *path, struct taca_
     if (fstat(fileno(f), &st) == 0 && (st.st_mode & S_IROTH))
         taca_log(TACA_LOG_WARN, "%s can be read by everybody on this machine", path);
     for (int number = 1; rc == TACA_OK && fgets(line, sizeof line, f); number++) {
+        bool whole = strchr(line, '\n') || feof(f);
         line[strcspn(line, "\r\n")] = 0;
-        if (line[0] && line[0] != '#') rc = add_key(a, path, line, number, err);
+        if (!whole)
+            rc = taca_fail_param(err, "api-key-file",
+                                 "--api-key-file %s line %d: longer than %d bytes", path, number,
+                                 MAX_LINE - 2);
+        else if (line[0] && line[0] != '#')
+            rc = add_key(a, path, line, number, err);
     }
     fclose(f);
     if (rc == TACA_OK && a->n_keys == 0)

@@ -10,8 +10,14 @@
 #include "server/metrics.h"
 #include "server/routes.h"
 
-static void refuse(struct http_reply *out, const struct api_error *e) {
+static void count_rejected(const struct http_request *q) {
     metric_add(METRIC_REQUESTS, "rejected", 1);
+    metric_key(q->client.name, "rejected");
+}
+
+static void refuse(const struct http_request *q, struct http_reply *out,
+                   const struct api_error *e) {
+    count_rejected(q);
     reply_refuse(out, e);
 }
 
@@ -28,11 +34,11 @@ bool generate_early(const struct routes *r, const struct http_request *q, struct
     if (!is_json(q->content_type)) {
         api_fail(&e, 415, "unsupported_media_type", NULL,
                  "the body must be application/json, and Content-Type must say so");
-        refuse(out, &e);
+        refuse(q, out, &e);
         return true;
     }
     if (!refuse_unless_ready(r, out)) return false;
-    metric_add(METRIC_REQUESTS, "rejected", 1);
+    count_rejected(q);
     return true;
 }
 
@@ -129,18 +135,34 @@ static bool set_key(struct job *j, const char *key, bool openai, struct api_erro
     return true;
 }
 
+/* What the key says of a request that is fine by itself. */
+static bool may_use(struct job *j, const struct taca_model_info *model, struct api_error *e) {
+    const struct access_client *c = &j->client;
+    if (!access_allows_model(c, model->id)) {
+        api_fail(e, 403, "forbidden", "model", "this API key is not for model \"%s\"", model->id);
+        return false;
+    }
+    if (c->limits_priority && j->request.priority > c->max_priority) {
+        j->request.priority = c->max_priority;
+        j->request.warnings |= TACA_WARN_PRIORITY_LOWERED;
+    }
+    return true;
+}
+
 static bool parse_body(struct job *j, const struct routes *r, const struct http_request *q,
                        bool openai, struct api_error *e) {
     uint64_t seed;
     struct api_request parsed = {0};
+    struct api_limits limits = r->limits;
+    access_narrow(&q->client, &limits);
     if (!random_seed(&seed)) {
         api_fail(e, 500, "internal", NULL, "no random numbers");
         return false;
     }
     int rc = (openai ? api_request_parse_openai : api_request_parse)(
-        &parsed, q->body, q->body_len, &r->hooks.status->model, &r->limits, seed, e);
+        &parsed, q->body, q->body_len, &r->hooks.status->model, &limits, seed, e);
     if (!rc) j->request = parsed;
-    return rc == 0;
+    return rc == 0 && may_use(j, &r->hooks.status->model, e);
 }
 
 static bool fill_job(struct job *j, const struct routes *r, const struct http_request *q,
@@ -178,7 +200,7 @@ static void make_job(const struct routes *r, const struct http_request *q, const
     if (generate_early(r, q, out)) return;
     struct job *j = job_open();
     if (!j) {
-        metric_add(METRIC_REQUESTS, "rejected", 1);
+        count_rejected(q);
         reply_no_memory(out);
         return;
     }
@@ -189,7 +211,7 @@ static void make_job(const struct routes *r, const struct http_request *q, const
     if (!fill_job(j, r, q, openai, out, &e)) {
         job_close(j);
         taca_buf_reset(&out->headers);
-        refuse(out, &e);
+        refuse(q, out, &e);
         return;
     }
     /* once submitted the job may be finished and freed at any moment */
@@ -202,7 +224,7 @@ static void make_job(const struct routes *r, const struct http_request *q, const
     }
     stream_unref(stream);
     job_close(j);
-    metric_add(METRIC_REQUESTS, "rejected", 1);
+    count_rejected(q);
     refuse_closing(out);
 }
 

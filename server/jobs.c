@@ -25,6 +25,8 @@ enum taca_code jobs_open(struct jobs **out, const struct jobs_opts *opts,
         return taca_fail(err, TACA_ENOMEM, "opening the scheduler");
     js->sched.fair.quantum_ms = opts->fair_quantum_ms;
     metric_set(METRIC_CAPACITY, opts->limits.queue);
+    js->quota = quota_open();
+    if (!js->quota) return taca_fail(err, TACA_ENOMEM, "opening the job table");
     return store_open(&js->store, (int64_t)opts->job_ttl_ms * 1000, opts->stored_bytes, err);
 }
 
@@ -48,6 +50,7 @@ void jobs_close(struct jobs *js) {
         jobs_free_dropped(job);
     }
     store_close(js->store);
+    quota_close(js->quota);
     free(js->seqs);
     free(js->refs);
     free(js->start_ms);
@@ -79,8 +82,11 @@ static bool admit(struct jobs *js, struct job *job) {
     if (has_room(js, job) && sched_admit(&js->opts.limits, queued, backlog_ms,
                                          jobs_isolated_ms(js, job), random, &retry_after_s))
         return true;
-    tell_full(job, retry_after_s, queued < 0 ? 0 : queued);
-    metric_add(METRIC_REJECTED, "queue_full", 1);
+    struct api_error e = {.retry_after_s = retry_after_s};
+    queued = queued < 0 ? 0 : queued;
+    api_fail(&e, 429, "queue_full", "", "%d requests are waiting already; try again in %d s",
+             queued, retry_after_s);
+    tell_busy(js, job, &e, queued);
     return false;
 }
 
@@ -95,15 +101,11 @@ static void append(struct jobs *js, struct job *job) {
 void jobs_add(struct jobs *js, struct job *job) {
     job->state = JOB_QUEUED;
     job->warnings = job->request.warnings;
-    if (jobs_join(js, job) || jobs_refuse_crowd(js, job)) return;
+    if (jobs_join(js, job) || jobs_refuse_client(js, job)) return;
     job->flow = jobs_key(job->client.name[0] ? job->client.name : job->request.user);
     bool memory = jobs_line_up(js);
-    if (memory && !admit(js, job)) {
-        metric_add(METRIC_REQUESTS, "rejected", 1);
-        tell_log(js, job, 429, "queue_full");
-        job_close(job);
-        return;
-    }
+    if (memory && !admit(js, job)) return;
+    jobs_charge(js, job);
     job->images = calloc((size_t)job->request.n, sizeof *job->images);
     append(js, job);
     store_add(js->store, job);
@@ -161,7 +163,7 @@ void jobs_finish(struct jobs *js, struct job *job, const char *outcome, int stat
     job->completed_s = time(NULL);
     job->final_event = job_next_event(job);
     job->timings.total_ms = jobs_since_ms(job->received_us);
-    metric_add(METRIC_REQUESTS, outcome, 1);
+    jobs_count(job, outcome);
     metric_observe_sized(METRIC_REQUEST_DURATION, jobs_pixels(job), job->timings.total_ms / 1000);
     if (status == 200 && job->eta_us > 0)
         metric_observe(METRIC_ETA_ERROR, (double)(job->eta_us - taca_now_us()) / 1e6);

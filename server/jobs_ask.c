@@ -46,23 +46,7 @@ bool jobs_join(struct jobs *js, struct job *job) {
                  "this Idempotency-Key came with another body before");
     refuse(r, job->id, "conflict", &e);
     reader_close(r);
-    metric_add(METRIC_REQUESTS, "rejected", 1);
-    job_close(job);
-    return true;
-}
-
-/* One client must not take the whole line. */
-bool jobs_refuse_crowd(struct jobs *js, struct job *job) {
-    struct api_error e = {.retry_after_s = 1};
-    int open = 0, limit = job->client.concurrency;
-    for (const struct job *j = js->first; limit && j; j = j->next)
-        open += is_own(&j->client, &job->client);
-    if (open < limit || !limit) return false;
-    api_fail(&e, 429, "key_concurrency", "",
-             "%d requests of this API key are not finished; it may have %d", open, limit);
-    refuse(job->readers, job->id, e.code, &e);
-    metric_add(METRIC_REQUESTS, "rejected", 1);
-    tell_log(js, job, 429, e.code);
+    jobs_count(job, "rejected");
     job_close(job);
     return true;
 }

@@ -1,10 +1,12 @@
 /* jobs_internal.h - what the files behind jobs.h share: the table itself (jobs.c), the line of what
  * waits for the worker (jobs_line.c), the worker's answers (jobs_steps.c), who reads what
- * (jobs_readers.c), what clients are told (jobs_reply.c) and what they ask (jobs_ask.c). */
+ * (jobs_readers.c), what clients are told (jobs_reply.c), what they ask (jobs_ask.c) and what their
+ * keys allow (jobs_quota.c). */
 #ifndef TACA_SERVER_JOBS_INTERNAL_H
 #define TACA_SERVER_JOBS_INTERNAL_H
 
 #include "server/jobs.h"
+#include "server/quota.h"
 #include "server/store.h"
 
 enum image_stage { IMAGE_WAITING, IMAGE_OPEN, IMAGE_FINISHED, IMAGE_ENCODING, IMAGE_DONE };
@@ -49,6 +51,7 @@ struct jobs {
     bool slot_used[POOL_SLOTS];
     struct sched sched;
     int64_t steps; /* so far */
+    struct quota *quota;
 
     /* every image that still needs the worker, in the order of service: seqs[i] describes
      * refs[seqs[i].id] */
@@ -98,8 +101,13 @@ bool readers_watch(const struct job *job); /* somebody follows the events */
 /* ---- jobs_ask.c */
 /* True when the request is one that is known, or contradicts one: the job is then used up. */
 bool jobs_join(struct jobs *js, struct job *job);
-/* True when its client has as many as it may have: the job is then used up. */
-bool jobs_refuse_crowd(struct jobs *js, struct job *job);
+
+/* ---- jobs_quota.c */
+/* True when its client has as many as it may have, or asks too fast: the job is then used up. */
+bool jobs_refuse_client(struct jobs *js, struct job *job);
+void jobs_charge(struct jobs *js, const struct job *job); /* it was taken */
+/* How it ended, as in METRIC_REQUESTS. */
+void jobs_count(const struct job *job, const char *outcome);
 
 /* ---- jobs_steps.c */
 void jobs_rewind(struct job_image *im); /* back to step 0, when the worker has nothing of it */
@@ -121,7 +129,8 @@ void tell_ticket(struct jobs *js, struct job *job, struct reader *r);
 void tell_status(struct jobs *js, struct job *job, struct reader *r, int status);
 void tell_image(const struct jobs *js, struct job *job, struct reader *r);
 void tell_json(struct job *job, struct reader *r, struct taca_buf *body); /* moved */
-void tell_full(struct job *job, int retry_after_s, int queued);
+/* 429, with e->retry_after_s; `queued` jobs wait. The job is used up. */
+void tell_busy(struct jobs *js, struct job *job, const struct api_error *e, int queued);
 void tell_log(const struct jobs *js, const struct job *job, int status, const char *error_code);
 
 #endif

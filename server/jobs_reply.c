@@ -271,21 +271,22 @@ void tell_ticket(struct jobs *js, struct job *job, struct reader *r) {
     taca_buf_finish(&body);
 }
 
-void tell_full(struct job *job, int retry_after_s, int queued) {
+void tell_busy(struct jobs *js, struct job *job, const struct api_error *e, int queued) {
     char seconds[16], ms[16], depth[16];
-    struct api_error e = {0};
     struct taca_buf body;
-    api_fail(&e, 429, "queue_full", "", "%d requests are waiting already; try again in %d s",
-             queued, retry_after_s);
-    snprintf(seconds, sizeof seconds, "%d", retry_after_s);
-    snprintf(ms, sizeof ms, "%d000", retry_after_s);
+    snprintf(seconds, sizeof seconds, "%d", e->retry_after_s);
+    snprintf(ms, sizeof ms, "%d000", e->retry_after_s);
     snprintf(depth, sizeof depth, "%d", queued);
     const char *const headers[] = {"Retry-After", seconds, "retry-after-ms", ms, "X-Queue-Depth",
                                    depth,         NULL};
     taca_buf_init(&body, SMALL_FRAME);
-    api_error_json(&body, &e);
+    api_error_json(&body, e);
     stream_reply(job->readers->stream, 429, "application/json", headers, &body);
     taca_buf_finish(&body);
+    metric_add(METRIC_REJECTED, e->code, 1);
+    jobs_count(job, "rejected");
+    tell_log(js, job, 429, e->code);
+    job_close(job);
 }
 
 /* ---- the log --------------------------------------------------------------------------------- */

@@ -35,6 +35,8 @@ static const char *const rejections[] = {"queue_full",
                                          "out_of_memory",
                                          "conflict",
                                          "key_concurrency",
+                                         "rate_limited",
+                                         "forbidden",
                                          "invalid_api_key",
                                          "expired",
                                          "other",
@@ -260,6 +262,7 @@ void metrics_render(struct taca_buf *out) {
     for (int i = 0; i < N_COUNTERS; i++) render_counter(out, i);
     for (int i = 0; i < N_GAUGES; i++) render_gauge(out, i);
     for (int i = 0; i < N_HISTOGRAMS; i++) render_histogram(out, i);
+    metrics_render_keys(out);
     metrics_render_http(out);
     metrics_head(out, "taca_log_dropped_total", "Log records lost to a full pipe.", "counter");
     taca_buf_printf(out, "taca_log_dropped_total %llu\n", (unsigned long long)taca_log_dropped());

@@ -62,6 +62,10 @@ void metric_observe(enum metric_histogram h, double v);
 void metric_observe_sized(enum metric_histogram h, double pixels, double v);
 /* taca_http_requests_total{route,method,code} and its duration. `route` is a constant pattern. */
 void metric_http(const char *route, const char *method, int code, double seconds);
+/* taca_key_requests_total{key,outcome} and taca_key_pixel_steps_total{key}; name "" = nobody's. The
+ * first names have rows of their own, all later ones share "other". */
+void metric_key(const char *name, const char *outcome);
+void metric_key_work(const char *name, double pixel_steps);
 void metrics_set_model(const char *model); /* once, before READY */
 /* Prometheus text format 0.0.4. */
 void metrics_render(struct taca_buf *out);

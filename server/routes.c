@@ -94,10 +94,11 @@ static void loras(const struct routes *r, const struct http_request *q, struct h
 
 static void capabilities(const struct routes *r, const struct http_request *q,
                          struct http_reply *out) {
-    (void)q;
     if (!has_model(r, out)) return;
     reply_json(out, 200);
-    api_capabilities_json(&out->body, &r->hooks.status->model, &r->limits);
+    struct api_limits own = r->limits;
+    access_narrow(&q->client, &own);
+    api_capabilities_json(&out->body, &r->hooks.status->model, &own);
 }
 
 static void metrics(const struct routes *r, const struct http_request *q, struct http_reply *out) {

@@ -128,7 +128,77 @@ def test_a_file_of_keys_that_is_not_one_is_refused():
         message = refused("--api-key-file", path)
         assert "--api-key-file" in message and good[4:20] not in message, (text, message)
         os.unlink(path)
+    for text, word in ((good + "\n" + line("bob", "1"), "line 2: the key of another line"),
+                       (good + "\n" + "#" + "x" * 1100, "line 2: longer than"),
+                       ("# a\n" + good + ":max-step=1", "line 2: a limit that is not known, did you "
+                                                        "mean max-steps?")):
+        path = key_file(text)
+        assert word in refused("--api-key-file", path), text
+        os.unlink(path)
     assert "No such file" in refused("--api-key-file", "/nonexistent/keys")
+
+
+def test_a_key_narrows_what_a_request_may_ask_for():
+    path = key_file(line("ann", "1", "max-pixels=16384,max-side=128,max-steps=5,max-n=2"),
+                    line("bob", "2", "models=other|another"), line("eve", "3", "models=a|fake"),
+                    line("low", "4", "max-priority=-1"))
+    with Service("--api-key-file", path) as s:
+        for fields, param in (({"steps": 6}, "steps"), ({"n": 3}, "n"), ({"width": 144}, "width"),
+                              ({"width": 128, "height": 144}, "height")):
+            status, _, body = post(s, "1", **dict({"width": 64, "height": 64}, **fields))
+            e = error_of(body)
+            assert status == 400 and e["param"] == param, e
+            assert post(s, "3", **dict({"width": 64, "height": 64}, **fields))[0] == 200
+        mine = json.loads(s.request("GET", "/v1/capabilities", None, as_("1"))[2])["limits"]
+        all_ = json.loads(s.request("GET", "/v1/capabilities", None, as_("3"))[2])["limits"]
+        assert (mine["max_steps"], mine["max_n"]) == (5, 2) and all_["max_steps"] == 100
+        status, _, body = post(s, "2", steps=1)
+        e = error_of(body)
+        assert (status, e["code"], e["param"], e["type"]) == (403, "forbidden", "model",
+                                                             "invalid_request_error"), e
+        for priority, want in ((0, ["priority_lowered"]), (10, ["priority_lowered"]), (-1, []),
+                               (-5, [])):
+            status, _, body = post(s, "4", steps=1, priority=priority)
+            assert status == 200
+            assert [w["code"] for w in json.loads(body)["warnings"]] == want, body[-300:]
+        m = s.metrics()
+        assert m['taca_rejected_total{reason="forbidden"}'] == 1
+        assert m['taca_key_requests_total{key="ann",outcome="rejected"}'] == 4
+        assert m['taca_key_requests_total{key="bob",outcome="rejected"}'] == 1
+        assert m['taca_key_requests_total{key="eve",outcome="ok"}'] == 4
+        assert m['taca_key_pixel_steps_total{key="low"}'] == 4 * 128 * 128
+    os.unlink(path)
+
+
+def test_a_key_asks_no_faster_than_it_may():
+    path = key_file(line("ann", "1", "requests-per-minute=3"),
+                    line("bob", "2", "pixel-steps-per-minute=100000"), line("eve", "3"))
+    with Service("--api-key-file", path) as s:
+        again = {"Idempotency-Key": "k"}
+        assert post(s, "1", again, steps=1)[0] == 200
+        assert post(s, "1", steps=0)[0] == 400  # costs nothing, as does the same one again
+        assert post(s, "1", again, steps=1)[1]["idempotent-replayed"] == "true"
+        assert [post(s, "1", steps=1)[0] for _ in range(2)] == [200, 200]
+        status, headers, body = post(s, "1", {"Accept": "text/event-stream"}, steps=1)
+        e = error_of(body)
+        assert (status, e["code"], e["type"]) == (429, "rate_limited", "rate_limit_error"), e
+        assert "3 requests a minute" in e["message"] and headers["x-queue-depth"] == "0"
+        assert 1 <= int(headers["retry-after"]) <= 20
+        assert headers["retry-after-ms"] == headers["retry-after"] + "000"
+        assert post(s, "1", again, steps=1)[0] == 200
+        # 128 x 128 x 10 leaves a debt of 63840: 38.3 s
+        assert post(s, "2", steps=10, width=128, height=128)[0] == 200
+        status, headers, body = post(s, "2", steps=1)
+        assert status == 429 and "pixel steps" in error_of(body)["message"], body
+        assert 35 <= int(headers["retry-after"]) <= 39, headers
+        assert all(post(s, "3", steps=1)[0] == 200 for _ in range(5))
+        m = s.metrics()
+        assert m['taca_rejected_total{reason="rate_limited"}'] == 2
+        assert m['taca_key_requests_total{key="ann",outcome="ok"}'] == 3
+        assert m['taca_key_requests_total{key="ann",outcome="rejected"}'] == 2
+        record = s.wait_for(lambda r: r.get("error") == "rate_limited")
+        assert record["key"] == "ann" and record["code"] == 429
+    os.unlink(path)
 
 
 # ---- other origins -----------------------------------------------------------------------------
