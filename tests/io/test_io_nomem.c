@@ -1,59 +1,13 @@
-/* test_io_nomem.c - every open with the n-th allocation failing, for n = 1, 2, ... until it
- * succeeds: each failure must be a clean TACA_ENOMEM that leaves no block behind, and success means
- * that nothing failed. The linker sends malloc and its kin in our objects to the functions below
- * (--wrap); jansson gets there through the allocator that engine/io installs. */
+/* test_io_nomem.c - every open of engine/io with each of its allocations failing in turn. */
 #include "engine/io/checkpoint.h"
 #include "engine/io/gguf.h"
 #include "engine/io/model_dir.h"
 #include "engine/io/safetensors.h"
 #include "tests/io/gguf_make.h"
 #include "tests/io/lora_file.h"
-#include "tests/test.h"
+#include "tests/nomem.h"
 
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *p, size_t size);
-void __real_free(void *p);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *p, size_t size);
-char *__wrap_strdup(const char *s);
-void __wrap_free(void *p);
-
-static long countdown; /* allocations until one fails; 0 = none does */
-static long blocks;    /* that live */
-
-static bool fails(void) { return countdown > 0 && --countdown == 0; }
-
-void *__wrap_malloc(size_t size) {
-    void *p = fails() ? NULL : __real_malloc(size);
-    blocks += p != NULL;
-    return p;
-}
-void *__wrap_calloc(size_t n, size_t size) {
-    void *p = fails() ? NULL : __real_calloc(n, size);
-    blocks += p != NULL;
-    return p;
-}
-void *__wrap_realloc(void *old, size_t size) {
-    void *p = fails() ? NULL : __real_realloc(old, size);
-    blocks += p && !old;
-    return p;
-}
-char *__wrap_strdup(const char *s) {
-    size_t size = strlen(s) + 1;
-    char *p = __wrap_malloc(size);
-    return p ? memcpy(p, s, size) : NULL;
-}
-void __wrap_free(void *p) {
-    blocks -= p != NULL;
-    __real_free(p);
-}
-
-/* Opens and closes; what it opened is the caller's knowledge. */
-typedef enum taca_code opener(const char *path, struct taca_err *err);
-
-static enum taca_code open_safetensors(const char *path, struct taca_err *err) {
+static enum taca_code open_safetensors(void *path, struct taca_err *err) {
     struct taca_safetensors *st = NULL;
     enum taca_code rc = taca_safetensors_open(&st, path, err);
     CHECK((rc == TACA_OK) == (st != NULL));
@@ -61,7 +15,7 @@ static enum taca_code open_safetensors(const char *path, struct taca_err *err) {
     return rc;
 }
 
-static enum taca_code open_ckpt(const char *path, struct taca_err *err) {
+static enum taca_code open_ckpt(void *path, struct taca_err *err) {
     struct taca_ckpt *c = NULL;
     enum taca_code rc = taca_ckpt_open(&c, path, err);
     CHECK((rc == TACA_OK) == (c != NULL));
@@ -69,7 +23,7 @@ static enum taca_code open_ckpt(const char *path, struct taca_err *err) {
     return rc;
 }
 
-static enum taca_code open_model_dir(const char *path, struct taca_err *err) {
+static enum taca_code open_model_dir(void *path, struct taca_err *err) {
     struct taca_model_dir d = {0};
     enum taca_code rc = taca_model_dir_open(&d, path, err);
     CHECK((rc == TACA_OK) == (d.path != NULL));
@@ -77,7 +31,7 @@ static enum taca_code open_model_dir(const char *path, struct taca_err *err) {
     return rc;
 }
 
-static enum taca_code open_gguf(const char *path, struct taca_err *err) {
+static enum taca_code open_gguf(void *path, struct taca_err *err) {
     struct taca_gguf *g = NULL;
     enum taca_code rc = taca_gguf_open(&g, path, err);
     CHECK((rc == TACA_OK) == (g != NULL));
@@ -86,7 +40,7 @@ static enum taca_code open_gguf(const char *path, struct taca_err *err) {
 }
 
 /* Opens the transformer in it and asks for a quantised or rearranged tensor. */
-static enum taca_code open_part(const char *path, struct taca_err *err) {
+static enum taca_code open_part(void *path, struct taca_err *err) {
     struct taca_ckpt *c = NULL;
     struct taca_tensor t;
     enum taca_code rc = taca_ckpt_open_kind(&c, path, TACA_DIT, err);
@@ -96,7 +50,7 @@ static enum taca_code open_part(const char *path, struct taca_err *err) {
     return rc;
 }
 
-static enum taca_code open_single(const char *path, struct taca_err *err) {
+static enum taca_code open_single(void *path, struct taca_err *err) {
     const struct taca_model_paths paths = {.model = path, .partial = true};
     struct taca_model_dir d = {0};
     enum taca_code rc = taca_model_open(&d, &paths, err);
@@ -113,14 +67,14 @@ static enum taca_code read_lora(const char *path, const struct taca_lora_model *
     taca_lora_file_finish(&f);
     return rc;
 }
-static enum taca_code read_flux_lora(const char *path, struct taca_err *err) {
+static enum taca_code read_flux_lora(void *path, struct taca_err *err) {
     return read_lora(path, &flux, err);
 }
-static enum taca_code read_sd3_lora(const char *path, struct taca_err *err) {
+static enum taca_code read_sd3_lora(void *path, struct taca_err *err) {
     return read_lora(path, &sd3, err);
 }
 
-static enum taca_code write_one(const char *path, struct taca_err *err) {
+static enum taca_code write_one(void *path, struct taca_err *err) {
     static const float x[2] = {1, 2};
     const struct taca_tensor t = {"a", x, TACA_F32, 1, {2}};
     unlink(path);
@@ -129,23 +83,9 @@ static enum taca_code write_one(const char *path, struct taca_err *err) {
     return rc;
 }
 
-static void sweep(const char *what, opener *fn, const char *path) {
-    enum taca_code rc = TACA_ENOMEM;
-    long n = 0, before = blocks;
-    while (rc == TACA_ENOMEM && n < 100000) {
-        struct taca_err err = {0};
-        countdown = ++n;
-        rc = fn(path, &err);
-        bool none_failed = countdown > 0;
-        countdown = 0;
-        bool expected = rc == TACA_ENOMEM ? err.text[0] != 0 : rc == TACA_OK && none_failed;
-        if (CHECK(expected && blocks == before)) continue;
-        printf("    %s, allocation %ld: %s %s, %ld blocks left\n", what, n, taca_code_name(rc),
-               err.text, blocks - before);
-        return;
-    }
-    printf("    %-14s survived %ld failures\n", what, n - 1);
-    CHECK(n > 2);
+static void sweep(const char *what, enum taca_code (*fn)(void *path, struct taca_err *err),
+                  const char *path) {
+    nomem_sweep(what, fn, (void *)(uintptr_t)path, 1);
 }
 
 static void test_safetensors_open_survives_every_failed_allocation(void) {

@@ -1,54 +1,11 @@
-/* test_text_nomem.c - tokenizer, encoders and prompts with the n-th allocation failing: each
- * failure must be a clean TACA_ENOMEM, and what was opened before must go on working. Leaks are the
- * sanitizer's to find. The linker sends malloc and its kin in our objects to the functions below
- * (--wrap); jansson gets there through the allocator that engine/io installs. */
+/* test_text_nomem.c - tokenizer, encoders and prompts with their allocations failing in turn; what
+ * was opened before must go on working. */
 #include <unistd.h>
 
 #include "engine/text/text.h"
 #include "engine/text/tok_bpe.h"
 #include "engine/text/tok_t5.h"
-#include "tests/test.h"
-
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *p, size_t size);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *p, size_t size);
-char *__wrap_strdup(const char *s);
-
-static long countdown; /* allocations until one fails; 0 = none does */
-
-static bool fails(void) { return countdown > 0 && --countdown == 0; }
-
-void *__wrap_malloc(size_t size) { return fails() ? NULL : __real_malloc(size); }
-void *__wrap_calloc(size_t n, size_t size) { return fails() ? NULL : __real_calloc(n, size); }
-void *__wrap_realloc(void *p, size_t size) { return fails() ? NULL : __real_realloc(p, size); }
-char *__wrap_strdup(const char *s) {
-    size_t size = strlen(s) + 1;
-    char *p = __wrap_malloc(size);
-    return p ? memcpy(p, s, size) : NULL;
-}
-
-/* Fails allocation 1, 1 + stride, ... of fn until it gets through without one failing. */
-static void sweep(const char *what, enum taca_code (*fn)(void *ctx, struct taca_err *err),
-                  void *ctx, long stride) {
-    enum taca_code rc = TACA_ENOMEM;
-    long n = 1, failed = 0;
-    for (; rc == TACA_ENOMEM && n < 1000000; n += stride) {
-        struct taca_err err = {0};
-        countdown = n;
-        rc = fn(ctx, &err);
-        bool none_failed = countdown > 0;
-        countdown = 0;
-        failed += rc == TACA_ENOMEM;
-        if (CHECK(rc == TACA_ENOMEM ? err.text[0] != 0 : rc == TACA_OK && none_failed)) continue;
-        printf("    %s, allocation %ld: %s %s\n", what, n, taca_code_name(rc), err.text);
-        return;
-    }
-    printf("    %-10s survived %ld failures\n", what, failed);
-    CHECK(failed > 2);
-}
+#include "tests/nomem.h"
 
 static void write_file(const char *dir, const char *name, const char *text) {
     char path[256];
@@ -78,7 +35,7 @@ static void test_tokenizer_open_survives_every_failed_allocation(void) {
     write_file(dir, names[2],
                "{\"bos_token\":{\"content\":\"<|startoftext|>\",\"normalized\":true},"
                "\"added_tokens_decoder\":{\"4\":{\"content\":\"<|startoftext|>\"}}}");
-    sweep("open", open_tok, dir, 1);
+    nomem_sweep("open", open_tok, dir, 1);
     for (int i = 0; i < 3; i++) {
         snprintf(path, sizeof path, "%s/%s", dir, names[i]);
         unlink(path);
@@ -102,7 +59,7 @@ static void test_encode_survives_every_failed_allocation(void) {
     struct taca_err err = {0};
     struct tok_bpe *t = NULL;
     CHECK_OK(tok_bpe_open(&t, TACA_SOURCE_DIR "/models/demo/tokenizer", &err), err);
-    if (t) sweep("encode", encode, t, 1);
+    if (t) nomem_sweep("encode", encode, t, 1);
     tok_bpe_close(t);
 }
 
@@ -127,12 +84,12 @@ static void test_t5_tokenizer_open_survives_every_failed_allocation(void) {
     write_file(dir, "tokenizer_config.json",
                "{\"extra_ids\":2,\"added_tokens_decoder\":{\"90\":{\"content\":\"<new>\"}},"
                "\"model_max_length\":1000000000000000019884624838656}");
-    sweep("spiece", open_t5, dir, 1);
+    nomem_sweep("spiece", open_t5, dir, 1);
     unlink(path);
     snprintf(path, sizeof path, "%s/tokenizer_config.json", dir);
     unlink(path);
     CHECK_INT(rmdir(dir), 0);
-    sweep("json", open_t5, (void *)(uintptr_t)SMALL, 1); /* tokenizer.json comes first */
+    nomem_sweep("json", open_t5, (void *)(uintptr_t)SMALL, 1); /* tokenizer.json comes first */
 }
 
 static enum taca_code encode_t5(void *ctx, struct taca_err *err) {
@@ -145,7 +102,7 @@ static void test_t5_encode_survives_every_failed_allocation(void) {
     struct taca_err err = {0};
     struct tok_t5 *t = NULL;
     CHECK_OK(tok_t5_open(&t, SMALL, &err), err);
-    if (t) sweep("encode T5", encode_t5, t, 1);
+    if (t) nomem_sweep("encode T5", encode_t5, t, 1);
     tok_t5_close(t);
 }
 
@@ -186,13 +143,15 @@ static void sweep_text(const char *path, const struct text_opts *opts, long stri
     const struct taca_backend_opts o = {.threads = 1};
     CHECK_OK(taca_cpu_open(&k.b, &o, &err), err);
     CHECK_OK(taca_model_dir_open(&k.dir, path, &err), err);
-    sweep("open text", open_text, &k, stride);
+    nomem_keeps = true; /* weights and work memory live as long as the backend */
+    nomem_sweep("open text", open_text, &k, stride);
     CHECK_OK(text_open(&k.t, k.b, &k.dir, opts, &err), err);
     k.s.b = k.b;
     if (k.t) {
         CHECK_OK(taca_scratch_reserve(&k.s, text_scratch_bytes(k.t), &err), err);
-        sweep("acquire", acquire, &k, 1);
+        nomem_sweep("acquire", acquire, &k, 1);
     }
+    nomem_keeps = false;
     text_close(k.t);
     taca_scratch_finish(&k.s);
     taca_model_dir_finish(&k.dir);
