@@ -290,10 +290,7 @@ int cli_bench(int argc, char **argv) {
         {"model", 'm', FLAG_STRING, &b.engine.model_path, .env = "TACA_MODEL", .arg = "DIR",
          .help = "model directory"},
         {"runs", 'n', FLAG_INT, &b.runs, 1, MAX_RUNS, .arg = "N", .help = "pictures per view"},
-        {"precision", 0, FLAG_CHOICE, &b.precision, .choices = "auto|f32|bf16|int8", .arg = "P",
-         .help = "of all but process and HTTP"},
-        {"threads", 0, FLAG_INT, &b.engine.threads, 0, 1024, .arg = "N",
-         .help = "CPU threads, 0 = all"},
+        CLI_MACHINE_FLAGS(&b.engine, &b.precision),
         {"ops", 0, FLAG_SWITCH, &machine.ops, .help = "measure single ops"},
         {"models", 0, FLAG_SWITCH, &machine.models,
          .help = "measure SD3.5-medium, FLUX and their VAE with random weights (7 GiB)"},
@@ -323,6 +320,7 @@ int cli_bench(int argc, char **argv) {
     struct taca_err err = {0};
     b.engine.precision = machine.precision = (enum taca_precision)b.precision;
     machine.json = b.json;
+    machine.device = b.engine.device;
     machine.threads = b.engine.threads;
     machine.budget_ms = budget_ms;
     enum taca_code rc = bench_machine_run(&machine, &err);

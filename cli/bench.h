@@ -7,6 +7,7 @@
 struct bench_machine {
     bool ops, models; /* after the ceilings */
     bool json;
+    const char *device;
     int threads;
     enum taca_precision precision;
     double budget_ms;

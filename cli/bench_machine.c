@@ -64,7 +64,8 @@ static void put_row(void *ctx, const struct taca_bench_row *r) {
 
 enum taca_code bench_machine_run(const struct bench_machine *m, struct taca_err *err) {
     struct table table = {.json = m->json};
-    struct taca_bench b = {.threads = m->threads,
+    struct taca_bench b = {.device = m->device,
+                           .threads = m->threads,
                            .precision = m->precision,
                            .budget_ms = m->budget_ms,
                            .filter = m->filter,

@@ -37,4 +37,15 @@ const char *cli_demo_model(void);
         CLI_PART_FLAG("model-config", &(e)->config, "TACA_MODEL_CONFIG",                           \
                       "folder like a model's, for configs and tokenizers of files")
 
+/* clang-format off */
+/* What computes, and how: a struct taca_engine_opts, and an int for the precision. */
+#define CLI_MACHINE_FLAGS(e, choice)                                                               \
+    {"precision", 0, FLAG_CHOICE, choice, .choices = "auto|f32|bf16|int8",                         \
+     .env = "TACA_PRECISION", .arg = "P", .help = "of matrix products"},                           \
+    {"device", 0, FLAG_STRING, &(e)->device, .env = "TACA_DEVICE", .arg = "D",                     \
+     .help = "auto, cpu, cuda or cuda:N"},                                                         \
+    {"threads", 0, FLAG_INT, &(e)->threads, 0, 1024, .env = "TACA_THREADS", .arg = "N",            \
+     .help = "CPU threads, 0 = all"}
+/* clang-format on */
+
 #endif

@@ -114,10 +114,7 @@ static void add_taca(struct table *t, struct gen_opts *o) {
 
 static void add_manner(struct table *t, struct gen_opts *o) {
     const struct flag flags[] = {
-        {"precision", 0, FLAG_CHOICE, &o->precision, .choices = "auto|f32|bf16|int8",
-         .env = "TACA_PRECISION", .arg = "P", .help = "of matrix products"},
-        {"threads", 0, FLAG_INT, &o->engine.threads, 0, 1024, .env = "TACA_THREADS", .arg = "N",
-         .help = "CPU threads, 0 = all"},
+        CLI_MACHINE_FLAGS(&o->engine, &o->precision),
         {"deterministic", 0, FLAG_SWITCH, &o->engine.deterministic,
          .help = "bits do not depend on what is computed together"},
         {"png-level", 0, FLAG_INT, &o->png_level, 0, 9, .arg = "N", .help = "zlib level"},
@@ -160,7 +157,7 @@ static void set_defaults(struct gen_opts *o) {
 static bool fits(const struct flag *f, const struct gen_opts *o) {
     static const char *const here[] = {"transformer", "vae",          "clip-l",       "clip-g",
                                        "t5",          "taesd",        "model-config", "precision",
-                                       "threads",     "deterministic"};
+                                       "threads",     "device",       "deterministic"};
     static const char *const there[] = {"api-key", "patience"};
     for (size_t i = 0; o->server && i < sizeof here / sizeof *here; i++)
         if (strcmp(f->name, here[i]) == 0) return false;

@@ -92,7 +92,7 @@ static void on_failed(void *ctx, const char *case_name, const char *why) {
 struct options {
     struct verify_opts verify;
     struct flag_list weights;
-    int layout, dtype, backend;
+    int layout, dtype;
     bool json;
 };
 
@@ -104,8 +104,8 @@ static enum flags_result parse(struct options *o, struct flag_set *set, int argc
          .help = "which of a set's weight files is read; any: the first of these"},
         {"dtype", 0, FLAG_CHOICE, &o->dtype, .choices = "f32|bf16|int8", .arg = "T",
          .help = "of matrix products"},
-        {"backend", 0, FLAG_CHOICE, &o->backend, .choices = "cpu", .arg = "B",
-         .help = "what computes"},
+        {"backend", 0, FLAG_STRING, &o->verify.device, .env = "TACA_DEVICE", .arg = "B",
+         .help = "what computes: cpu, cuda or cuda:N"},
         {"tol", 0, FLAG_NUMBER, &o->verify.tol, 1e-12, 1e6, .arg = "X",
          .help = "largest absolute difference, times the standard deviation of outputs above 1; "
                  "not given: 2e-4 for f32, less where the references are known better"},

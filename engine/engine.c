@@ -184,7 +184,7 @@ static enum taca_code open_parts(struct opening *o, const struct taca_engine_opt
                                            .config = opts->config,
                                            .hollow = opts->plan};
     enum taca_code rc = taca_model_open(&o->dir, &paths, err);
-    if (!rc) rc = taca_cpu_open(&o->e->b, &b, err);
+    if (!rc) rc = taca_backend_open(&o->e->b, opts->device, &b, err);
     if (!rc && opts->plan) {
         struct taca_backend *real = o->e->b;
         o->e->b = NULL;

@@ -34,7 +34,8 @@ struct taca_engine_opts {
     const char *taesd;    /* tiny decoder for previews; NULL = none */
     const char *config;   /* directory of configs and tokenizers, for files; NULL = none */
     const char *model_id; /* NULL = the checkpoint's own name */
-    int threads;          /* 0 = what the process may use */
+    const char *device;   /* NULL = "cpu"; "auto", "cuda", "cuda:N" */
+    int threads;          /* of a CPU; 0 = what the process may use */
     enum taca_precision precision;
     bool deterministic; /* an image does not depend on what else is in its batches, bit for bit */
     size_t text_cache_bytes; /* 0 = 64 MiB */

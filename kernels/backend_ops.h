@@ -131,7 +131,7 @@ static inline size_t taca_layout_map_offset(const struct taca_layout *l, enum ta
            (stream == TACA_TXT ? (size_t)l->img_rows * sizeof(int32_t) : 0);
 }
 static inline const struct taca_seg *taca_layout_segs(const struct taca_layout *l) {
-    return l->device;
+    return (const struct taca_seg *)l->device;
 }
 static inline const int32_t *taca_layout_seg_of_row(const struct taca_layout *l,
                                                     enum taca_stream stream) {

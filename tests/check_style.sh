@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bad=0
-mapfile -t files < <(git ls-files -- '*.c' '*.h' | grep -v '^build/')
+mapfile -t files < <(git ls-files -- '*.c' '*.h' '*.cu' '*.cuh' '*.cc' | grep -v '^build/')
 clang-format-14 --dry-run -Werror "${files[@]}" || bad=1
 complain() { # TEXT HITS
     [ -z "$2" ] && return 0
@@ -22,7 +22,7 @@ complain "function above 60 lines" "$(for f in "${files[@]}"; do
         /^[a-z].*\($|^[a-z].*,$/ && !open {start = NR}
         /^}/ {if (open && start && NR - start > 61) print f ":" start ": " NR - start + 1 " lines"; start = 0; open = 0}' "$f"
 done)"
-complain "header without a guard" "$(for f in "${files[@]}"; do case $f in *.h) grep -q '^#ifndef TACA_' "$f" || echo "$f" ;; esac; done)"
+complain "header without a guard" "$(for f in "${files[@]}"; do case $f in *.h) grep -qE "^#ifndef TACA_|^#pragma once" "$f" || echo "$f" ;; esac; done)"
 complain "trailing white space" "$(git ls-files -- '*.md' '*.sh' '*.py' '*.txt' '*.cmake' run test | xargs grep -nE '[[:space:]]+$' || true)"
 [ $bad = 0 ] && echo "style: fine (${#files[@]} files)"
 exit $bad

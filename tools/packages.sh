@@ -27,7 +27,7 @@ need_packages() {
     fi
 }
 
-BUILD_PACKAGES=(gcc libc6-dev cmake ninja-build pkg-config libdnnl-dev libmicrohttpd-dev libjansson-dev
+BUILD_PACKAGES=(gcc g++ libc6-dev cmake ninja-build pkg-config libdnnl-dev libmicrohttpd-dev libjansson-dev
     libuv1-dev libpng-dev libutf8proc-dev)
 
 # build_preset NAME: configures when needed and builds, showing ninja's own progress line

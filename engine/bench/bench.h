@@ -28,7 +28,8 @@ struct taca_bench_row {
 };
 
 struct taca_bench {
-    int threads; /* 0 = what the process may use */
+    const char *device; /* as taca_backend_open takes it; NULL = "cpu" */
+    int threads;        /* 0 = what the process may use */
     enum taca_precision precision;
     double budget_ms;   /* what repeating one op may take */
     const char *filter; /* part of a name, or of a group; NULL = everything */

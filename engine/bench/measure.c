@@ -95,7 +95,7 @@ enum taca_code bench_open_backend(struct taca_backend **out, const struct taca_b
                                         .precision = b->precision == TACA_PRECISION_F32 ? TACA_F32
                                                                                         : TACA_BF16,
                                         .int8 = b->precision == TACA_PRECISION_INT8};
-    return taca_cpu_open(out, &o, err);
+    return taca_backend_open(out, b->device, &o, err);
 }
 
 const char *bench_dtype(const struct taca_backend *b) {

@@ -68,7 +68,7 @@ static enum taca_code open_engine(struct verify_case *c, struct taca_err *err) {
         .threads = c->opts->threads, .precision = c->opts->dtype, .int8 = c->opts->int8};
     c->e = calloc(1, sizeof *c->e);
     if (!c->e) return taca_fail(err, TACA_ENOMEM, "an engine");
-    enum taca_code rc = taca_cpu_open(&c->e->b, &opts, err);
+    enum taca_code rc = taca_backend_open(&c->e->b, c->opts->device, &opts, err);
     if (rc) return rc;
     c->e->scratch.b = c->e->b;
     if (taca_backend_precision(c->e->b) != c->opts->dtype)

@@ -24,7 +24,8 @@ struct verify_opts {
     bool int8;             /* with BF16: the linear maps of transformer blocks in 8 bits */
     double
         tol; /* absolute, times the standard deviation of outputs above 1; 0 = each output's own */
-    int threads; /* 0 = what the process may use */
+    const char *device; /* as taca_backend_open takes it; NULL = "cpu" */
+    int threads;        /* 0 = what the process may use */
 };
 
 struct verify_result {

@@ -16,8 +16,29 @@ static struct taca_backend *fx; /* the backend under test */
 static const char *fx_name;
 static uint64_t fx_rng = 1;
 
-/* Runs body on every backend there is: plain C and both vector codes, f32 and bf16. */
+/* Runs body on the device that TACA_TEST_DEVICE names, f32 and bf16. */
+MAYBE void fx_each_on(const char *device, void (*body)(void)) {
+    for (int i = 0; i < 2; i++) {
+        struct taca_err err = {0};
+        const struct taca_backend_opts opts = {.precision = i ? TACA_BF16 : TACA_F32};
+        CHECK_OK(taca_backend_open(&fx, device, &opts, &err), err);
+        if (err.code != TACA_OK) return;
+        fx_name = i ? "device bf16" : "device f32";
+        fx_rng = 0x9E3779B97F4A7C15u;
+        body();
+        taca_backend_close(fx);
+        fx = NULL;
+    }
+}
+
+/* Runs body on every backend there is: plain C and both vector codes, f32 and bf16; or on the one
+ * device that TACA_TEST_DEVICE names. */
 MAYBE void fx_each(void (*body)(void)) {
+    const char *device = getenv("TACA_TEST_DEVICE");
+    if (device) {
+        fx_each_on(device, body);
+        return;
+    }
     static const struct {
         const char *name;
         struct taca_backend_opts opts;

@@ -1,0 +1,229 @@
+/* backend.cu - the CUDA backend: opening, memory, errors, and the table of its ops. */
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/cuda/cuda.cuh"
+
+/* Blocks up to this size are kept when they are freed: a layout per step costs no allocation. */
+static const size_t CUDA_SMALL = 1 << 20;
+static const size_t LEAST = 256;
+
+/* ---- errors ---------------------------------------------------------------------------------- */
+
+bool cuda_ok(struct cuda *c, cudaError_t e, const char *what) {
+    if (e == cudaSuccess) return true;
+    c->host->backend_fail(&c->base, e == cudaErrorMemoryAllocation ? TACA_ENOMEM : TACA_EDEVICE,
+                          "cuda:%d: %s: %s", c->device, what, cudaGetErrorString(e));
+    return false;
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+/* NULL when there is no memory; any other failure is the backend's error as well. */
+static void *device_alloc(struct cuda *c, size_t bytes) {
+    void *p = NULL;
+    cudaError_t e = cudaMalloc(&p, bytes ? bytes : 1);
+    if (e == cudaSuccess) return p;
+    (void)cudaGetLastError(); /* no memory is not sticky */
+    if (e != cudaErrorMemoryAllocation) (void)cuda_ok(c, e, "allocation");
+    return NULL;
+}
+
+static size_t size_class(size_t bytes) {
+    size_t size = LEAST;
+    while (size < bytes) size *= 2;
+    return size;
+}
+
+static void *small_alloc(struct cuda *c, size_t bytes) {
+    size_t size = size_class(bytes);
+    for (int i = c->n_small - 1; i >= 0; i--) {
+        struct cuda_block *k = &c->small[i];
+        if (k->used || k->size != size) continue;
+        k->used = true;
+        return k->p;
+    }
+    if (c->n_small == c->cap_small) {
+        int cap = c->cap_small ? 2 * c->cap_small : 64;
+        void *grown = realloc(c->small, (size_t)cap * sizeof *c->small);
+        if (!grown) return NULL;
+        c->small = (struct cuda_block *)grown;
+        c->cap_small = cap;
+    }
+    void *p = device_alloc(c, size);
+    if (p) c->small[c->n_small++] = {p, size, true};
+    return p;
+}
+
+static void *cuda_alloc(struct taca_backend *b, size_t bytes) {
+    struct cuda *c = cuda_of(b);
+    return bytes <= CUDA_SMALL ? small_alloc(c, bytes) : device_alloc(c, bytes);
+}
+
+static void cuda_free(struct taca_backend *b, void *p) {
+    struct cuda *c = cuda_of(b);
+    for (int i = c->n_small - 1; i >= 0; i--) {
+        if (c->small[i].p != p) continue;
+        c->small[i].used = false;
+        return;
+    }
+    (void)cuda_ok(c, cudaFree(p), "free");
+}
+
+void *cuda_buf_get(struct cuda *c, struct cuda_buf *b, size_t bytes, const char *op) {
+    if (b->p && b->size >= bytes) return b->p;
+    void *p = device_alloc(c, bytes);
+    if (!p) {
+        c->host->backend_fail(&c->base, TACA_ENOMEM, "cuda:%d: %s: %zu bytes of work memory",
+                              c->device, op, bytes);
+        return NULL;
+    }
+    (void)cuda_ok(c, cudaFree(b->p), "free"); /* waits for whoever still uses it */
+    *b = {p, bytes};
+    return p;
+}
+
+void *cuda_weight_alloc(struct cuda *c, size_t bytes, const char *what, struct taca_err *err) {
+    void *p = device_alloc(c, bytes);
+    if (!p) (void)c->host->fail(err, TACA_ENOMEM, "cuda:%d: %s: %zu bytes", c->device, what, bytes);
+    return p;
+}
+
+static void cuda_upload(struct taca_backend *b, void *dst, const void *host, size_t bytes) {
+    cuda_stage_upload(cuda_of(b), dst, host, bytes);
+}
+
+static void cuda_download(struct taca_backend *b, void *host, const void *src, size_t bytes) {
+    struct cuda *c = cuda_of(b);
+    if (cuda_ok(c, cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, c->stream),
+                "download"))
+        (void)cuda_ok(c, cudaStreamSynchronize(c->stream), "download");
+}
+
+static void cuda_fill_zero(struct taca_backend *b, void *dst, size_t bytes) {
+    struct cuda *c = cuda_of(b);
+    (void)cuda_ok(c, cudaMemsetAsync(dst, 0, bytes, c->stream), "fill_zero");
+}
+
+static void cuda_wait(struct taca_backend *b) {
+    struct cuda *c = cuda_of(b);
+    (void)cuda_ok(c, cudaStreamSynchronize(c->stream), "wait");
+}
+
+/* ---- life ------------------------------------------------------------------------------------ */
+
+static void cuda_close(struct taca_backend *b) {
+    struct cuda *c = cuda_of(b);
+    if (c->stream) (void)cudaStreamSynchronize(c->stream);
+    c->host->backend_finish(b);
+    while (c->weights) {
+        cuda_weight *w = c->weights;
+        c->weights = w->next;
+        w->close(c, w);
+    }
+    lt_close(c);
+    cuda_stage_close(c);
+    (void)cudaFree(c->in.p);
+    (void)cudaFree(c->out.p);
+    for (int i = 0; i < c->n_small; i++) (void)cudaFree(c->small[i].p);
+    free(c->small);
+    if (c->stream) (void)cudaStreamDestroy(c->stream);
+    free(c);
+}
+
+static const struct taca_backend_ops cuda_ops = {
+    .name = "cuda",
+    .counting = false,
+    .close = cuda_close,
+    .alloc = cuda_alloc,
+    .free = cuda_free,
+    .upload = cuda_upload,
+    .download = cuda_download,
+    .fill_zero = cuda_fill_zero,
+    .wait = cuda_wait,
+    .linear_open = cuda_linear_open,
+    .linear_close = cuda_linear_close,
+    .conv_open = cuda_conv_open,
+    .linear = cuda_linear,
+    .activate = cuda_activate,
+    .layer_norm = cuda_layer_norm,
+    .norm_modulate = cuda_norm_modulate,
+    .gate_add = cuda_gate_add,
+    .add = cuda_add,
+    .multiply = cuda_multiply,
+    .rms_norm = cuda_rms_norm,
+    .head_rms_norm = cuda_head_rms_norm,
+    .rope = cuda_rope,
+    .attention = cuda_attention,
+    .embed = cuda_embed,
+    .time_features = cuda_time_features,
+    .patchify = cuda_patchify,
+    .unpatchify = cuda_unpatchify,
+    .add_position = cuda_add_position,
+    .cfg_euler = cuda_cfg_euler,
+    .axpb = cuda_axpb,
+    .axpby = cuda_axpby,
+    .blend = cuda_blend,
+    .chw_to_map = cuda_chw_to_map,
+    .map_to_chw = cuda_map_to_chw,
+    .conv2d = cuda_conv2d,
+    .group_norm = cuda_group_norm,
+    .upsample2 = cuda_upsample2,
+    .map_to_rgb8 = cuda_map_to_rgb8,
+};
+
+static int cuda_devices(const struct taca_module_host *host, struct taca_err *err) {
+    int n = 0;
+    cudaError_t e = cudaGetDeviceCount(&n);
+    (void)cudaGetLastError();
+    if (e == cudaSuccess && n > 0) return n;
+    (void)host->fail(err, TACA_EUNSUPPORTED, "no CUDA device: %s",
+                     e == cudaSuccess ? "the driver lists none" : cudaGetErrorString(e));
+    return 0;
+}
+
+static enum taca_code start(struct cuda *c, struct taca_err *err) {
+    cudaDeviceProp p;
+    if (cuda_ok(c, cudaSetDevice(c->device), "device") &&
+        cuda_ok(c, cudaGetDeviceProperties(&p, c->device), "device") &&
+        cuda_ok(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "stream") &&
+        cuda_stage_open(c)) {
+        c->arch = 10 * p.major + p.minor;
+        c->sms = p.multiProcessorCount;
+        snprintf(c->base.detail, sizeof c->base.detail, "%.60s, %s%s", p.name,
+                 c->base.precision == TACA_BF16 ? "bf16" : "f32",
+                 c->deterministic ? ", deterministic" : "");
+        if (c->arch < 80)
+            return c->host->fail(err, TACA_EUNSUPPORTED,
+                                 "cuda:%d: %.60s has compute capability %d.%d, wanted 8.0 or more",
+                                 c->device, p.name, p.major, p.minor);
+        return lt_open(c, err);
+    }
+    return c->host->fail(err, c->base.error.code, "%s", c->base.error.text);
+}
+
+static enum taca_code cuda_open(struct taca_backend **out, int device,
+                                const struct taca_backend_opts *opts,
+                                const struct taca_module_host *host, struct taca_err *err) {
+    struct cuda *c = (struct cuda *)calloc(1, sizeof *c);
+    if (!c) return host->fail(err, TACA_ENOMEM, "cuda backend");
+    c->base.ops = &cuda_ops;
+    c->base.precision = opts->precision == TACA_BF16 ? TACA_BF16 : TACA_F32;
+    c->host = host;
+    c->device = device;
+    c->deterministic = opts->deterministic;
+    enum taca_code rc = start(c, err);
+    if (rc == TACA_OK)
+        *out = &c->base;
+    else
+        cuda_close(&c->base);
+    return rc;
+}
+
+extern "C" __attribute__((visibility("default"))) const struct taca_module *
+taca_backend_module(void) {
+    static const struct taca_module m = {TACA_MODULE_VERSION, sizeof(struct taca_backend_ops),
+                                         sizeof(struct taca_backend), cuda_devices, cuda_open};
+    return &m;
+}

@@ -1,0 +1,199 @@
+/* cuda.cuh - the CUDA backend's own struct and what its files share.
+ *
+ * One stream, in order: an op launches and returns, `wait` synchronises. Kernels get plain views;
+ * host data travels through a pinned ring (stage.cu), so a caller's memory is free again when an
+ * upload returns. Errors of the runtime become the backend's first error: no memory is
+ * TACA_ENOMEM, the rest TACA_EDEVICE, after which a process must give the device up. */
+#pragma once
+#include <ptx.cuh>
+
+#include <type_traits>
+
+extern "C" {
+#include "kernels/module.h"
+}
+
+typedef __nv_bfloat16 bf16;
+
+/* Work memory that grows and stays. */
+struct cuda_buf {
+    void *p;
+    size_t size;
+};
+
+/* Anything with weights, in a list so that close finds it. */
+struct cuda_weight {
+    cuda_weight *next;
+    void (*close)(struct cuda *c, cuda_weight *w);
+};
+
+/* Pinned host memory in two halves, each with the event that says when it was read. */
+struct cuda_stage {
+    char *p;
+    size_t used;
+    int half;
+    cudaEvent_t read[2];
+    bool pending[2];
+};
+
+/* A block that was handed out, or is kept for the next who asks for its size. */
+struct cuda_block {
+    void *p;
+    size_t size; /* as allocated */
+    bool used;
+};
+
+struct lt; /* matmul.cu: the library, its handle and the algorithms chosen */
+
+struct cuda {
+    struct taca_backend base; /* first: the table casts */
+    const struct taca_module_host *host;
+    int device, sms;
+    int arch; /* 80, 90 */
+    bool deterministic;
+    cudaStream_t stream;
+    struct cuda_stage stage;
+    struct cuda_block *small; /* blocks of at most CUDA_SMALL bytes, newest last */
+    int n_small, cap_small;
+    cuda_weight *weights;
+    struct cuda_buf in, out; /* inputs as a weight wants them, outputs before they are narrowed */
+    struct lt *lt;
+};
+
+static inline struct cuda *cuda_of(struct taca_backend *b) { return (struct cuda *)b; }
+
+/* ---- errors ---------------------------------------------------------------------------------- */
+
+/* True when e is no error; else it becomes the backend's, worded "what: reason". */
+bool cuda_ok(struct cuda *c, cudaError_t e, const char *what);
+/* The same of the launches since the last call. */
+static inline bool cuda_launched(struct cuda *c, const char *op) {
+    return cuda_ok(c, cudaGetLastError(), op);
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+/* At least `bytes` of b; NULL records TACA_ENOMEM with the op's name. */
+void *cuda_buf_get(struct cuda *c, struct cuda_buf *b, size_t bytes, const char *op);
+/* Device memory that lives as long as a weight; NULL and *err when there is none. */
+void *cuda_weight_alloc(struct cuda *c, size_t bytes, const char *what, struct taca_err *err);
+
+bool cuda_stage_open(struct cuda *c);
+void cuda_stage_close(struct cuda *c);
+void cuda_stage_upload(struct cuda *c, void *dst, const void *host, size_t bytes);
+
+/* dst (bf16 or f32, device) gets n values of any float dtype in host memory: they travel as they
+ * are and are converted on the device. */
+void cuda_upload_as(struct cuda *c, void *dst, enum taca_dtype to, const void *host,
+                    enum taca_dtype from, size_t n);
+
+/* ---- values ---------------------------------------------------------------------------------- */
+
+static __device__ __forceinline__ float to_float(float x) { return x; }
+static __device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }
+template <class T> __device__ T from_float(float x);
+template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
+template <> __device__ __forceinline__ bf16 from_float<bf16>(float x) {
+    return __float2bfloat16_rn(x);
+}
+
+/* An activation as an op's last act; the formulas are those of enum taca_act. */
+static __device__ __forceinline__ float act_of(float x, enum taca_act act) {
+    switch (act) {
+    case TACA_ACT_SILU: return x / (1 + expf(-x));
+    case TACA_ACT_GELU_TANH:
+        return 0.5f * x * (1 + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
+    case TACA_ACT_GELU_ERF: return 0.5f * x * (1 + erff(x * 0.7071067811865476f));
+    case TACA_ACT_QUICK_GELU: return x / (1 + expf(-1.702f * x));
+    case TACA_ACT_RELU: return x > 0 ? x : 0;
+    case TACA_ACT_NONE: break;
+    }
+    return x;
+}
+
+/* The sum over a warp, in every lane. */
+static __device__ __forceinline__ float warp_sum(float x) {
+    for (int m = 16; m; m >>= 1) x += __shfl_xor_sync(~0u, x, m);
+    return x;
+}
+static __device__ __forceinline__ float warp_max(float x) {
+    for (int m = 16; m; m >>= 1) x = fmaxf(x, __shfl_xor_sync(~0u, x, m));
+    return x;
+}
+
+/* f(pointer of the view's element type, its value not used): picks an instance by dtype. */
+template <class F> void by_dtype(enum taca_dtype t, F f) {
+    if (t == TACA_BF16)
+        f((bf16 *)nullptr);
+    else
+        f((float *)nullptr);
+}
+template <class P> using element = typename std::remove_pointer<P>::type;
+template <class F> void by_dtypes(enum taca_dtype t, enum taca_dtype u, F f) {
+    by_dtype(t, [&](auto *a) { by_dtype(u, [&](auto *b) { f(a, b); }); });
+}
+
+static inline unsigned blocks_for(int64_t n, int64_t per_block) {
+    return (unsigned)((n + per_block - 1) / per_block);
+}
+
+/* ---- the ops, by file ------------------------------------------------------------------------ */
+
+/* matmul.cu */
+enum taca_code lt_open(struct cuda *c, struct taca_err *err);
+void lt_close(struct cuda *c);
+enum taca_code cuda_linear_open(struct taca_backend *b, struct taca_linear **out,
+                                const struct taca_tensor *parts, const struct taca_tensor *biases,
+                                int n_parts, struct taca_err *err);
+void cuda_linear_close(struct taca_backend *b, struct taca_linear *w);
+void cuda_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                 const struct taca_linear *w, enum taca_act act);
+/* rows.cu */
+void cuda_layer_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                     const float *gain, const float *bias, float eps);
+void cuda_norm_modulate(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                        struct taca_mat shift, struct taca_mat scale, const int32_t *seg_of_row,
+                        float eps);
+void cuda_rms_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x, const float *gain,
+                   float eps);
+void cuda_head_rms_norm(struct taca_backend *b, struct taca_mat x, const struct taca_vec *gain,
+                        float eps);
+void cuda_rope(struct taca_backend *b, struct taca_mat x, struct taca_mat table);
+/* elementwise.cu */
+void cuda_activate(struct taca_backend *b, struct taca_mat y, struct taca_mat x, enum taca_act act);
+void cuda_gate_add(struct taca_backend *b, struct taca_mat x, struct taca_mat y,
+                   struct taca_mat gate, const int32_t *seg_of_row);
+void cuda_add(struct taca_backend *b, struct taca_mat y, struct taca_mat a, struct taca_mat m);
+void cuda_multiply(struct taca_backend *b, struct taca_mat y, struct taca_mat a, struct taca_mat m);
+void cuda_cfg_euler(struct taca_backend *b, struct taca_chw x, struct taca_chw v, struct taca_chw u,
+                    float guidance, float dsigma);
+void cuda_axpb(struct taca_backend *b, struct taca_chw y, struct taca_chw x, float a, float d);
+void cuda_axpby(struct taca_backend *b, struct taca_chw y, struct taca_chw x, float a, float d);
+void cuda_blend(struct taca_backend *b, struct taca_chw y, struct taca_chw x, struct taca_chw m);
+/* attention.cu */
+void cuda_attention(struct taca_backend *b, struct taca_mat o_img, struct taca_mat o_txt,
+                    const struct taca_qkv *img, const struct taca_qkv *txt,
+                    const struct taca_layout *l, const struct taca_attn *a);
+/* tokens.cu */
+void cuda_embed(struct taca_backend *b, struct taca_mat y, struct taca_mat table,
+                const int32_t *host_ids);
+void cuda_time_features(struct taca_backend *b, struct taca_mat y, const float *host_t);
+void cuda_patchify(struct taca_backend *b, struct taca_mat y, struct taca_chw x, int p,
+                   enum taca_patch order);
+void cuda_unpatchify(struct taca_backend *b, struct taca_chw y, struct taca_mat x, int p,
+                     enum taca_patch order);
+void cuda_add_position(struct taca_backend *b, struct taca_mat x, struct taca_mat table,
+                       int64_t side, int64_t h, int64_t w);
+/* conv.cu, map.cu */
+enum taca_code cuda_conv_open(struct taca_backend *b, struct taca_conv **out,
+                              const struct taca_tensor *weight, const struct taca_tensor *bias,
+                              const struct taca_conv *shape, struct taca_err *err);
+void cuda_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
+                 const struct taca_conv *w);
+void cuda_chw_to_map(struct taca_backend *b, struct taca_map y, struct taca_chw x);
+void cuda_map_to_chw(struct taca_backend *b, struct taca_chw y, struct taca_map x);
+void cuda_group_norm(struct taca_backend *b, struct taca_map y, struct taca_map x,
+                     const float *gain, const float *bias, int groups, float eps,
+                     enum taca_act act);
+void cuda_upsample2(struct taca_backend *b, struct taca_map y, struct taca_map x);
+bool cuda_map_to_rgb8(struct taca_backend *b, uint8_t *host_dst, struct taca_map x);

@@ -1,0 +1,143 @@
+/* map.cu - feature maps: group norm, upsampling, and the ways in and out of the VAE. */
+#include <cstdlib>
+
+#include "kernels/cuda/cuda.cuh"
+
+enum { THREADS = 256 };
+
+static __device__ int64_t my_value() { return (int64_t)blockIdx.x * blockDim.x + threadIdx.x; }
+
+template <class Y> static __global__ void chw_to_map_kernel(struct taca_map y, struct taca_chw x) {
+    const int64_t k = my_value(), plane = x.h * x.w;
+    if (k < plane * x.c) ((Y *)y.data)[k] = from_float<Y>(x.data[k % x.c * plane + k / x.c]);
+}
+
+template <class X> static __global__ void map_to_chw_kernel(struct taca_chw y, struct taca_map x) {
+    const int64_t k = my_value(), plane = y.h * y.w;
+    if (k < plane * y.c) y.data[k % y.c * plane + k / y.c] = to_float(((const X *)x.data)[k]);
+}
+
+template <class Y, class X>
+static __global__ void upsample2_kernel(struct taca_map y, struct taca_map x) {
+    const int64_t k = my_value(), ch = k % y.c, j = k / y.c % y.w, i = k / (y.c * y.w) % y.h;
+    const int64_t n = k / (y.c * y.w * y.h);
+    if (n >= y.n) return;
+    const float v = to_float(((const X *)x.data)[((n * x.h + i / 2) * x.w + j / 2) * x.c + ch]);
+    ((Y *)y.data)[k] = from_float<Y>(v);
+}
+
+void cuda_chw_to_map(struct taca_backend *b, struct taca_map y, struct taca_chw x) {
+    struct cuda *c = cuda_of(b);
+    by_dtype(y.dtype, [&](auto *p) {
+        launch(chw_to_map_kernel<element<decltype(p)>>, blocks_for(x.c * x.h * x.w, THREADS),
+               THREADS, 0, c->stream, y, x);
+    });
+    (void)cuda_launched(c, "chw_to_map");
+}
+
+void cuda_map_to_chw(struct taca_backend *b, struct taca_chw y, struct taca_map x) {
+    struct cuda *c = cuda_of(b);
+    by_dtype(x.dtype, [&](auto *p) {
+        launch(map_to_chw_kernel<element<decltype(p)>>, blocks_for(y.c * y.h * y.w, THREADS),
+               THREADS, 0, c->stream, y, x);
+    });
+    (void)cuda_launched(c, "map_to_chw");
+}
+
+void cuda_upsample2(struct taca_backend *b, struct taca_map y, struct taca_map x) {
+    struct cuda *c = cuda_of(b);
+    by_dtypes(y.dtype, x.dtype, [&](auto *p, auto *q) {
+        launch(upsample2_kernel<element<decltype(p)>, element<decltype(q)>>,
+               blocks_for(y.n * y.h * y.w * y.c, THREADS), THREADS, 0, c->stream, y, x);
+    });
+    (void)cuda_launched(c, "upsample2");
+}
+
+/* ---- group norm ------------------------------------------------------------------------------ */
+
+struct group_shared {
+    float part[THREADS / 32];
+};
+
+/* The sum over a block, in every thread. */
+static __device__ float block_sum(float x, group_shared *s) {
+    x = warp_sum(x);
+    __syncthreads(); /* the last sum has been read */
+    if (threadIdx.x % 32 == 0) s->part[threadIdx.x / 32] = x;
+    __syncthreads();
+    float sum = 0;
+    for (int i = 0; i < THREADS / 32; i++) sum += s->part[i];
+    return sum;
+}
+
+/* One block per image and group: mean, then variance about it, then the values. */
+template <class Y, class X>
+static __global__ void group_norm_kernel(struct taca_map y, struct taca_map x, const float *gain,
+                                         const float *bias, int groups, float eps,
+                                         enum taca_act act) {
+    group_shared *s = dynamic_shared<group_shared>();
+    const int64_t width = x.c / groups, pixels = x.h * x.w, n = pixels * width;
+    const int64_t image = blockIdx.x / (unsigned)groups, g = blockIdx.x % (unsigned)groups;
+    const int64_t base = image * pixels * x.c + g * width;
+    const X *in = (const X *)x.data + base;
+    Y *out = (Y *)y.data + base;
+    float sum = 0, squares = 0;
+    for (int64_t k = threadIdx.x; k < n; k += THREADS)
+        sum += to_float(in[k / width * x.c + k % width]);
+    const float mean = block_sum(sum, s) / (float)n;
+    for (int64_t k = threadIdx.x; k < n; k += THREADS) {
+        const float d = to_float(in[k / width * x.c + k % width]) - mean;
+        squares += d * d;
+    }
+    const float inverse = rsqrtf(block_sum(squares, s) / (float)n + eps);
+    for (int64_t k = threadIdx.x; k < n; k += THREADS) {
+        const int64_t at = k / width * x.c + k % width, ch = g * width + k % width;
+        const float v =
+            (to_float(in[at]) - mean) * inverse * (gain ? gain[ch] : 1) + (bias ? bias[ch] : 0);
+        out[at] = from_float<Y>(act_of(v, act));
+    }
+}
+
+void cuda_group_norm(struct taca_backend *b, struct taca_map y, struct taca_map x,
+                     const float *gain, const float *bias, int groups, float eps,
+                     enum taca_act act) {
+    struct cuda *c = cuda_of(b);
+    by_dtypes(y.dtype, x.dtype, [&](auto *p, auto *q) {
+        launch(group_norm_kernel<element<decltype(p)>, element<decltype(q)>>,
+               (unsigned)(x.n * groups), THREADS, sizeof(group_shared), c->stream, y, x, gain, bias,
+               groups, eps, act);
+    });
+    (void)cuda_launched(c, "group_norm");
+}
+
+/* ---- pixels ---------------------------------------------------------------------------------- */
+
+/* *bad becomes 1 when a value is not finite */
+template <class X>
+static __global__ void rgb8_kernel(uint8_t *dst, const X *x, int64_t n, int *bad) {
+    const int64_t k = my_value();
+    if (k >= n) return;
+    const float v = to_float(x[k]);
+    const bool finite = fabsf(v) <= 3.4028234663852886e38f;
+    if (!finite) atomicOr(bad, 1);
+    const float unit = finite ? fminf(fmaxf(v / 2 + 0.5f, 0), 1) : 0;
+    dst[k] = (uint8_t)rintf(255 * unit);
+}
+
+bool cuda_map_to_rgb8(struct taca_backend *b, uint8_t *host_dst, struct taca_map x) {
+    struct cuda *c = cuda_of(b);
+    const int64_t n = x.h * x.w * x.c;
+    const size_t flag = ((size_t)n + 15) / 16 * 16; /* behind the pixels, aligned */
+    uint8_t *pixels = (uint8_t *)cuda_buf_get(c, &c->out, flag + sizeof(int), "map_to_rgb8");
+    int bad = 0;
+    if (!pixels) return true; /* the error is kept */
+    b->ops->fill_zero(b, pixels + flag, sizeof(int));
+    by_dtype(x.dtype, [&](auto *p) {
+        launch(rgb8_kernel<element<decltype(p)>>, blocks_for(n, THREADS), THREADS, 0, c->stream,
+               pixels, (decltype(p))x.data, n, (int *)(pixels + flag));
+    });
+    if (!cuda_launched(c, "map_to_rgb8")) return true;
+    b->ops->download(b, host_dst, pixels, (size_t)n);
+    b->ops->download(b, &bad, pixels + flag, sizeof bad);
+    return bad == 0;
+}

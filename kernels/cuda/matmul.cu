@@ -1,0 +1,353 @@
+/* matmul.cu - y = act(x W^T + b) by cuBLASLt.
+ *
+ * The library is column-major: its C is our y^T = W x^T, so W [out, in] goes in transposed and x
+ * as it is. Bias and tanh-GELU ride along as epilogues; other activations follow as a kernel. The
+ * algorithm of a shape is chosen by timing the library's candidates at first use and kept; shapes
+ * are told apart by rows in coarse steps, since batches are ragged. */
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/lt.cuh"
+
+enum { CANDIDATES = 8, REPEATS = 3, SHAPES = 512 };
+static const int64_t FIXED_ROWS = 256; /* of a product in deterministic mode */
+static const size_t WORKSPACE = 32 << 20;
+
+struct lt_shape {
+    int64_t rows, in, out, x_ld, y_ld; /* rows as the upper end of a step */
+    enum taca_dtype w_type, y_type;
+    int epilogue;
+};
+
+struct lt {
+    struct lt_api f;
+    cublasLtHandle_t handle;
+    cublasLtMatmulPreference_t preference;
+    void *workspace;
+    cudaEvent_t from, to;
+    struct lt_shape shape[SHAPES];
+    cublasLtMatmulAlgo_t algo[SHAPES];
+    int n_shapes, next; /* the oldest is replaced */
+};
+
+struct cuda_linear {
+    struct taca_linear base; /* first: handles cast */
+    cuda_weight link;
+    void *weight; /* [out, in] */
+    float *bias;  /* in both types: an epilogue takes its output's */
+    bf16 *bias16;
+    bool bias_fits; /* bf16 holds it without rounding, as files of that type do */
+};
+
+/* One product, descriptors and all. */
+struct product {
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t w, x, y;
+    const struct cuda_linear *l;
+    struct taca_mat to, from;
+};
+
+static bool lt_ok(struct cuda *c, cublasStatus_t s, const char *what) {
+    if (s == CUBLAS_STATUS_SUCCESS) return true;
+    c->host->backend_fail(&c->base, TACA_EDEVICE, "cuda:%d: linear: %s: cuBLASLt status %d",
+                          c->device, what, (int)s);
+    return false;
+}
+
+/* ---- life ------------------------------------------------------------------------------------ */
+
+enum taca_code lt_open(struct cuda *c, struct taca_err *err) {
+    const char *missing;
+    struct lt *t = c->lt = (struct lt *)calloc(1, sizeof *t);
+    if (!t) return c->host->fail(err, TACA_ENOMEM, "cuBLASLt");
+    if (!lt_load(&t->f, &missing))
+        return c->host->fail(err, TACA_EUNSUPPORTED, "cuda:%d: %s was not found", c->device,
+                             missing);
+    const uint64_t most = WORKSPACE;
+    if (lt_ok(c, t->f.Create(&t->handle), "handle") &&
+        lt_ok(c, t->f.MatmulPreferenceCreate(&t->preference), "preference") &&
+        lt_ok(c,
+              t->f.MatmulPreferenceSetAttribute(
+                  t->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof most),
+              "preference") &&
+        cuda_ok(c, cudaMalloc(&t->workspace, WORKSPACE), "workspace") &&
+        cuda_ok(c, cudaEventCreateWithFlags(&t->from, 0), "event") &&
+        cuda_ok(c, cudaEventCreateWithFlags(&t->to, 0), "event"))
+        return TACA_OK;
+    return c->host->fail(err, c->base.error.code, "%s", c->base.error.text);
+}
+
+void lt_close(struct cuda *c) {
+    struct lt *t = c->lt;
+    if (!t) return;
+    if (t->from) (void)cudaEventDestroy(t->from);
+    if (t->to) (void)cudaEventDestroy(t->to);
+    (void)cudaFree(t->workspace);
+    if (t->preference) (void)t->f.MatmulPreferenceDestroy(t->preference);
+    if (t->handle) (void)t->f.Destroy(t->handle);
+    free(t);
+    c->lt = NULL;
+}
+
+static void linear_free(struct cuda *c, cuda_weight *link) {
+    struct cuda_linear *l =
+        (struct cuda_linear *)((char *)link - offsetof(struct cuda_linear, link));
+    (void)c;
+    (void)cudaFree(l->weight);
+    (void)cudaFree(l->bias);
+    (void)cudaFree(l->bias16);
+    free(l);
+}
+
+static bool alloc_parts(struct cuda *c, struct cuda_linear *l, const char *name,
+                        struct taca_err *err) {
+    const size_t n = (size_t)l->base.out;
+    l->weight =
+        cuda_weight_alloc(c, n * (size_t)l->base.in * taca_dtype_bytes(l->base.dtype), name, err);
+    if (!l->weight || !l->base.has_bias) return l->weight != NULL;
+    l->bias = (float *)cuda_weight_alloc(c, n * sizeof *l->bias, name, err);
+    if (l->bias) l->bias16 = (bf16 *)cuda_weight_alloc(c, n * sizeof *l->bias16, name, err);
+    return l->bias16 != NULL;
+}
+
+/* True when bf16 holds every value; false without memory to look. */
+static bool fits_bf16(const struct cuda *c, const struct taca_tensor *t) {
+    const size_t n = (size_t)taca_tensor_count(t);
+    uint32_t lost = t->dtype == TACA_BF16 ? 0 : 1, bits;
+    float *f = lost ? (float *)malloc(n * sizeof *f) : NULL;
+    if (f) {
+        c->host->to_f32(f, t->data, t->dtype, n);
+        lost = 0;
+        for (size_t i = 0; i < n; i++) {
+            memcpy(&bits, &f[i], sizeof bits);
+            lost |= bits & 0xFFFF;
+        }
+    }
+    free(f);
+    return lost == 0;
+}
+
+static void upload_bias(struct cuda *c, struct cuda_linear *l, int64_t row,
+                        const struct taca_tensor *t) {
+    const size_t n = (size_t)taca_tensor_count(t);
+    cuda_upload_as(c, l->bias + row, TACA_F32, t->data, t->dtype, n);
+    cuda_upload_as(c, l->bias16 + row, TACA_BF16, t->data, t->dtype, n);
+    l->bias_fits = l->bias_fits && fits_bf16(c, t);
+}
+
+enum taca_code cuda_linear_open(struct taca_backend *b, struct taca_linear **out,
+                                const struct taca_tensor *parts, const struct taca_tensor *biases,
+                                int n_parts, struct taca_err *err) {
+    struct cuda *c = cuda_of(b);
+    struct cuda_linear *l = (struct cuda_linear *)calloc(1, sizeof *l);
+    if (!l) return c->host->fail(err, TACA_ENOMEM, "%s", parts[0].name);
+    l->base.in = taca_tensor_count(&parts[0]) / parts[0].dim[0];
+    for (int i = 0; i < n_parts; i++) l->base.out += parts[i].dim[0];
+    l->base.dtype = b->precision;
+    l->base.has_bias = biases != NULL;
+    l->bias_fits = true;
+    if (!alloc_parts(c, l, parts[0].name, err)) {
+        linear_free(c, &l->link);
+        return TACA_ENOMEM;
+    }
+    l->link = {c->weights, linear_free};
+    c->weights = &l->link;
+    int64_t row = 0;
+    for (int i = 0; i < n_parts; i++) {
+        const int64_t n = parts[i].dim[0];
+        const size_t at = (size_t)(row * l->base.in) * taca_dtype_bytes(l->base.dtype);
+        cuda_upload_as(c, (char *)l->weight + at, l->base.dtype, parts[i].data, parts[i].dtype,
+                       (size_t)(n * l->base.in));
+        if (biases) upload_bias(c, l, row, &biases[i]);
+        row += n;
+    }
+    *out = &l->base;
+    return TACA_OK;
+}
+
+void cuda_linear_close(struct taca_backend *b, struct taca_linear *w) {
+    struct cuda *c = cuda_of(b);
+    struct cuda_linear *l = (struct cuda_linear *)w;
+    for (cuda_weight **p = &c->weights; *p; p = &(*p)->next) {
+        if (*p != &l->link) continue;
+        *p = l->link.next;
+        linear_free(c, &l->link);
+        return;
+    }
+}
+
+/* ---- descriptors ----------------------------------------------------------------------------- */
+
+static cudaDataType_t lt_type(enum taca_dtype t) {
+    return t == TACA_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+static bool set_int(struct cuda *c, cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t a,
+                    int value) {
+    return lt_ok(c, c->lt->f.MatmulDescSetAttribute(d, a, &value, sizeof value), "descriptor");
+}
+
+static int epilogue_of(const struct cuda_linear *l, enum taca_act act) {
+    if (act == TACA_ACT_GELU_TANH)
+        return l->base.has_bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
+    return l->base.has_bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+}
+
+/* p's views are set; `epilogue` as the library numbers it. product_close in any case. */
+static bool product_open(struct cuda *c, struct product *p, int epilogue) {
+    const struct lt_api *f = &c->lt->f;
+    const struct cuda_linear *l = p->l;
+    const uint64_t in = (uint64_t)l->base.in, out = (uint64_t)l->base.out;
+    const uint64_t rows = (uint64_t)p->to.rows;
+    const void *bias = p->to.dtype == TACA_BF16 ? (const void *)l->bias16 : (const void *)l->bias;
+    if (!lt_ok(c, f->MatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "descriptor") ||
+        !set_int(c, p->desc, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T) ||
+        !set_int(c, p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue))
+        return false;
+    if (l->base.has_bias &&
+        (!lt_ok(c,
+                f->MatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
+                                          sizeof bias),
+                "bias") ||
+         !set_int(c, p->desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, lt_type(p->to.dtype))))
+        return false;
+    return lt_ok(c, f->MatrixLayoutCreate(&p->w, lt_type(l->base.dtype), in, out, (int64_t)in),
+                 "weight") &&
+           lt_ok(c, f->MatrixLayoutCreate(&p->x, lt_type(p->from.dtype), in, rows, p->from.ld),
+                 "x") &&
+           lt_ok(c, f->MatrixLayoutCreate(&p->y, lt_type(p->to.dtype), out, rows, p->to.ld), "y");
+}
+
+static void product_close(struct cuda *c, struct product *p) {
+    const struct lt_api *f = &c->lt->f;
+    if (p->desc) (void)f->MatmulDescDestroy(p->desc);
+    if (p->w) (void)f->MatrixLayoutDestroy(p->w);
+    if (p->x) (void)f->MatrixLayoutDestroy(p->x);
+    if (p->y) (void)f->MatrixLayoutDestroy(p->y);
+}
+
+static cublasStatus_t run(struct cuda *c, const struct product *p,
+                          const cublasLtMatmulAlgo_t *algo) {
+    const float one = 1, zero = 0;
+    return c->lt->f.Matmul(c->lt->handle, p->desc, &one, p->l->weight, p->w, p->from.data, p->x,
+                           &zero, p->to.data, p->y, p->to.data, p->y, algo, c->lt->workspace,
+                           WORKSPACE, c->stream);
+}
+
+/* ---- algorithms ------------------------------------------------------------------------------ */
+
+/* Rows in steps: powers of two up to 256, then multiples of 256. */
+static int64_t row_step(int64_t rows) {
+    int64_t step = 1;
+    while (step < rows && step < 256) step *= 2;
+    return step < rows ? (rows + 255) / 256 * 256 : step;
+}
+
+static bool same_shape(const struct lt_shape *a, const struct lt_shape *b) {
+    return a->rows == b->rows && a->in == b->in && a->out == b->out && a->x_ld == b->x_ld &&
+           a->y_ld == b->y_ld && a->w_type == b->w_type && a->y_type == b->y_type &&
+           a->epilogue == b->epilogue;
+}
+
+/* Milliseconds of REPEATS runs; negative when the candidate does not run. */
+static float time_candidate(struct cuda *c, const struct product *p,
+                            const cublasLtMatmulAlgo_t *algo) {
+    float ms = -1;
+    if (run(c, p, algo) != CUBLAS_STATUS_SUCCESS) return -1;
+    (void)cudaEventRecord(c->lt->from, c->stream);
+    for (int i = 0; i < REPEATS; i++) (void)run(c, p, algo);
+    (void)cudaEventRecord(c->lt->to, c->stream);
+    if (!cuda_ok(c, cudaEventSynchronize(c->lt->to), "linear") ||
+        !cuda_ok(c, cudaEventElapsedTime(&ms, c->lt->from, c->lt->to), "linear"))
+        return -1;
+    return ms;
+}
+
+/* The fastest candidate for p; the first one in deterministic mode, where time must not choose. */
+static bool choose(struct cuda *c, const struct product *p, cublasLtMatmulAlgo_t *best) {
+    cublasLtMatmulHeuristicResult_t found[CANDIDATES];
+    int n = 0;
+    float least = -1;
+    if (!lt_ok(c,
+               c->lt->f.MatmulAlgoGetHeuristic(c->lt->handle, p->desc, p->w, p->x, p->y, p->y,
+                                               c->lt->preference, CANDIDATES, found, &n),
+               "no algorithm"))
+        return false;
+    for (int i = 0; i < n; i++) {
+        if (found[i].state != CUBLAS_STATUS_SUCCESS) continue;
+        const float ms = c->deterministic ? 0 : time_candidate(c, p, &found[i].algo);
+        if (ms < 0 || (least >= 0 && ms >= least)) continue;
+        least = ms;
+        *best = found[i].algo;
+        if (c->deterministic) break;
+    }
+    return least >= 0 || lt_ok(c, CUBLAS_STATUS_NOT_SUPPORTED, "no algorithm");
+}
+
+static const cublasLtMatmulAlgo_t *algorithm(struct cuda *c, const struct product *p,
+                                             int epilogue) {
+    struct lt *t = c->lt;
+    const struct lt_shape want = {c->deterministic ? FIXED_ROWS : row_step(p->to.rows),
+                                  p->l->base.in,
+                                  p->l->base.out,
+                                  p->from.ld,
+                                  p->to.ld,
+                                  p->l->base.dtype,
+                                  p->to.dtype,
+                                  epilogue};
+    for (int i = 0; i < t->n_shapes; i++)
+        if (same_shape(&t->shape[i], &want)) return &t->algo[i];
+    const int at = t->next;
+    if (!choose(c, p, &t->algo[at])) return NULL;
+    t->shape[at] = want;
+    t->next = (at + 1) % SHAPES;
+    if (t->n_shapes < SHAPES) t->n_shapes++;
+    return &t->algo[at];
+}
+
+/* ---- the op ---------------------------------------------------------------------------------- */
+
+/* to = epilogue(from W^T); types as the library takes them. */
+static void multiply(struct cuda *c, const struct cuda_linear *l, struct taca_mat to,
+                     struct taca_mat from, int epilogue) {
+    struct product p = {NULL, NULL, NULL, NULL, l, to, from};
+    const cublasLtMatmulAlgo_t *algo;
+    if (product_open(c, &p, epilogue) && (algo = algorithm(c, &p, epilogue)) != NULL)
+        (void)lt_ok(c, run(c, &p, algo), "product");
+    product_close(c, &p);
+}
+
+/* A dense matrix of the given type in work memory; without data after an error. */
+static struct taca_mat work(struct cuda *c, struct cuda_buf *buf, enum taca_dtype t, int64_t rows,
+                            int64_t cols) {
+    struct taca_mat m = {NULL, t, rows, cols, cols};
+    m.data = cuda_buf_get(c, buf, (size_t)(rows * cols) * taca_dtype_bytes(t), "linear");
+    return m;
+}
+
+void cuda_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                 const struct taca_linear *w, enum taca_act act) {
+    struct cuda *c = cuda_of(b);
+    const struct cuda_linear *l = (const struct cuda_linear *)w;
+    const bool fused = act == TACA_ACT_NONE || act == TACA_ACT_GELU_TANH;
+    struct taca_mat from = x, to = y;
+    if (x.dtype != w->dtype) {
+        from = work(c, &c->in, w->dtype, x.rows, x.cols);
+        if (!from.data) return;
+        cuda_activate(b, from, x, TACA_ACT_NONE);
+    }
+    /* f32 products come out as f32, and so does what must not be rounded yet: the input of an
+     * activation of its own, a sum with a bias that bf16 does not hold */
+    if (y.dtype == TACA_BF16 && (w->dtype == TACA_F32 || !fused || !l->bias_fits)) {
+        to = work(c, &c->out, TACA_F32, y.rows, y.cols);
+        if (!to.data) return;
+    }
+    const int64_t block = c->deterministic ? FIXED_ROWS : y.rows;
+    for (int64_t r = 0; r < y.rows; r += block) {
+        const int64_t n = y.rows - r < block ? y.rows - r : block;
+        multiply(c, l, taca_mat_rows(to, r, n), taca_mat_rows(from, r, n), epilogue_of(l, act));
+    }
+    if (to.data != y.data || !fused) cuda_activate(b, y, to, fused ? TACA_ACT_NONE : act);
+}

@@ -1,0 +1,163 @@
+/* cublaslt.cc - stand-in for cuBLASLt: column-major products on the CPU, sums in double.
+ *
+ * out = epilogue(alpha op(A) op(B) + beta C). Only what kernels/cuda asks for; anything else is
+ * CUBLAS_STATUS_NOT_SUPPORTED, so that a new use shows here first. */
+#include <cublasLt.h>
+
+#include <cuda_bf16.h>
+
+#include <cstdio>
+#include <vector>
+
+struct cublasLtContext {
+    int unused;
+};
+struct cuda_host_desc {
+    int trans_a = CUBLAS_OP_N, trans_b = CUBLAS_OP_N, epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+    int bias_type = -1; /* the output's, as in the original */
+    const void *bias = nullptr;
+};
+struct cuda_host_layout {
+    cudaDataType_t type;
+    uint64_t rows, cols;
+    int64_t ld;
+};
+struct cuda_host_preference {
+    uint64_t workspace = 0;
+};
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t *h) {
+    *h = new cublasLtContext{0};
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t h) {
+    delete h;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *d, cublasComputeType_t compute,
+                                        cudaDataType_t scale) {
+    if (compute != CUBLAS_COMPUTE_32F || scale != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
+    *d = new cuda_host_desc;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t d) {
+    delete d;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d,
+                                              cublasLtMatmulDescAttributes_t a, const void *value,
+                                              size_t bytes) {
+    if (bytes != (a == CUBLASLT_MATMUL_DESC_BIAS_POINTER ? sizeof(void *) : sizeof(int)))
+        return CUBLAS_STATUS_INVALID_VALUE;
+    switch (a) {
+    case CUBLASLT_MATMUL_DESC_TRANSA: memcpy(&d->trans_a, value, bytes); break;
+    case CUBLASLT_MATMUL_DESC_TRANSB: memcpy(&d->trans_b, value, bytes); break;
+    case CUBLASLT_MATMUL_DESC_EPILOGUE: memcpy(&d->epilogue, value, bytes); break;
+    case CUBLASLT_MATMUL_DESC_BIAS_POINTER: memcpy((void *)&d->bias, value, bytes); break;
+    case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE: memcpy(&d->bias_type, value, bytes); break;
+    }
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *l, cudaDataType_t type,
+                                          uint64_t rows, uint64_t cols, int64_t ld) {
+    if (ld < (int64_t)rows || !rows || !cols) return CUBLAS_STATUS_INVALID_VALUE;
+    *l = new cuda_host_layout{type, rows, cols, ld};
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t l) {
+    delete l;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *p) {
+    *p = new cuda_host_preference;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t p) {
+    delete p;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p,
+                                                    cublasLtMatmulPreferenceAttributes_t,
+                                                    const void *value, size_t bytes) {
+    if (bytes != sizeof p->workspace) return CUBLAS_STATUS_INVALID_VALUE;
+    memcpy(&p->workspace, value, bytes);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+/* Addresses must be as aligned as the fast algorithms want them, or the list is empty: as on a
+ * device, a caller needs an answer for odd shapes. Three candidates, the last of them slow. */
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t,
+                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                              cublasLtMatmulPreference_t p, int wanted,
+                                              cublasLtMatmulHeuristicResult_t *results, int *got) {
+    *got = wanted < 3 ? wanted : 3;
+    for (int i = 0; i < *got; i++) {
+        results[i] = {};
+        results[i].algo.data[0] = 1 + (uint64_t)i;
+        results[i].workspaceSize = (size_t)p->workspace / (size_t)(i + 1);
+        results[i].state = CUBLAS_STATUS_SUCCESS;
+    }
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+/* ---- the product ----------------------------------------------------------------------------- */
+
+static float load(const void *p, int type, size_t i) {
+    return type == CUDA_R_32F ? ((const float *)p)[i]
+                              : __bfloat162float(((const __nv_bfloat16 *)p)[i]);
+}
+static void store(void *p, int type, size_t i, float v) {
+    if (type == CUDA_R_32F)
+        ((float *)p)[i] = v;
+    else
+        ((__nv_bfloat16 *)p)[i] = __float2bfloat16_rn(v);
+}
+static bool float_type(int t) { return t == CUDA_R_32F || t == CUDA_R_16BF; }
+
+/* op(M) as rows of floats: [rows(op), inner] when `rows`, else [cols(op), inner]. */
+static std::vector<float> gather(const void *p, const cuda_host_layout *l, bool by_column) {
+    const size_t outer = by_column ? l->cols : l->rows, inner = by_column ? l->rows : l->cols;
+    std::vector<float> out(outer * inner);
+    for (size_t o = 0; o < outer; o++)
+        for (size_t i = 0; i < inner; i++)
+            out[o * inner + i] =
+                load(p, l->type, by_column ? o * (size_t)l->ld + i : i * (size_t)l->ld + o);
+    return out;
+}
+
+static float epilogue(const cuda_host_desc *d, float v, int out_type, size_t row) {
+    const bool biased =
+        d->epilogue == CUBLASLT_EPILOGUE_BIAS || d->epilogue == CUBLASLT_EPILOGUE_GELU_BIAS;
+    if (biased) v += load(d->bias, d->bias_type >= 0 ? d->bias_type : out_type, row);
+    if (d->epilogue == CUBLASLT_EPILOGUE_GELU || d->epilogue == CUBLASLT_EPILOGUE_GELU_BIAS)
+        v = 0.5f * v * (1 + tanhf(0.7978845608028654f * (v + 0.044715f * v * v * v)));
+    return v;
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const void *alpha,
+                              const void *a, cublasLtMatrixLayout_t la, const void *b,
+                              cublasLtMatrixLayout_t lb, const void *beta, const void *c,
+                              cublasLtMatrixLayout_t lc, void *out, cublasLtMatrixLayout_t lout,
+                              const cublasLtMatmulAlgo_t *algo, void *, size_t, cudaStream_t) {
+    if (!cuda_host_may_launch(1, 32, 0)) return CUBLAS_STATUS_INVALID_VALUE;
+    if (!float_type(la->type) || la->type != lb->type || !float_type(lout->type) ||
+        lc->type != lout->type || (algo && (algo->data[0] < 1 || algo->data[0] > 3)))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    const bool ta = d->trans_a == CUBLAS_OP_T, tb = d->trans_b == CUBLAS_OP_T;
+    const size_t m = ta ? la->cols : la->rows, k = ta ? la->rows : la->cols;
+    const size_t n = tb ? lb->rows : lb->cols;
+    if ((tb ? lb->cols : lb->rows) != k || lout->rows != m || lout->cols != n)
+        return CUBLAS_STATUS_INVALID_VALUE;
+    const float al = *(const float *)alpha, be = *(const float *)beta;
+    const std::vector<float> x = gather(a, la, ta), y = gather(b, lb, !tb);
+    for (size_t j = 0; j < n; j++)
+        for (size_t i = 0; i < m; i++) {
+            double s = 0;
+            for (size_t t = 0; t < k; t++) s += (double)x[i * k + t] * (double)y[j * k + t];
+            float v = al * (float)s;
+            if (be != 0) v += be * load(c, lc->type, j * (size_t)lc->ld + i);
+            store(out, lout->type, j * (size_t)lout->ld + i, epilogue(d, v, lout->type, i));
+        }
+    return CUBLAS_STATUS_SUCCESS;
+}
