@@ -111,6 +111,11 @@ static void cuda_wait(struct taca_backend *b) {
     (void)cuda_ok(c, cudaStreamSynchronize(c->stream), "wait");
 }
 
+static size_t cuda_foreseen(const struct taca_backend *b) {
+    const struct cuda *c = (const struct cuda *)b;
+    return c->in.size + c->out.size + cuda_lt_bytes;
+}
+
 /* ---- life ------------------------------------------------------------------------------------ */
 
 static void cuda_close(struct taca_backend *b) {
@@ -171,6 +176,12 @@ static const struct taca_backend_ops cuda_ops = {
     .group_norm = cuda_group_norm,
     .upsample2 = cuda_upsample2,
     .map_to_rgb8 = cuda_map_to_rgb8,
+    .weigh_linear = cuda_weigh_linear,
+    .weigh_conv = cuda_weigh_conv,
+    .foresee_linear = cuda_foresee_linear,
+    .foresee_conv2d = NULL,
+    .foresee_attention = NULL,
+    .foreseen = cuda_foreseen,
 };
 
 static int cuda_devices(const struct taca_module_host *host, struct taca_err *err) {

@@ -112,3 +112,13 @@ void cuda_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
     });
     (void)cuda_launched(c, "conv2d");
 }
+
+/* ---- foreseen -------------------------------------------------------------------------------- */
+
+struct taca_weight_bytes cuda_weigh_conv(struct taca_backend *b, struct taca_conv *w) {
+    struct cuda *c = cuda_of(b);
+    w->dtype = b->precision;
+    cuda_buf_foresee(&c->in, CUDA_STAGE_HALF);
+    const size_t n = (size_t)(w->c_out * w->c_in * w->kh * w->kw);
+    return {n * taca_dtype_bytes(w->dtype) + (size_t)w->c_out * sizeof(float), 0};
+}

@@ -75,9 +75,14 @@ static inline bool cuda_launched(struct cuda *c, const char *op) {
 
 /* At least `bytes` of b; NULL records TACA_ENOMEM with the op's name. */
 void *cuda_buf_get(struct cuda *c, struct cuda_buf *b, size_t bytes, const char *op);
+/* Notes that so much will be asked for, on a backend that only foresees. */
+static inline void cuda_buf_foresee(struct cuda_buf *b, size_t bytes) {
+    if (b->size < bytes) b->size = bytes;
+}
 /* Device memory that lives as long as a weight; NULL and *err when there is none. */
 void *cuda_weight_alloc(struct cuda *c, size_t bytes, const char *what, struct taca_err *err);
 
+static const size_t CUDA_STAGE_HALF = 16 << 20; /* the most that is converted at once */
 bool cuda_stage_open(struct cuda *c);
 void cuda_stage_close(struct cuda *c);
 void cuda_stage_upload(struct cuda *c, void *dst, const void *host, size_t bytes);
@@ -148,6 +153,10 @@ enum taca_code cuda_linear_open(struct taca_backend *b, struct taca_linear **out
 void cuda_linear_close(struct taca_backend *b, struct taca_linear *w);
 void cuda_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                  const struct taca_linear *w, enum taca_act act);
+struct taca_weight_bytes cuda_weigh_linear(struct taca_backend *b, struct taca_linear *w);
+void cuda_foresee_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                         const struct taca_linear *w, enum taca_act act);
+extern const size_t cuda_lt_bytes; /* what the library is given */
 /* rows.cu */
 void cuda_layer_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                      const float *gain, const float *bias, float eps);
@@ -188,6 +197,7 @@ void cuda_add_position(struct taca_backend *b, struct taca_mat x, struct taca_ma
 enum taca_code cuda_conv_open(struct taca_backend *b, struct taca_conv **out,
                               const struct taca_tensor *weight, const struct taca_tensor *bias,
                               const struct taca_conv *shape, struct taca_err *err);
+struct taca_weight_bytes cuda_weigh_conv(struct taca_backend *b, struct taca_conv *w);
 void cuda_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
                  const struct taca_conv *w);
 void cuda_chw_to_map(struct taca_backend *b, struct taca_map y, struct taca_chw x);

@@ -13,7 +13,7 @@
 
 enum { CANDIDATES = 8, REPEATS = 3, SHAPES = 512 };
 static const int64_t FIXED_ROWS = 256; /* of a product in deterministic mode */
-static const size_t WORKSPACE = 32 << 20;
+const size_t cuda_lt_bytes = 32 << 20;
 
 struct lt_shape {
     int64_t rows, in, out, x_ld, y_ld; /* rows as the upper end of a step */
@@ -65,14 +65,14 @@ enum taca_code lt_open(struct cuda *c, struct taca_err *err) {
     if (!lt_load(&t->f, &missing))
         return c->host->fail(err, TACA_EUNSUPPORTED, "cuda:%d: %s was not found", c->device,
                              missing);
-    const uint64_t most = WORKSPACE;
+    const uint64_t most = cuda_lt_bytes;
     if (lt_ok(c, t->f.Create(&t->handle), "handle") &&
         lt_ok(c, t->f.MatmulPreferenceCreate(&t->preference), "preference") &&
         lt_ok(c,
               t->f.MatmulPreferenceSetAttribute(
                   t->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof most),
               "preference") &&
-        cuda_ok(c, cudaMalloc(&t->workspace, WORKSPACE), "workspace") &&
+        cuda_ok(c, cudaMalloc(&t->workspace, cuda_lt_bytes), "workspace") &&
         cuda_ok(c, cudaEventCreateWithFlags(&t->from, 0), "event") &&
         cuda_ok(c, cudaEventCreateWithFlags(&t->to, 0), "event"))
         return TACA_OK;
@@ -189,6 +189,9 @@ static bool set_int(struct cuda *c, cublasLtMatmulDesc_t d, cublasLtMatmulDescAt
     return lt_ok(c, c->lt->f.MatmulDescSetAttribute(d, a, &value, sizeof value), "descriptor");
 }
 
+/* By the library, as an epilogue. */
+static bool fused(enum taca_act act) { return act == TACA_ACT_NONE || act == TACA_ACT_GELU_TANH; }
+
 static int epilogue_of(const struct cuda_linear *l, enum taca_act act) {
     if (act == TACA_ACT_GELU_TANH)
         return l->base.has_bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
@@ -233,7 +236,7 @@ static cublasStatus_t run(struct cuda *c, const struct product *p,
     const float one = 1, zero = 0;
     return c->lt->f.Matmul(c->lt->handle, p->desc, &one, p->l->weight, p->w, p->from.data, p->x,
                            &zero, p->to.data, p->y, p->to.data, p->y, algo, c->lt->workspace,
-                           WORKSPACE, c->stream);
+                           cuda_lt_bytes, c->stream);
 }
 
 /* ---- algorithms ------------------------------------------------------------------------------ */
@@ -327,20 +330,25 @@ static struct taca_mat work(struct cuda *c, struct cuda_buf *buf, enum taca_dtyp
     return m;
 }
 
+/* What of an op needs work memory: x in the weights' type; y as f32. f32 products come out as f32,
+ * and so does what must not be rounded yet: the input of an activation of its own, a sum with a
+ * bias that bf16 does not hold. */
+static bool converts(const struct taca_linear *w, struct taca_mat x) { return x.dtype != w->dtype; }
+static bool widens(const struct taca_linear *w, struct taca_mat y, enum taca_act act, bool fits) {
+    return y.dtype == TACA_BF16 && (w->dtype == TACA_F32 || !fused(act) || !fits);
+}
+
 void cuda_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                  const struct taca_linear *w, enum taca_act act) {
     struct cuda *c = cuda_of(b);
     const struct cuda_linear *l = (const struct cuda_linear *)w;
-    const bool fused = act == TACA_ACT_NONE || act == TACA_ACT_GELU_TANH;
     struct taca_mat from = x, to = y;
-    if (x.dtype != w->dtype) {
+    if (converts(w, x)) {
         from = work(c, &c->in, w->dtype, x.rows, x.cols);
         if (!from.data) return;
         cuda_activate(b, from, x, TACA_ACT_NONE);
     }
-    /* f32 products come out as f32, and so does what must not be rounded yet: the input of an
-     * activation of its own, a sum with a bias that bf16 does not hold */
-    if (y.dtype == TACA_BF16 && (w->dtype == TACA_F32 || !fused || !l->bias_fits)) {
+    if (widens(w, y, act, l->bias_fits)) {
         to = work(c, &c->out, TACA_F32, y.rows, y.cols);
         if (!to.data) return;
     }
@@ -349,5 +357,25 @@ void cuda_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
         const int64_t n = y.rows - r < block ? y.rows - r : block;
         multiply(c, l, taca_mat_rows(to, r, n), taca_mat_rows(from, r, n), epilogue_of(l, act));
     }
-    if (to.data != y.data || !fused) cuda_activate(b, y, to, fused ? TACA_ACT_NONE : act);
+    if (to.data != y.data || !fused(act)) cuda_activate(b, y, to, fused(act) ? TACA_ACT_NONE : act);
+}
+
+/* ---- foreseen -------------------------------------------------------------------------------- */
+
+struct taca_weight_bytes cuda_weigh_linear(struct taca_backend *b, struct taca_linear *w) {
+    struct cuda *c = cuda_of(b);
+    w->dtype = b->precision;
+    cuda_buf_foresee(&c->in, CUDA_STAGE_HALF);
+    const size_t biases = w->has_bias ? sizeof(float) + sizeof(bf16) : 0;
+    return {(size_t)w->out * ((size_t)w->in * taca_dtype_bytes(w->dtype) + biases), 0};
+}
+
+/* A bias may be one that bf16 does not hold. */
+void cuda_foresee_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
+                         const struct taca_linear *w, enum taca_act act) {
+    struct cuda *c = cuda_of(b);
+    if (converts(w, x))
+        cuda_buf_foresee(&c->in, (size_t)(x.rows * x.cols) * taca_dtype_bytes(w->dtype));
+    if (widens(w, y, act, !w->has_bias))
+        cuda_buf_foresee(&c->out, (size_t)(y.rows * y.cols) * sizeof(float));
 }

@@ -6,12 +6,11 @@
 
 #include "kernels/cuda/cuda.cuh"
 
-static const size_t HALF = 16 << 20;
 static const size_t LINE = 64;
 
 bool cuda_stage_open(struct cuda *c) {
     struct cuda_stage *s = &c->stage;
-    return cuda_ok(c, cudaHostAlloc((void **)&s->p, 2 * HALF, cudaHostAllocDefault),
+    return cuda_ok(c, cudaHostAlloc((void **)&s->p, 2 * CUDA_STAGE_HALF, cudaHostAllocDefault),
                    "pinned memory") &&
            cuda_ok(c, cudaEventCreateWithFlags(&s->read[0], cudaEventDisableTiming), "event") &&
            cuda_ok(c, cudaEventCreateWithFlags(&s->read[1], cudaEventDisableTiming), "event");
@@ -41,11 +40,11 @@ static bool next_half(struct cuda *c) {
 /* Room for up to `bytes` in the ring; *got is how many there are. NULL after an error. */
 static char *stage_room(struct cuda *c, size_t bytes, size_t *got) {
     struct cuda_stage *s = &c->stage;
-    if (s->used == HALF && !next_half(c)) return NULL;
-    *got = HALF - s->used < bytes ? HALF - s->used : bytes;
-    char *p = s->p + (size_t)s->half * HALF + s->used;
+    if (s->used == CUDA_STAGE_HALF && !next_half(c)) return NULL;
+    *got = CUDA_STAGE_HALF - s->used < bytes ? CUDA_STAGE_HALF - s->used : bytes;
+    char *p = s->p + (size_t)s->half * CUDA_STAGE_HALF + s->used;
     size_t padded = (*got + LINE - 1) / LINE * LINE;
-    s->used = s->used + padded > HALF ? HALF : s->used + padded;
+    s->used = s->used + padded > CUDA_STAGE_HALF ? CUDA_STAGE_HALF : s->used + padded;
     return p;
 }
 
@@ -90,7 +89,7 @@ static __global__ void convert_kernel(T *dst, const void *src, enum taca_dtype f
 
 void cuda_upload_as(struct cuda *c, void *dst, enum taca_dtype to, const void *host,
                     enum taca_dtype from, size_t n) {
-    const size_t wide = taca_dtype_bytes(from), chunk = HALF / wide;
+    const size_t wide = taca_dtype_bytes(from), chunk = CUDA_STAGE_HALF / wide;
     if (to == from) {
         cuda_stage_upload(c, dst, host, n * wide);
         return;
