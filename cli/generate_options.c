@@ -155,9 +155,9 @@ static void set_defaults(struct gen_opts *o) {
 /* An option that the place where the picture is made cannot honour is refused, not passed over. The
  * environment may name what other commands use. */
 static bool fits(const struct flag *f, const struct gen_opts *o) {
-    static const char *const here[] = {"transformer", "vae",          "clip-l",       "clip-g",
-                                       "t5",          "taesd",        "model-config", "precision",
-                                       "threads",     "device",       "deterministic"};
+    static const char *const here[] = {"transformer", "vae",    "clip-l",       "clip-g",
+                                       "t5",          "taesd",  "model-config", "precision",
+                                       "threads",     "device", "deterministic"};
     static const char *const there[] = {"api-key", "patience"};
     for (size_t i = 0; o->server && i < sizeof here / sizeof *here; i++)
         if (strcmp(f->name, here[i]) == 0) return false;
