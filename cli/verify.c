@@ -162,5 +162,8 @@ int cli_verify(int argc, char **argv) {
         fprintf(stderr, "taca verify: --weights %s: no such folder\n", o.weights.item[i]);
         return EXIT_FAILED;
     }
-    return run(&o, &set);
+    struct taca_err err = {0};
+    if (verify_ready(&o.verify, &err) == TACA_OK) return run(&o, &set);
+    cli_fail("verify", &err);
+    return err.code == TACA_EINVAL ? EXIT_USAGE : EXIT_FAILED;
 }

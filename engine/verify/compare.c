@@ -63,21 +63,39 @@ static double tolerance_of(const struct verify_case *c, const char *output, doub
 
 /* ---- one case -------------------------------------------------------------------------------- */
 
-static enum taca_code open_engine(struct verify_case *c, struct taca_err *err) {
+static enum taca_code open_backend(struct taca_backend **out, const struct verify_opts *o,
+                                   struct taca_err *err) {
     const struct taca_backend_opts opts = {
-        .threads = c->opts->threads, .precision = c->opts->dtype, .int8 = c->opts->int8};
+        .threads = o->threads, .precision = o->dtype, .int8 = o->int8};
+    struct taca_backend *b;
+    enum taca_code rc = taca_backend_open(&b, o->device, &opts, err);
+    if (rc) return rc;
+    if (taca_backend_precision(b) != o->dtype)
+        rc = taca_fail(err, TACA_EUNSUPPORTED,
+                       "dtype bf16 needs a processor with AVX512-BF16; use f32");
+    else if (o->int8 && !taca_backend_has_int8(b))
+        rc = taca_fail(err, TACA_EUNSUPPORTED,
+                       "dtype int8 needs a processor with AVX512-VNNI; use f32");
+    if (rc)
+        taca_backend_close(b);
+    else
+        *out = b;
+    return rc;
+}
+
+enum taca_code verify_ready(const struct verify_opts *opts, struct taca_err *err) {
+    struct taca_backend *b;
+    enum taca_code rc = open_backend(&b, opts, err);
+    if (rc == TACA_OK) taca_backend_close(b);
+    return rc;
+}
+
+static enum taca_code open_engine(struct verify_case *c, struct taca_err *err) {
     c->e = calloc(1, sizeof *c->e);
     if (!c->e) return taca_fail(err, TACA_ENOMEM, "an engine");
-    enum taca_code rc = taca_backend_open(&c->e->b, c->opts->device, &opts, err);
-    if (rc) return rc;
-    c->e->scratch.b = c->e->b;
-    if (taca_backend_precision(c->e->b) != c->opts->dtype)
-        return taca_fail(err, TACA_EUNSUPPORTED,
-                         "dtype bf16 needs a processor with AVX512-BF16; use f32");
-    if (c->opts->int8 && !taca_backend_has_int8(c->e->b))
-        return taca_fail(err, TACA_EUNSUPPORTED,
-                         "dtype int8 needs a processor with AVX512-VNNI; use f32");
-    return TACA_OK;
+    enum taca_code rc = open_backend(&c->e->b, c->opts, err);
+    if (rc == TACA_OK) c->e->scratch.b = c->e->b;
+    return rc;
 }
 
 enum taca_code case_init(struct verify_case *c, struct taca_err *err) {

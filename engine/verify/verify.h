@@ -50,6 +50,9 @@ struct verify_counts {
     int failed; /* outputs beyond their tolerance and cases that broke off */
 };
 
+/* Whether the machine can do what opts ask for; TACA_EINVAL for a device that is none. */
+enum taca_code verify_ready(const struct verify_opts *opts, struct taca_err *err) TACA_MUST_USE;
+
 /* Runs the case `path` (without suffix), or every case of the folder `path`; adds to *counts.
  * TACA_ENOTFOUND when there is no such case, or none in the folder. */
 enum taca_code verify_path(const struct verify_opts *opts, const struct verify_sink *sink,
