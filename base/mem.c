@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FIRST_BLOCK = 4096, LARGEST_BLOCK = 1 << 20, ALIGN = 16 };
+enum { FIRST_BLOCK = 512, LARGEST_BLOCK = 1 << 20, ALIGN = 16 };
 
 struct taca_arena_block {
     struct taca_arena_block *next;

@@ -14,7 +14,6 @@
 
 enum {
     LINGER_US = 1000 * 1000,
-    FIRST_PING_MS = 1000,       /* so that a silent queue still sends its head soon */
     SEND_BUFFER_BYTES = 65536,  /* a stalled reader costs no more kernel memory than this */
     USER_TIMEOUT_MS = 30 * 1000 /* unacknowledged data: the peer has vanished */
 };
@@ -225,7 +224,7 @@ bool conn_attach(struct conn *c, struct stream *s, uint64_t job_key) {
     pthread_mutex_lock(&r->lock);
     c->stream = s;
     c->job_key = job_key;
-    c->ping_us = taca_now_us() + (int64_t)FIRST_PING_MS * 1000;
+    c->ping_us = taca_now_us() + (int64_t)r->opts.ping_ms * 1000;
     bool open = !r->closing;
     if (open && r->opts.watch) watch_add(r->opts.watch, c->fd, token_of(c));
     if (!open) stream_gone(s);
@@ -241,11 +240,6 @@ void conn_done(struct conn *c) {
 
 void conn_shut(struct conn *c) { shutdown(c->fd, SHUT_RDWR); }
 
-static void ping(struct conn *c) {
-    static const char comment[] = ": hb\n\n";
-    stream_push(c->stream, STREAM_MERGE, -1, comment, sizeof comment - 1);
-}
-
 void conns_tick(struct conns *r, int64_t now_us) {
     pthread_mutex_lock(&r->lock);
     forget_expected(r);
@@ -255,7 +249,7 @@ void conns_tick(struct conns *r, int64_t now_us) {
         if (c->deadline_us && now_us >= c->deadline_us) late_body(c, now_us);
         if (c->stream && stream_kind(c->stream) == STREAM_EVENTS && now_us >= c->ping_us) {
             c->ping_us = now_us + (int64_t)r->opts.ping_ms * 1000;
-            ping(c);
+            stream_comment(c->stream);
         }
     }
     pthread_mutex_unlock(&r->lock);
@@ -270,7 +264,7 @@ void conns_left(struct conns *r, uint64_t token, bool half) {
     struct conn *c = at < (uint32_t)r->opts.max ? r->slots[at].conn : NULL;
     if (c && c->stream && token == token_of(c)) {
         if (half && stream_kind(c->stream) == STREAM_EVENTS) {
-            ping(c);
+            stream_comment(c->stream);
             watch_again(r->opts.watch, c->fd, token);
         } else {
             key = c->job_key;

@@ -19,7 +19,6 @@
 #include "server/watch.h"
 
 enum {
-    DAEMONS = 2,
     ADMIN_CONNECTIONS = 64,
     TICK_MS = 250,
     CLOSE_TICK_MS = 5,
@@ -140,8 +139,7 @@ static void raise_descriptor_limit(int max_connections) {
 
 static enum taca_code open_http(struct front *f, bool admin, const struct front_opts *o,
                                 struct taca_err *err) {
-    struct http_opts h = {.daemons = admin ? 0 : DAEMONS,
-                          .admin = admin,
+    struct http_opts h = {.admin = admin,
                           .max_connections = admin ? ADMIN_CONNECTIONS : o->max_connections,
                           .body_timeout_ms = o->body_timeout_ms,
                           .ping_ms = o->sse_ping_ms,

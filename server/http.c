@@ -21,24 +21,28 @@
 
 enum {
     MAX_DAEMONS = 4,
-    /* The library touches all of a connection's pool, so an idle event stream costs that much. Few
-     * heads need more than the small one; the large one holds any head that the guard lets in. */
-    SMALL_POOL_BYTES = 8 * 1024,
-    SMALL_HEAD_BYTES = 4 * 1024,
-    LARGE_POOL_BYTES = 64 * 1024,
     STALL_S = 30,           /* neither a byte in nor out */
     BODY_BYTES_PER_MS = 64, /* slower bodies are late */
-    READER_BLOCK = 1024,
+    /* the library reads events into its pool when it sends chunks, and only else into a block */
+    CHUNKED_BLOCK = 16,
+    PLAIN_BLOCK = 4096,
     /* Pictures that are sent in: such bodies go to the first daemon, so that reading them holds up
      * no usual request, and only so many of the largest are there at once. */
     LARGE_BODY_BYTES = 256 * 1024,
     LARGEST_BODIES = 8
 };
 
+/* The library touches all of a connection's pool, so an idle event stream costs that much. A head
+ * goes to a daemon whose pools hold it and the answer's: programs to the last ones, browsers to the
+ * second, and whatever else the guard lets in to the first. */
+static const struct {
+    size_t pool_bytes, head_bytes;
+} daemons[MAX_DAEMONS] = {{65536, SIZE_MAX}, {8192, 4096}, {4096, 1536}, {4096, 1536}};
+
 struct http {
     struct http_opts opts;
     struct conns *conns;
-    struct MHD_Daemon *daemons[MAX_DAEMONS]; /* the first has large pools */
+    struct MHD_Daemon *daemons[MAX_DAEMONS];
     int n_daemons;
     unsigned next;
     atomic_size_t body_bytes; /* of all bodies that are there */
@@ -49,6 +53,7 @@ struct request {
     struct MHD_Connection *mhd;
     struct conn *conn;
     bool begun;
+    bool chunks; /* HTTP/1.1: an answer of unknown length goes in chunks */
     const char *method;
     char id[REQUEST_ID_MAX + 1];
     struct taca_buf body;
@@ -152,8 +157,8 @@ static ssize_t read_events(void *ctx, uint64_t pos, char *out, size_t max) {
 }
 
 static enum MHD_Result queue_events(struct request *q, char *headers) {
-    struct MHD_Response *r =
-        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, READER_BLOCK, read_events, q, NULL);
+    struct MHD_Response *r = MHD_create_response_from_callback(
+        MHD_SIZE_UNKNOWN, q->chunks ? CHUNKED_BLOCK : PLAIN_BLOCK, read_events, q, NULL);
     if (!r) return MHD_NO;
     add_common(r, q, "text/event-stream", headers);
     add_header(r, "X-Accel-Buffering", "no");
@@ -300,9 +305,10 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *mhd, const c
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     struct request *q = info ? info->socket_context : NULL;
-    (void)ctx, (void)version;
+    (void)ctx;
     if (!q) return MHD_NO; /* no memory or no room when it arrived */
     *req_ctx = q;
+    q->chunks = strcmp(version, MHD_HTTP_VERSION_1_1) == 0;
     if (!q->begun) return begin(q, url, method);
     if (*upload_len) return take_body(q, upload, upload_len);
     if (q->reply.stream) return go_on_waiting(q);
@@ -392,10 +398,9 @@ enum taca_code http_open(struct http **out, const struct http_opts *opts, struct
                                                .watch = opts->watch,
                                                .ctx = opts->ctx,
                                                .left = opts->left});
-    int wanted = opts->daemons < MAX_DAEMONS ? opts->daemons + 1 : MAX_DAEMONS;
+    int wanted = opts->admin ? 1 : MAX_DAEMONS;
     while (h->conns && h->n_daemons < wanted) {
-        h->daemons[h->n_daemons] =
-            start_daemon(h, h->n_daemons ? SMALL_POOL_BYTES : LARGE_POOL_BYTES);
+        h->daemons[h->n_daemons] = start_daemon(h, daemons[h->n_daemons].pool_bytes);
         if (!h->daemons[h->n_daemons]) break;
         h->n_daemons++;
     }
@@ -407,12 +412,13 @@ enum taca_code http_open(struct http **out, const struct http_opts *opts, struct
     return TACA_OK;
 }
 
+/* The last whose pools suffice; equal ones take turns. */
 static struct MHD_Daemon *daemon_for(struct http *h, const struct head *head) {
-    unsigned small = (unsigned)h->n_daemons - 1;
-    bool large = head->parse_bytes > SMALL_HEAD_BYTES || head->chunked ||
-                 head->content_length > LARGE_BODY_BYTES;
-    if (small == 0 || large) return h->daemons[0];
-    return h->daemons[1 + h->next++ % small];
+    if (head->chunked || head->content_length > LARGE_BODY_BYTES) return h->daemons[0];
+    int i = h->n_daemons - 1;
+    while (head->parse_bytes > daemons[i].head_bytes) i--;
+    if (i > 0 && daemons[i - 1].pool_bytes == daemons[i].pool_bytes) i -= (int)(h->next++ % 2);
+    return h->daemons[i];
 }
 
 void http_take(struct http *h, int fd, const struct head *head, const struct sockaddr *peer,

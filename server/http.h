@@ -46,8 +46,7 @@ struct http_reply {
 };
 
 struct http_opts {
-    int daemons; /* threads for usual requests; one more is for those with large heads */
-    bool admin;
+    bool admin; /* one daemon for all; else one for each size of head */
     int max_connections;
     int body_timeout_ms; /* and a second for every 64 KiB of body */
     int ping_ms;         /* silence on an event stream before a comment is sent */

@@ -116,7 +116,9 @@ void tell_so_far(struct jobs *js, struct job *job, struct reader *r) {
     const char *const headers[] = {"X-Job-Id", job->id, r->replayed ? "Idempotent-Replayed" : NULL,
                                    "true", NULL};
     stream_headers(r->stream, headers);
-    if ((r->openai && !r->progress) || job->state == JOB_DONE) return;
+    if (job->state == JOB_DONE) return;
+    stream_comment(r->stream); /* the head goes out at once, whatever there is to tell */
+    if (r->openai && !r->progress) return;
     if (job->state == JOB_QUEUED && job->last_event > r->after) {
         bool known = jobs_line_up(js);
         if (known) jobs_estimate(js);

@@ -173,6 +173,11 @@ void stream_set_next_id(struct stream *s, uint64_t id) {
     pthread_mutex_unlock(&s->lock);
 }
 
+void stream_comment(struct stream *s) {
+    static const char comment[] = ": hb\n\n";
+    stream_push(s, STREAM_MERGE, -1, comment, sizeof comment - 1);
+}
+
 void stream_end(struct stream *s) {
     pthread_mutex_lock(&s->lock);
     s->ended = true;

@@ -41,6 +41,8 @@ uint64_t stream_next_id(struct stream *s);
 void stream_set_next_id(struct stream *s, uint64_t id);
 /* Headers of an event stream: pairs as for stream_reply. Before the first frame. */
 void stream_headers(struct stream *s, const char *const *headers);
+/* A comment frame: readers skip it, proxies and kernels see that the stream lives. */
+void stream_comment(struct stream *s);
 void stream_end(struct stream *s); /* no more frames: the connection closes after the last */
 
 /* The one answer of a reply stream. `body` is moved (emptied); `headers` are pairs name, value

@@ -64,8 +64,6 @@ static void run_events(struct job *j, int pause) {
     const struct api_timings t = {.total_ms = 1};
     const struct api_result_image img = {
         .seed = 7, .width_px = 8, .height_px = 8, .bytes = "PNG", .len = 3};
-    const char *const headers[] = {"X-Job-Id", j->id, NULL};
-    stream_headers(s, headers);
     taca_buf_init(&b, 1 << 20);
     api_event_queued(&b, stream_next_id(s), j->id, j->created_s, 0, 0);
     push_and_finish(s, STREAM_KEEP, 0, &b);
@@ -93,6 +91,14 @@ static void run_flood(struct job *j) {
     run_events(j, 0);
 }
 
+static void begin_events(const struct job *j) {
+    const char *const headers[] = {"X-Job-Id", j->id, NULL};
+    stream_headers(j->readers->stream, headers);
+    stream_comment(j->readers->stream);
+}
+
+static bool is_events(const struct job *j) { return j->readers->form == API_REPLY_EVENTS; }
+
 static void hang(struct work *w) {
     struct api_error e = {.retry_after_s = 1};
     pthread_mutex_lock(&w->service->lock);
@@ -106,7 +112,6 @@ static void hang(struct work *w) {
 static void act(struct work *w) {
     struct job *j = w->job;
     const char *prompt = j->request.params.prompt;
-    bool events = j->readers->form == API_REPLY_EVENTS;
     struct api_error e = {.retry_after_s = 2};
     if (strcmp(prompt, "slow") == 0) pause_ms(200);
     if (strcmp(prompt, "fail") == 0) {
@@ -116,7 +121,7 @@ static void act(struct work *w) {
         hang(w);
     } else if (strcmp(prompt, "flood") == 0) {
         run_flood(j);
-    } else if (events) {
+    } else if (is_events(j)) {
         run_events(j, 20);
     } else {
         reply_with(j->readers->stream, strcmp(prompt, "big") == 0 ? 8 << 20 : 4);
@@ -148,13 +153,15 @@ static bool submit(void *ctx, struct job *j) {
     *w = (struct work){.job = j, .service = s};
     pthread_mutex_lock(&s->lock);
     bool closing = s->closing || atomic_load(&s->status.state) == SERVICE_DRAINING;
+    const char *prompt = j->request.params.prompt;
+    if (!closing && is_events(j) && strcmp(prompt, "fail") != 0) begin_events(j);
     if (!closing) {
         w->next = s->first;
         s->first = w;
     }
     pthread_mutex_unlock(&s->lock);
     /* thousands may wait without a thread; close_service frees them */
-    if (!closing && strcmp(j->request.params.prompt, "park") == 0) return true;
+    if (!closing && strcmp(prompt, "park") == 0) return true;
     if (closing || pthread_create(&t, NULL, run_job, w) != 0) {
         free(w); /* a thread that cannot be had ends the test anyway */
         return false;

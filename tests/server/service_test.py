@@ -247,6 +247,26 @@ def test_events_come_in_order_with_rising_ids():
         assert e[-1]["timings"]["denoise_ms"] > 0
 
 
+def test_the_head_of_a_stream_and_a_comment_come_at_once():
+    """also where nothing is to be told for long: OpenAI's stream begins with the first picture"""
+    with Service(step_ms=200 * PATIENCE) as s:
+        for path, body in (("/v1/generate", {"prompt": "a", "stream": True}),
+                           ("/v1/images/generations", {"prompt": "a", "stream": True})):
+            begin = time.monotonic()
+            raw = json.dumps(body).encode()
+            with socket.create_connection(("127.0.0.1", s.port), timeout=60) as c:
+                c.sendall(b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                          b"Content-Length: %d\r\n\r\n" % (path.encode(), len(raw)) + raw)
+                got = b""
+                while b": hb\n\n" not in got:
+                    part = c.recv(4096)
+                    assert part, got
+                    got += part
+                took = time.monotonic() - begin
+                assert got.startswith(b"HTTP/1.1 200 "), got
+                assert took < 0.2 * PATIENCE, (path, took)
+
+
 def test_previews_of_large_pictures_stay_short():
     with Service(step_ms=30) as s:
         _, _, body = s.post(prompt="a", seed=3, steps=3, width=2048, height=2048, previews=1,

@@ -738,7 +738,7 @@ class Crowd(WithService):
                 self.assertTrue(part)
                 got += part
         if PATIENCE == 1:  # sanitizers keep books of their own
-            self.assertLess((resident() - before) / 1000, 20)  # KiB each
+            self.assertLess((resident() - before) / 1000, 12)  # KiB each
         for s in crowd:
             s.close()
 
