@@ -45,12 +45,19 @@ const char *answer_reason_phrase(int status) {
     static const struct {
         int status;
         const char *phrase;
-    } table[] = {{400, "Bad Request"},           {404, "Not Found"},
-                 {405, "Method Not Allowed"},    {408, "Request Timeout"},
-                 {413, "Content Too Large"},     {414, "URI Too Long"},
-                 {417, "Expectation Failed"},    {431, "Request Header Fields Too Large"},
-                 {500, "Internal Server Error"}, {501, "Not Implemented"},
-                 {503, "Service Unavailable"},   {505, "HTTP Version Not Supported"}};
+    } table[] = {{400, "Bad Request"},
+                 {404, "Not Found"},
+                 {405, "Method Not Allowed"},
+                 {408, "Request Timeout"},
+                 {413, "Content Too Large"},
+                 {414, "URI Too Long"},
+                 {417, "Expectation Failed"},
+                 {429, "Too Many Requests"},
+                 {431, "Request Header Fields Too Large"},
+                 {500, "Internal Server Error"},
+                 {501, "Not Implemented"},
+                 {503, "Service Unavailable"},
+                 {505, "HTTP Version Not Supported"}};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
         if (table[i].status == status) return table[i].phrase;
     return "Error";

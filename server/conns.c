@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "server/metrics.h"
+#include "server/peers.h"
 
 enum {
     LINGER_US = 1000 * 1000,
@@ -25,6 +26,8 @@ struct conn {
     int64_t deadline_us; /* of the body, or of the moment after a refusal; 0 = none */
     int refused_status;  /* 0 = not refused */
     const char *request_id;
+    char *headers; /* of a refusal; owned, NULL = none */
+    uint64_t peer;
     struct stream *stream;
     uint64_t job_key; /* 0 = nobody needs to know that the client leaves */
     int64_t ping_us;
@@ -41,8 +44,11 @@ struct conns {
     pthread_mutex_t lock;
     bool closing;
     int count;
-    /* handed to the library, whose threads have not taken them up yet; by ticks of age */
-    int expected, expected_before;
+    /* the peers of those handed to the library whose threads have not taken them up yet; the first
+     * n_overdue have been there for a tick */
+    uint64_t *expected;
+    int n_expected, n_overdue;
+    struct peers *peers; /* NULL = not counted */
     uint32_t first_free; /* == opts.max: none */
     struct slot slots[];
 };
@@ -51,6 +57,14 @@ struct conns *conns_open(const struct conns_opts *opts) {
     struct conns *r = calloc(1, sizeof *r + (size_t)opts->max * sizeof r->slots[0]);
     if (!r) return NULL;
     r->opts = *opts;
+    r->expected = calloc((size_t)opts->max, sizeof r->expected[0]);
+    if (opts->count_peers) r->peers = peers_open((size_t)opts->max);
+    if (!r->expected || (opts->count_peers && !r->peers)) {
+        peers_close(r->peers);
+        free(r->expected);
+        free(r);
+        return NULL;
+    }
     for (int i = 0; i < opts->max; i++) r->slots[i].next_free = (uint32_t)i + 1;
     pthread_mutex_init(&r->lock, NULL);
     return r;
@@ -59,12 +73,21 @@ struct conns *conns_open(const struct conns_opts *opts) {
 void conns_close(struct conns *r) {
     if (!r) return;
     pthread_mutex_destroy(&r->lock);
+    peers_close(r->peers);
+    free(r->expected);
     free(r);
 }
 
 int conns_count(struct conns *r) {
     pthread_mutex_lock(&r->lock);
-    int n = r->count + r->expected + r->expected_before;
+    int n = r->count + r->n_expected;
+    pthread_mutex_unlock(&r->lock);
+    return n;
+}
+
+int conns_count_of(struct conns *r, uint64_t peer) {
+    pthread_mutex_lock(&r->lock);
+    int n = r->peers ? peers_count(r->peers, peer) : 0;
     pthread_mutex_unlock(&r->lock);
     return n;
 }
@@ -91,35 +114,58 @@ static void tune_socket(int fd) {
     set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
 }
 
-void conns_expect(struct conns *r) {
+static void count_peer(struct conns *r, uint64_t peer, bool here) {
+    if (r->peers && here) peers_add(r->peers, peer);
+    if (r->peers && !here) peers_drop(r->peers, peer);
+}
+
+void conns_expect(struct conns *r, uint64_t peer) {
     pthread_mutex_lock(&r->lock);
-    r->expected++;
+    if (r->n_expected < r->opts.max) { /* the listener's cap is lower */
+        r->expected[r->n_expected++] = peer;
+        count_peer(r, peer, true);
+    }
     pthread_mutex_unlock(&r->lock);
+}
+
+static void strike_expected(struct conns *r, int at) {
+    size_t behind = (size_t)(r->n_expected - at - 1);
+    memmove(r->expected + at, r->expected + at + 1, behind * sizeof r->expected[0]);
+    r->n_expected--;
+    r->n_overdue -= at < r->n_overdue;
 }
 
 /* The library does not tell when it drops one (no memory): those are forgotten after two ticks. */
 static void forget_expected(struct conns *r) {
-    r->expected_before = r->expected;
-    r->expected = 0;
+    while (r->n_overdue > 0) {
+        count_peer(r, r->expected[0], false);
+        strike_expected(r, 0);
+    }
+    r->n_overdue = r->n_expected;
 }
 
-static void has_come(struct conns *r) {
-    if (r->expected_before > 0)
-        r->expected_before--;
-    else if (r->expected > 0)
-        r->expected--;
+/* From here on it counts against its peer as a connection. */
+static void has_come(struct conns *r, uint64_t peer) {
+    for (int i = 0; i < r->n_expected; i++) {
+        if (r->expected[i] != peer) continue;
+        strike_expected(r, i);
+        return;
+    }
+    count_peer(r, peer, true); /* so late that it was forgotten */
 }
 
-struct conn *conn_enter(struct conns *r, int fd) {
+struct conn *conn_enter(struct conns *r, int fd, uint64_t peer) {
     struct conn *c = calloc(1, sizeof *c);
     if (!c) return NULL;
     c->owner = r;
     c->fd = fd;
+    c->peer = peer;
     tune_socket(fd);
     pthread_mutex_lock(&r->lock);
-    has_come(r);
+    has_come(r, peer);
     uint32_t at = r->first_free;
     if (at == (uint32_t)r->opts.max) {
+        count_peer(r, peer, false);
         free(c);
         c = NULL;
     } else {
@@ -143,6 +189,7 @@ void conn_leave(struct conn *c) {
     slot->next_free = r->first_free;
     r->first_free = c->slot;
     r->count--;
+    count_peer(r, c->peer, false);
     if (s && r->opts.watch) watch_remove(r->opts.watch, c->fd);
     uint64_t key = c->job_key;
     pthread_mutex_unlock(&r->lock);
@@ -152,14 +199,16 @@ void conn_leave(struct conn *c) {
         stream_unref(s);
     }
     if (key) r->opts.left(r->opts.ctx, key);
+    free(c->headers);
     free(c);
 }
 
 /* ---- bodies ---------------------------------------------------------------------------------- */
 
-void conn_expect_body(struct conn *c, int64_t deadline_us, const char *request_id) {
+void conn_expect_body(struct conn *c, int64_t deadline_us, const char *request_id, char *headers) {
     pthread_mutex_lock(&c->owner->lock);
     c->request_id = request_id;
+    c->headers = headers;
     c->deadline_us = deadline_us;
     pthread_mutex_unlock(&c->owner->lock);
 }
@@ -167,7 +216,11 @@ void conn_expect_body(struct conn *c, int64_t deadline_us, const char *request_i
 bool conn_body_done(struct conn *c) {
     pthread_mutex_lock(&c->owner->lock);
     bool good = c->refused_status == 0;
-    if (good) c->deadline_us = 0;
+    if (good) {
+        c->deadline_us = 0;
+        free(c->headers);
+        c->headers = NULL;
+    }
     pthread_mutex_unlock(&c->owner->lock);
     return good;
 }
@@ -183,7 +236,7 @@ int conn_refused_status(struct conn *c) {
 static void refuse_locked(struct conn *c, const struct api_error *e, int64_t now_us) {
     struct taca_buf b;
     taca_buf_init(&b, 8192);
-    answer_error_bytes(&b, e, c->request_id, NULL);
+    answer_error_bytes(&b, e, c->request_id, c->headers);
     if (!b.failed) (void)!send(c->fd, b.data, b.len, MSG_NOSIGNAL | MSG_DONTWAIT);
     taca_buf_finish(&b);
     shutdown(c->fd, SHUT_WR);
@@ -279,7 +332,7 @@ void conns_left(struct conns *r, uint64_t token, bool half) {
 void conns_cut_all(struct conns *r) {
     pthread_mutex_lock(&r->lock);
     r->closing = true;
-    r->expected = r->expected_before = 0; /* there are no more ticks to forget them */
+    r->n_expected = r->n_overdue = 0; /* there are no more ticks to forget them */
     for (int i = 0; i < r->opts.max; i++) {
         struct conn *c = r->slots[i].conn;
         if (!c) continue;

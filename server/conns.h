@@ -20,6 +20,7 @@ struct conn;
 
 struct conns_opts {
     int max;
+    bool count_peers; /* conns_count_of will be asked */
     int ping_ms;
     struct watch *watch; /* may be NULL */
     void *ctx;
@@ -29,20 +30,23 @@ struct conns_opts {
 struct conns *conns_open(const struct conns_opts *opts); /* NULL when out of memory */
 void conns_close(struct conns *r);                       /* must be empty; NULL is fine */
 int conns_count(struct conns *r);                        /* those expected included */
+int conns_count_of(struct conns *r, uint64_t peer);      /* of one client address: peers.h */
 
 /* Loop thread. */
-void conns_expect(struct conns *r); /* one was handed to the library and will enter */
+/* One was handed to the library and will enter. */
+void conns_expect(struct conns *r, uint64_t peer);
 void conns_tick(struct conns *r, int64_t now_us);
 void conns_left(struct conns *r, uint64_t token, bool half);
 void conns_cut_all(struct conns *r);
 bool conns_closing(struct conns *r);
 
 /* The library's threads. NULL = no room. */
-struct conn *conn_enter(struct conns *r, int fd);
+struct conn *conn_enter(struct conns *r, int fd, uint64_t peer);
 void conn_leave(struct conn *c); /* NULL is fine; just before its descriptor is closed */
 
-/* The id is borrowed until the connection leaves. */
-void conn_expect_body(struct conn *c, int64_t deadline_us, const char *request_id);
+/* The id is borrowed until the connection leaves; `headers` are lines for a refusal, taken over,
+ * may be NULL. */
+void conn_expect_body(struct conn *c, int64_t deadline_us, const char *request_id, char *headers);
 /* False: the connection was refused meanwhile, there is nothing left to say on it. */
 bool conn_body_done(struct conn *c);
 /* Writes an error past the library, which takes no answer in the middle of a body, and throws away

@@ -114,6 +114,8 @@ static void take(void *ctx, int fd, const struct head *head, const struct sockad
 
 static int behind(void *ctx) { return http_connections(ctx); }
 
+static int behind_of(void *ctx, uint64_t peer) { return http_connections_of(ctx, peer); }
+
 static void on_tick(uv_timer_t *tick) {
     struct front *f = tick->data;
     int64_t now_us = taca_now_us();
@@ -141,6 +143,7 @@ static enum taca_code open_http(struct front *f, bool admin, const struct front_
                                 struct taca_err *err) {
     struct http_opts h = {.admin = admin,
                           .max_connections = admin ? ADMIN_CONNECTIONS : o->max_connections,
+                          .count_peers = !admin && o->max_per_ip > 0,
                           .body_timeout_ms = o->body_timeout_ms,
                           .ping_ms = o->sse_ping_ms,
                           .max_body_bytes = o->limits.max_body_bytes,
@@ -148,6 +151,7 @@ static enum taca_code open_http(struct front *f, bool admin, const struct front_
                           .ctx = f,
                           .answer = answer,
                           .early = early,
+                          .rules = admin ? NULL : &f->rules,
                           .left = on_left};
     return http_open(admin ? &f->admin_http : &f->http, &h, err);
 }
@@ -160,11 +164,14 @@ static enum taca_code open_listener(struct front *f, bool admin, const char *hos
                               .given = admin ? o->given_admin : o->given,
                               .n_given = admin ? o->n_given_admin : o->n_given,
                               .max_connections = admin ? ADMIN_CONNECTIONS : o->max_connections,
+                              .max_per_peer = admin ? 0 : o->max_per_ip,
+                              .rules = admin ? NULL : &f->rules,
                               .head_timeout_ms = o->head_timeout_ms,
                               .max_body_bytes = o->limits.max_body_bytes,
                               .ctx = admin ? f->admin_http : f->http,
                               .hand_over = take,
-                              .others = behind};
+                              .others = behind,
+                              .others_of = behind_of};
     return listener_open(admin ? &f->admin_listener : &f->listener, f->loop, &l, err);
 }
 

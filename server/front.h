@@ -36,6 +36,7 @@ struct front_opts {
     const int *given, *given_admin;
     int n_given, n_given_admin;
     int max_connections;
+    int max_per_ip; /* of one client address, 0 = no limit of its own */
     int head_timeout_ms;
     int body_timeout_ms;
     int sse_ping_ms;

@@ -13,6 +13,7 @@ struct span {
 /* What the fields said, judged together at the end of the head. */
 struct seen {
     int hosts, lengths, codings, cookies, fields;
+    unsigned singles; /* a bit for each that came */
     size_t cookie_bytes;
     bool plain_chunked, too_large, expects_other;
 };
@@ -25,6 +26,9 @@ static int refuse(struct head *h, int status, const char *why) {
 static bool is_digit(char c) { return c >= '0' && c <= '9'; }
 static bool is_hex(char c) {
     return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+}
+static bool is_alnum(char c) {
+    return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 static bool is_token(char c) { return c > 32 && c < 127 && !strchr("()<>@,;:\\\"/[]?={}", c); }
 static bool is_token_span(struct span s) {
@@ -60,19 +64,50 @@ static int check_method(struct head *h, struct span m) {
     return refuse(h, 405, "this method is not served");
 }
 
+/* %2F and %5C: a slash to some, a letter of a name to others. */
+static bool is_escaped_slash(const char *q) {
+    return (q[1] == '2' && (q[2] | 0x20) == 'f') || (q[1] == '5' && (q[2] | 0x20) == 'c');
+}
+
 static int check_uri_bytes(struct head *h, struct span u) {
     int args = 0;
+    bool query = false;
     for (const char *q = u.p; q < u.end; q++) {
-        if (*q <= 32 || *q > 126 || *q == '#')
+        query = query || *q == '?';
+        /* browsers leave some of these as they are in a query, which nothing here reads */
+        if (*q <= 32 || *q > 126 || *q == '#' || (!query && strchr("\"<>\\^`{|}", *q)))
             return refuse(h, 400, "a byte in the request target is not allowed there");
         args += *q == '&' || *q == '?';
         if (*q != '%') continue;
         if (u.end - q < 3 || !is_hex(q[1]) || !is_hex(q[2]) || (q[1] == '0' && q[2] == '0'))
             return refuse(h, 400, "the request target has a bad % escape");
+        if (!query && is_escaped_slash(q))
+            return refuse(h, 400, "an escaped slash in the path of the request target");
     }
     if (args > HEAD_MAX_PAIRS) return refuse(h, 414, "too many query arguments");
     h->parse_bytes = (size_t)args * RECORD_BYTES; /* the rest is added at the end */
     return 0;
+}
+
+/* "[2001:db8::1]" without its first bracket; where it ends, NULL when it does not. */
+static const char *skip_ip_literal(struct span s) {
+    const char *q = s.p;
+    while (q < s.end && (is_hex(*q) || *q == ':' || *q == '.')) q++;
+    return q > s.p && q < s.end && *q == ']' ? q + 1 : NULL;
+}
+
+/* host [":" port] of RFC 3986, without a user: those only ever deceive. May be empty. */
+static bool authority_ok(struct span s) {
+    const char *q = s.p;
+    if (q < s.end && *q == '[') {
+        q = skip_ip_literal((struct span){q + 1, s.end});
+        if (!q) return false;
+    } else {
+        while (q < s.end && (is_alnum(*q) || strchr("-._~!$&'()*+,;=%", *q))) q++;
+    }
+    if (q < s.end && *q++ != ':') return false;
+    while (q < s.end && is_digit(*q)) q++;
+    return q == s.end;
 }
 
 /* "http://host[:port]/path": a proxy's form, which every server must take. */
@@ -82,11 +117,8 @@ static bool absolute_ok(struct span u) {
     if (u.end - u.p > 8 && strncasecmp(u.p, "https://", 8) == 0) scheme = 8;
     if (!scheme) return false;
     const char *host = u.p + scheme, *q = host;
-    while (q < u.end && *q != '/' && *q != '?') {
-        if (*q == '@') return false; /* user names in a URI only ever deceive */
-        q++;
-    }
-    return q > host;
+    while (q < u.end && *q != '/' && *q != '?') q++;
+    return q > host && *host != ':' && authority_ok((struct span){host, q});
 }
 
 static int check_target(struct head *h, struct span m, struct span u) {
@@ -136,10 +168,23 @@ static int take_cookies(struct head *h, struct span v, struct seen *s) {
     return s->cookies > HEAD_MAX_PAIRS ? refuse(h, 431, "too many cookies") : 0;
 }
 
+/* Fields that mean one thing, and another to whoever reads their second line first. */
+static int take_single(struct head *h, struct span name, struct seen *s) {
+    static const char *const names[] = {"Content-Type", "Authorization", "Origin",
+                                        "Idempotency-Key"};
+    for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
+        if (!equals(name, names[i])) continue;
+        if (s->singles & 1u << i) return refuse(h, 400, "a field that may come once came twice");
+        s->singles |= 1u << i;
+    }
+    return 0;
+}
+
 static int take_field(struct head *h, struct span name, struct span v, bool padded, struct seen *s,
                       uint64_t max_body) {
     if (equals(name, "Host")) {
         if (s->hosts++) return refuse(h, 400, "more than one Host");
+        if (!authority_ok(v)) return refuse(h, 400, "Host is not a host and a port");
     } else if (equals(name, "Content-Length")) {
         return take_length(h, v, padded, s, max_body);
     } else if (equals(name, "Transfer-Encoding")) {
@@ -150,21 +195,24 @@ static int take_field(struct head *h, struct span name, struct span v, bool padd
         s->expects_other = s->expects_other || !h->expects_continue;
     } else if (equals(name, "Cookie")) {
         return take_cookies(h, v, s);
-    } else if (equals(name, "X-Request-Id") && !h->request_id[0] &&
-               request_id_ok(v.p, (size_t)(v.end - v.p))) {
-        memcpy(h->request_id, v.p, (size_t)(v.end - v.p));
+    } else {
+        return take_single(h, name, s);
     }
     return 0;
+}
+
+static struct span trim(struct span v) {
+    while (v.p < v.end && (*v.p == ' ' || *v.p == '\t')) v.p++;
+    while (v.end > v.p && (v.end[-1] == ' ' || v.end[-1] == '\t')) v.end--;
+    return v;
 }
 
 static int check_field(struct head *h, struct span l, struct seen *s, uint64_t max_body) {
     if (*l.p == ' ' || *l.p == '\t') return refuse(h, 400, "a header line is folded");
     const char *colon = memchr(l.p, ':', (size_t)(l.end - l.p));
     if (!colon) return refuse(h, 400, "a header line has no colon");
-    struct span name = {l.p, colon}, v = {colon + 1, l.end};
+    struct span name = {l.p, colon}, v = trim((struct span){colon + 1, l.end});
     if (!is_token_span(name)) return refuse(h, 400, "a header name is not a token");
-    while (v.p < v.end && (*v.p == ' ' || *v.p == '\t')) v.p++;
-    while (v.end > v.p && (v.end[-1] == ' ' || v.end[-1] == '\t')) v.end--;
     return take_field(h, name, v, v.end != l.end, s, max_body);
 }
 
@@ -228,6 +276,22 @@ int head_check(struct head *out, const char *bytes, size_t len, uint64_t max_bod
                      : refuse(h, 431, "the request head is too large");
 }
 
+bool head_find(char *out, size_t max, const char *bytes, size_t len, const char *name) {
+    const char *end = bytes + len, *line = bytes, *lf;
+    size_t name_len = strlen(name);
+    for (; (lf = memchr(line, '\n', (size_t)(end - line))); line = lf + 1) {
+        if (lf - line == 1 && *line == '\r' && line > bytes) return false; /* the head's end */
+        if ((size_t)(lf - line) <= name_len || line[name_len] != ':') continue;
+        if (strncasecmp(line, name, name_len) != 0) continue;
+        struct span v = trim((struct span){line + name_len + 1, lf - (lf[-1] == '\r')});
+        if ((size_t)(v.end - v.p) >= max) return false;
+        memcpy(out, v.p, (size_t)(v.end - v.p));
+        out[v.end - v.p] = 0;
+        return true;
+    }
+    return false;
+}
+
 /* The value of a chunk size line without its extension; false when it is not 1..8 hex digits. */
 static bool chunk_size(struct span l, uint64_t *out) {
     uint64_t x = 0;
@@ -280,5 +344,7 @@ int head_check_chunks(const char *bytes, size_t len, uint64_t max_body, const ch
         int rc = chunk_line(bytes, len, &at, &l);
         if (rc != HEAD_GOOD) return rc;
         if (l.p == l.end) return HEAD_GOOD;
+        const char *colon = memchr(l.p, ':', (size_t)(l.end - l.p));
+        if (!colon || !is_token_span((struct span){l.p, colon})) return 400;
     }
 }

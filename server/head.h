@@ -10,8 +10,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "server/answer.h"
-
 enum {
     HEAD_MAX_BYTES = 16384,
     HEAD_MAX_URI = 8192,
@@ -29,13 +27,16 @@ struct head {
     bool chunked, expects_continue;
     uint64_t content_length;
     size_t parse_bytes; /* memory for a parser that copies everything: an upper estimate */
-    char request_id[REQUEST_ID_MAX + 1]; /* the client's, once seen and well-formed; else "" */
 };
 
 /* Looks at the first len bytes that a connection has sent; returns out->status. The verdict on a
  * head does not depend on how it was cut: once it is not HEAD_MORE, more bytes do not change it.
  * Only a body length above max_body can be refused here; chunked bodies are counted elsewhere. */
 int head_check(struct head *out, const char *bytes, size_t len, uint64_t max_body);
+
+/* The value of the first line with this name, into out[max] with a NUL behind it; false when there
+ * is none, or no room. Asks nothing else of the bytes: for answers to heads that are refused. */
+bool head_find(char *out, size_t max, const char *bytes, size_t len, const char *name);
 
 /* The beginning of a chunked body, as far as it is there: HEAD_MORE, HEAD_GOOD when complete, 400
  * when the framing is broken, 413 when a chunk is larger than max_body. */

@@ -8,6 +8,7 @@
 #include "server/http.h"
 
 #include <microhttpd.h>
+#include <netinet/in.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +19,8 @@
 #include "server/answer.h"
 #include "server/conns.h"
 #include "server/metrics.h"
+#include "server/peers.h"
+#include "server/target.h"
 
 enum {
     MAX_DAEMONS = 4,
@@ -55,6 +58,7 @@ struct request {
     bool begun;
     bool chunks; /* HTTP/1.1: an answer of unknown length goes in chunks */
     const char *method;
+    struct target target;
     char id[REQUEST_ID_MAX + 1];
     struct taca_buf body;
     size_t counted; /* of it, in http.body_bytes */
@@ -191,19 +195,12 @@ static const char *header(const struct request *q, const char *name) {
     return MHD_lookup_connection_value(q->mhd, MHD_HEADER_KIND, name);
 }
 
-/* "http://host/path" is a proxy's way to say "/path". */
-static const char *path_of(const char *url) {
-    if (*url == '/' || *url == '*') return url;
-    const char *host = strstr(url, "://"), *path = host ? strchr(host + 3, '/') : NULL;
-    return path ? path : "/";
-}
-
-static void describe(const struct request *q, const char *url, struct http_request *out) {
+static void describe(const struct request *q, struct http_request *out) {
     *out = (struct http_request){.method = q->method,
-                                 .path = path_of(url),
+                                 .path = q->target.path,
                                  .accept = header(q, "Accept"),
                                  .content_type = header(q, "Content-Type"),
-                                 .host = header(q, "Host"),
+                                 .host = q->target.host ? q->target.host : header(q, "Host"),
                                  .forwarded_proto = header(q, "X-Forwarded-Proto"),
                                  .prefer = header(q, "Prefer"),
                                  .idempotency_key = header(q, "Idempotency-Key"),
@@ -228,12 +225,26 @@ static const char *known_method(const char *method) {
     return "-"; /* the guard lets no other through */
 }
 
+static enum MHD_Result expect_body(struct request *q, uint64_t len) {
+    const struct http_opts *o = &q->http->opts;
+    struct http_request r;
+    struct taca_buf headers;
+    describe(q, &r);
+    if (header(q, "Expect") && o->early(o->ctx, &r, &q->reply)) return queue_reply(q);
+    taca_buf_init(&headers, 4096);
+    if (o->rules) rules_headers(o->rules, r.origin, &headers);
+    int64_t ms = o->body_timeout_ms + (int64_t)(len / BODY_BYTES_PER_MS);
+    conn_expect_body(q->conn, q->received_us + ms * 1000, q->id, headers.data);
+    return MHD_YES;
+}
+
 static enum MHD_Result begin(struct request *q, const char *url, const char *method) {
     struct http *h = q->http;
     const char *id = header(q, "X-Request-Id"), *length = header(q, "Content-Length");
     q->begun = true;
     q->received_us = taca_now_us();
     q->method = known_method(method);
+    if (!target_read(&q->target, url)) return MHD_NO;
     taca_buf_init(&q->body, h->opts.max_body_bytes);
     if (id && request_id_ok(id, strlen(id)))
         snprintf(q->id, sizeof q->id, "%s", id);
@@ -241,13 +252,7 @@ static enum MHD_Result begin(struct request *q, const char *url, const char *met
         request_id_make(q->id);
     uint64_t expected = length ? strtoull(length, NULL, 10) : 0;
     if (header(q, "Transfer-Encoding")) expected = h->opts.max_body_bytes;
-    if (!expected) return MHD_YES;
-    struct http_request r;
-    describe(q, url, &r);
-    if (header(q, "Expect") && h->opts.early(h->opts.ctx, &r, &q->reply)) return queue_reply(q);
-    int64_t ms = h->opts.body_timeout_ms + (int64_t)(expected / BODY_BYTES_PER_MS);
-    conn_expect_body(q->conn, q->received_us + ms * 1000, q->id);
-    return MHD_YES;
+    return expected ? expect_body(q, expected) : MHD_YES;
 }
 
 static void free_body(struct request *q) {
@@ -286,11 +291,11 @@ static enum MHD_Result take_body(struct request *q, const char *bytes, size_t *l
     return MHD_YES;
 }
 
-static enum MHD_Result answer(struct request *q, const char *url) {
+static enum MHD_Result answer(struct request *q) {
     struct http *h = q->http;
     struct http_request r;
     if (!conn_body_done(q->conn)) return MHD_NO;
-    describe(q, url, &r);
+    describe(q, &r);
     h->opts.answer(h->opts.ctx, &r, &q->reply);
     free_body(q);
     if (!q->reply.stream) return queue_reply(q);
@@ -312,7 +317,7 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *mhd, const c
     if (!q->begun) return begin(q, url, method);
     if (*upload_len) return take_body(q, upload, upload_len);
     if (q->reply.stream) return go_on_waiting(q);
-    return answer(q, url);
+    return answer(q);
 }
 
 static void on_completed(void *ctx, struct MHD_Connection *mhd, void **req_ctx,
@@ -334,6 +339,15 @@ static void on_completed(void *ctx, struct MHD_Connection *mhd, void **req_ctx,
 
 /* ---- connections ----------------------------------------------------------------------------- */
 
+static uint64_t peer_behind(struct MHD_Connection *mhd) {
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    const struct sockaddr *a = info ? info->client_addr : NULL;
+    if (!a) return 0;
+    return peer_of(a, a->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6)
+                                               : sizeof(struct sockaddr_in));
+}
+
 static struct request *request_open(struct http *h, struct MHD_Connection *mhd) {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
@@ -341,7 +355,7 @@ static struct request *request_open(struct http *h, struct MHD_Connection *mhd) 
     if (!q) return NULL;
     q->http = h;
     q->mhd = mhd;
-    q->conn = conn_enter(h->conns, info->connect_fd);
+    q->conn = conn_enter(h->conns, info->connect_fd, peer_behind(mhd));
     if (q->conn) return q;
     free(q);
     return NULL;
@@ -354,6 +368,7 @@ static void on_connection(void *ctx, struct MHD_Connection *mhd, void **socket_c
         *socket_ctx = request_open(ctx, mhd);
     } else if (q) { /* the library closes the descriptor after this */
         conn_leave(q->conn);
+        target_finish(&q->target);
         free_body(q);
         taca_buf_finish(&q->reply.body);
         taca_buf_finish(&q->reply.headers);
@@ -394,6 +409,7 @@ enum taca_code http_open(struct http **out, const struct http_opts *opts, struct
     if (!h) return taca_fail(err, TACA_ENOMEM, "http");
     h->opts = *opts;
     h->conns = conns_open(&(struct conns_opts){.max = opts->max_connections + 16,
+                                               .count_peers = opts->count_peers,
                                                .ping_ms = opts->ping_ms,
                                                .watch = opts->watch,
                                                .ctx = opts->ctx,
@@ -423,12 +439,16 @@ static struct MHD_Daemon *daemon_for(struct http *h, const struct head *head) {
 
 void http_take(struct http *h, int fd, const struct head *head, const struct sockaddr *peer,
                socklen_t peer_len) {
-    conns_expect(h->conns);
+    conns_expect(h->conns, peer_of(peer, peer_len));
     if (MHD_add_connection(daemon_for(h, head), fd, peer, peer_len) != MHD_YES)
         taca_log(TACA_LOG_WARN, "the http library refused a connection"); /* and closed it */
 }
 
 int http_connections(const struct http *h) { return conns_count(h->conns); }
+
+int http_connections_of(const struct http *h, uint64_t peer) {
+    return conns_count_of(h->conns, peer);
+}
 
 void http_tick(struct http *h, int64_t now_us) { conns_tick(h->conns, now_us); }
 

@@ -15,6 +15,7 @@
 #include "base/err.h"
 #include "server/access.h"
 #include "server/head.h"
+#include "server/rules.h"
 #include "server/stream.h"
 #include "server/watch.h"
 
@@ -48,10 +49,12 @@ struct http_reply {
 struct http_opts {
     bool admin; /* one daemon for all; else one for each size of head */
     int max_connections;
+    bool count_peers;    /* http_connections_of will be asked */
     int body_timeout_ms; /* and a second for every 64 KiB of body */
     int ping_ms;         /* silence on an event stream before a comment is sent */
     size_t max_body_bytes;
-    struct watch *watch; /* may be NULL on an admin listener: nothing waits there */
+    struct rules_place *rules; /* whose pages may read a refusal amid a body; NULL = nobody's */
+    struct watch *watch;       /* may be NULL on an admin listener: nothing waits there */
     void *ctx;
     /* Daemon threads. */
     void (*answer)(void *ctx, const struct http_request *q, struct http_reply *out);
@@ -67,6 +70,7 @@ enum taca_code http_open(struct http **out, const struct http_opts *opts,
 void http_take(struct http *h, int fd, const struct head *head, const struct sockaddr *peer,
                socklen_t peer_len);
 int http_connections(const struct http *h);
+int http_connections_of(const struct http *h, uint64_t peer); /* of one address: peers.h */
 
 /* Loop thread. */
 void http_tick(struct http *h, int64_t now_us);            /* deadlines and heartbeats */

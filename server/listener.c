@@ -44,7 +44,7 @@ static void refuse_with_spare(struct listener *l, int listening_fd) {
         close(l->spare_fd);
         l->spare_fd = -1;
         int fd = accept4(listening_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd >= 0) guest_send_away(fd, NULL);
+        if (fd >= 0) guest_send_away(l, fd, &no_room);
         l->spare_fd = open_spare();
     }
     if (l->spare_fd < 0) pause_accepting(l);
@@ -57,8 +57,15 @@ static void tell_no_descriptor(struct listener *l) {
     taca_log(TACA_LOG_WARN, "no descriptor left: refusing connections");
 }
 
-static bool is_full(const struct listener *l) {
-    return l->showing + l->opts.others(l->opts.ctx) >= l->opts.max_connections;
+/* Why the next one cannot come in; NULL = it can. */
+static const struct refusal *full_for(const struct listener *l, const struct sockaddr *addr,
+                                      socklen_t len) {
+    const struct listener_opts *o = &l->opts;
+    if (l->showing + o->others(o->ctx) >= o->max_connections) return &no_room;
+    uint64_t peer = o->max_per_peer ? peer_of(addr, len) : 0;
+    if (!peer) return NULL;
+    bool many = peers_count(l->peers, peer) + o->others_of(o->ctx, peer) >= o->max_per_peer;
+    return many ? &too_many_of_peer : NULL;
 }
 
 static void on_acceptable(uv_poll_t *poll, int status, int events) {
@@ -72,8 +79,9 @@ static void on_acceptable(uv_poll_t *poll, int status, int events) {
         struct sockaddr *addr = (struct sockaddr *)&peer;
         int fd = accept4(listening_fd, addr, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
-            if (is_full(l))
-                guest_arrive_refused(l, fd, NULL);
+            const struct refusal *full = full_for(l, addr, len);
+            if (full)
+                guest_arrive_refused(l, fd, full);
             else
                 guest_arrive(l, fd, addr, len);
             continue;
@@ -111,8 +119,12 @@ enum taca_code listener_open(struct listener **out, uv_loop_t *loop,
     l->opts = *opts;
     l->opts.hosts = NULL;
     l->opts.given = NULL;
-    enum taca_code rc = listener_bind(opts, &bound, err);
+    enum taca_code rc = TACA_OK;
+    if (opts->max_per_peer) l->peers = peers_open((size_t)opts->max_connections);
+    if (opts->max_per_peer && !l->peers) rc = taca_fail(err, TACA_ENOMEM, "listener");
+    if (rc == TACA_OK) rc = listener_bind(opts, &bound, err);
     if (rc != TACA_OK) {
+        peers_close(l->peers);
         free(l);
         return rc;
     }
@@ -148,6 +160,7 @@ void listener_handle_closed(struct listener *l) {
     void (*closed)(void *ctx) = l->closed;
     void *ctx = l->closed_ctx;
     if (l->spare_fd >= 0) close(l->spare_fd);
+    peers_close(l->peers);
     free(l);
     closed(ctx);
 }

@@ -13,6 +13,7 @@
 
 #include "base/err.h"
 #include "server/head.h"
+#include "server/rules.h"
 
 struct listener;
 
@@ -25,14 +26,17 @@ struct listener_opts {
     const int *given;
     int n_given;
     int max_connections;
+    int max_per_peer; /* connections of one client address (peers.h), 0 = no limit of its own */
     int head_timeout_ms;
     uint64_t max_body_bytes;
+    struct rules_place *rules; /* whose pages may read a refusal; NULL = nobody's */
     void *ctx;
     /* A good head: the descriptor is the callee's. */
     void (*hand_over)(void *ctx, int fd, const struct head *head, const struct sockaddr *peer,
                       socklen_t peer_len);
-    /* connections that were handed over and still exist: they count against max_connections */
+    /* connections that were handed over and still exist: they count against the limits */
     int (*others)(void *ctx);
+    int (*others_of)(void *ctx, uint64_t peer); /* asked only when there is max_per_peer */
 };
 
 enum taca_code listener_open(struct listener **out, uv_loop_t *loop,

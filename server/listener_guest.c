@@ -10,10 +10,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "server/answer.h"
 #include "server/listener_parts.h"
 #include "server/metrics.h"
 
-enum { LINGER_MS = 1000, LINGER_BYTES = 64 * 1024, LOCAL_LOOK_MS = 10 };
+enum { LINGER_MS = 1000, LINGER_BYTES = 64 * 1024, LOCAL_LOOK_MS = 10, MAX_ORIGIN = 512 };
 
 struct guest {
     struct listener *listener;
@@ -29,7 +30,6 @@ struct guest {
     int open_handles;
     struct sockaddr_storage peer;
     socklen_t peer_len;
-    char request_id[REQUEST_ID_MAX + 1];
 };
 
 static void wait_for_bytes(int fd, long n) {
@@ -44,6 +44,12 @@ static void on_handle_closed(uv_handle_t *handle) {
     listener_handle_closed(l);
 }
 
+static void shows_no_more(struct guest *g) {
+    struct listener *l = g->listener;
+    l->showing--;
+    if (l->peers) peers_drop(l->peers, peer_of((const struct sockaddr *)&g->peer, g->peer_len));
+}
+
 /* The loop forgets the socket; the caller owns it. *g is freed later. */
 static int detach(struct guest *g) {
     struct listener *l = g->listener;
@@ -55,7 +61,7 @@ static int detach(struct guest *g) {
     if (g->lingering)
         l->lingering--;
     else
-        l->showing--;
+        shows_no_more(g);
     uv_poll_stop(&g->poll);
     uv_close((uv_handle_t *)&g->poll, on_handle_closed);
     uv_close((uv_handle_t *)&g->timer, on_handle_closed);
@@ -66,21 +72,32 @@ static void drop(struct guest *g) { close(detach(g)); }
 
 /* ---- refusing -------------------------------------------------------------------------------- */
 
-static void send_refusal(int fd, const struct refusal *r) {
+/* What the answer takes from the request, as far as that is there: its id, and its origin, without
+ * whose header no script could read what was wrong. */
+static void describe_sender(struct listener *l, int fd, char id[REQUEST_ID_MAX + 1],
+                            struct taca_buf *headers) {
+    char origin[MAX_ORIGIN];
+    ssize_t n = recv(fd, l->peek, sizeof l->peek, MSG_PEEK | MSG_DONTWAIT);
+    size_t len = n > 0 ? (size_t)n : 0;
+    bool has_id = head_find(id, REQUEST_ID_MAX + 1, l->peek, len, "X-Request-Id");
+    if (!has_id || !request_id_ok(id, strlen(id))) request_id_make(id);
+    bool has_origin = head_find(origin, sizeof origin, l->peek, len, "Origin");
+    if (l->opts.rules) rules_headers(l->opts.rules, has_origin ? origin : NULL, headers);
+}
+
+static void send_refusal(struct listener *l, int fd, const struct refusal *r) {
     struct api_error e = {.retry_after_s = r->retry_after_s};
-    struct taca_buf b;
-    char made[REQUEST_ID_MAX + 1];
-    const char *id = r->request_id;
-    if (!id || !*id) {
-        request_id_make(made);
-        id = made;
-    }
-    api_fail(&e, r->status, r->code, NULL, "%s", r->why);
+    struct taca_buf b, headers;
+    char id[REQUEST_ID_MAX + 1];
     taca_buf_init(&b, 8192);
-    answer_error_bytes(&b, &e, id,
-                       r->status == 405 ? "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS\n" : NULL);
+    taca_buf_init(&headers, 4096);
+    describe_sender(l, fd, id, &headers);
+    if (r->status == 405) taca_buf_puts(&headers, "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS\n");
+    api_fail(&e, r->status, r->code, NULL, "%s", r->why);
+    answer_error_bytes(&b, &e, id, headers.data);
     /* a fresh socket's buffer takes a few hundred bytes; if not, the peer has had no answer */
     if (!b.failed) (void)!send(fd, b.data, b.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    taca_buf_finish(&headers);
     taca_buf_finish(&b);
     metric_add(METRIC_REJECTED, r->reason, 1);
     metric_http("guard", "-", r->status, 0);
@@ -91,8 +108,8 @@ static void on_timer(uv_timer_t *timer);
 static void look(struct guest *g);
 
 static void linger(struct guest *g) {
+    shows_no_more(g);
     g->lingering = true;
-    g->listener->showing--;
     g->listener->lingering++;
     shutdown(g->fd, SHUT_WR);
     wait_for_bytes(g->fd, 1);
@@ -102,7 +119,7 @@ static void linger(struct guest *g) {
 }
 
 static void refuse(struct guest *g, const struct refusal *r) {
-    send_refusal(g->fd, r);
+    send_refusal(g->listener, g->fd, r);
     linger(g);
 }
 
@@ -126,7 +143,6 @@ static void refuse_head(struct guest *g, int status, const char *why) {
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
         if (codes[i].status == status) r.code = codes[i].code;
     r.reason = status == 413 ? "body_too_large" : "bad_head";
-    r.request_id = g->request_id;
     refuse(g, &r);
 }
 
@@ -172,7 +188,6 @@ static void look(struct guest *g) {
     struct head h;
     const char *why = NULL;
     int status = head_check(&h, l->peek, (size_t)n, l->opts.max_body_bytes);
-    memcpy(g->request_id, h.request_id, sizeof g->request_id);
     if (status == HEAD_MORE) {
         wait_for_more(g, n);
     } else if (status != HEAD_GOOD) {
@@ -210,18 +225,21 @@ static void on_timer(uv_timer_t *timer) {
         refuse(g, &(struct refusal){.status = 408,
                                     .code = "head_timeout",
                                     .reason = "head_timeout",
-                                    .why = "the request head did not arrive in time",
-                                    .request_id = g->request_id});
+                                    .why = "the request head did not arrive in time"});
     }
 }
 
 /* ---- arriving -------------------------------------------------------------------------------- */
 
-static struct guest *admit(struct listener *l, int fd) {
+/* `peer` may be NULL: not counted against it. */
+static struct guest *admit(struct listener *l, int fd, const struct sockaddr *peer,
+                           socklen_t peer_len) {
     struct guest *g = calloc(1, sizeof *g);
     if (!g) return NULL;
     g->listener = l;
     g->fd = fd;
+    if (peer) memcpy(&g->peer, peer, peer_len);
+    g->peer_len = peer ? peer_len : 0;
     if (uv_poll_init(l->loop, &g->poll, fd) < 0) {
         free(g);
         return NULL;
@@ -234,24 +252,28 @@ static struct guest *admit(struct listener *l, int fd) {
     if (g->next) g->next->prev = g;
     l->first = g;
     l->showing++;
+    if (l->peers) peers_add(l->peers, peer_of((const struct sockaddr *)&g->peer, g->peer_len));
     uv_poll_start(&g->poll, UV_READABLE, on_readable);
     return g;
 }
 
-static const struct refusal no_room = {.status = 503,
-                                       .code = "too_many_connections",
-                                       .reason = "too_many_connections",
-                                       .why = "too many connections; try again in a moment",
-                                       .retry_after_s = 1};
+const struct refusal no_room = {.status = 503,
+                                .code = "too_many_connections",
+                                .reason = "too_many_connections",
+                                .why = "too many connections; try again in a moment",
+                                .retry_after_s = 1};
+const struct refusal too_many_of_peer = {.status = 429,
+                                         .code = "ip_conn",
+                                         .reason = "ip_conn",
+                                         .why = "your address has too many connections open",
+                                         .retry_after_s = 1};
 
 void guest_arrive(struct listener *l, int fd, const struct sockaddr *peer, socklen_t peer_len) {
-    struct guest *g = admit(l, fd);
+    struct guest *g = admit(l, fd, peer, peer_len);
     if (!g) {
-        guest_send_away(fd, &no_room);
+        guest_send_away(l, fd, &no_room);
         return;
     }
-    memcpy(&g->peer, peer, peer_len);
-    g->peer_len = peer_len;
     g->local = peer->sa_family == AF_UNIX;
     g->deadline_ms = uv_now(l->loop) + (uint64_t)l->opts.head_timeout_ms;
     uv_timer_start(&g->timer, on_timer, (uint64_t)l->opts.head_timeout_ms, 0);
@@ -259,16 +281,17 @@ void guest_arrive(struct listener *l, int fd, const struct sockaddr *peer, sockl
 }
 
 void guest_arrive_refused(struct listener *l, int fd, const struct refusal *r) {
-    struct guest *g = l->lingering < LISTENER_MAX_LINGERING ? admit(l, fd) : NULL;
+    bool room = l->lingering < LISTENER_MAX_LINGERING;
+    struct guest *g = room ? admit(l, fd, NULL, 0) : NULL;
     if (g)
-        refuse(g, r ? r : &no_room);
+        refuse(g, r);
     else
-        guest_send_away(fd, r ? r : &no_room);
+        guest_send_away(l, fd, r);
 }
 
-void guest_send_away(int fd, const struct refusal *r) {
+void guest_send_away(struct listener *l, int fd, const struct refusal *r) {
     char sink[4096];
-    send_refusal(fd, r ? r : &no_room);
+    send_refusal(l, fd, r);
     shutdown(fd, SHUT_WR);
     for (int i = 0; i < 16 && recv(fd, sink, sizeof sink, MSG_DONTWAIT) > 0; i++) {
     }

@@ -6,6 +6,7 @@
 
 #include "server/head.h"
 #include "server/listener.h"
+#include "server/peers.h"
 
 enum {
     LISTENER_MAX_SOCKETS = 8,
@@ -29,6 +30,7 @@ struct listener {
     uint64_t told_ms; /* when the log last heard of missing descriptors */
     bool stopped, closing;
     struct guest *first;
+    struct peers *peers;    /* of those who show their heads; NULL = not counted */
     int showing, lingering; /* guests by state */
     int open_handles;
     void (*closed)(void *ctx);
@@ -51,12 +53,12 @@ struct refusal {
     int status;
     const char *code, *reason, *why; /* JSON code, metric label, message */
     int retry_after_s;
-    const char *request_id; /* "" = make one */
 };
+extern const struct refusal no_room, too_many_of_peer;
 void guest_arrive(struct listener *l, int fd, const struct sockaddr *peer, socklen_t peer_len);
 void guest_arrive_refused(struct listener *l, int fd, const struct refusal *r);
 /* Answers, throws away what is there and closes, all at once: for when nothing can be allocated. */
-void guest_send_away(int fd, const struct refusal *r);
+void guest_send_away(struct listener *l, int fd, const struct refusal *r);
 void guest_drop_all(struct listener *l);
 
 /* listener.c: one of the listener's handles is closed */

@@ -48,3 +48,9 @@ struct rules *rules_hold(struct rules_place *p) {
 }
 
 void rules_leave(struct rules_place *p, struct rules *r) { drop(p, r); }
+
+void rules_headers(struct rules_place *p, const char *origin, struct taca_buf *out) {
+    struct rules *r = rules_hold(p);
+    access_headers(r->access, origin, out);
+    rules_leave(p, r);
+}

@@ -30,5 +30,7 @@ enum taca_code rules_set(struct rules_place *p, struct access *access,
                          const struct api_limits *limits, struct taca_err *err) TACA_MUST_USE;
 struct rules *rules_hold(struct rules_place *p);
 void rules_leave(struct rules_place *p, struct rules *r);
+/* access_headers of the set that counts now. */
+void rules_headers(struct rules_place *p, const char *origin, struct taca_buf *out);
 
 #endif

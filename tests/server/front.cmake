@@ -1,6 +1,8 @@
 # The front door's side: the pure parts, then raw sockets against it with a make-believe service.
 taca_test(test_head test_head.c LIBS taca_server LABEL server)
 taca_test(test_stream test_stream.c LIBS taca_server LABEL server)
+taca_test(test_target test_target.c LIBS taca_server LABEL server)
+taca_test(test_peers test_peers.c LIBS taca_server LABEL server)
 taca_test(test_listener test_listener.c LIBS taca_server LABEL server)
 
 add_executable(front_main front_main.c)
