@@ -38,7 +38,11 @@ function plan() {
     params.seed = form.read().seed;
     $("seed").value = ""; // the next one is random again
   }
-  return [{ params: { ...params, taca: false }, label: "Without TACA" },
+  const plain = { ...params, taca: false };
+  const always = params.loras?.filter((l) => l.window !== "taca"); // without its steps none follows it
+  if (always?.length) plain.loras = always;
+  else delete plain.loras;
+  return [{ params: plain, label: "Without TACA" },
     { params: { ...params, taca: form.taca() }, label: "With TACA" }];
 }
 

@@ -1,6 +1,7 @@
 // form.js - the settings: limits and defaults from the server, values to and from a request, and
 // the place of each error.
 
+import * as adapters from "./adapters.js";
 import * as start from "./start.js";
 
 const $ = (id) => document.getElementById(id);
@@ -12,7 +13,7 @@ const TACA = { taca_scale: "scale", taca_fraction: "fraction" };
 const PLACES = { size: "width", "taca.scale": "taca_scale", "taca.fraction": "taca_fraction" };
 /** Parts of a picture's settings that say nothing about a repetition. */
 const FORGET = ["model", "n", "output_format", "png_level", "metadata", "seed", "taca", "image",
-  "mask", "strength"];
+  "mask", "strength", "loras"];
 
 let defaults = {};
 let sides = null; // {min, max, multiple}
@@ -45,6 +46,7 @@ export function setLimits(capabilities) {
   if (p.guidance_scale) limit("guidance_scale", p.guidance_scale, 0.1);
   limit("taca_scale", capabilities.taca.scale, 0.05);
   limit("taca_fraction", { min: 0, max: 1 }, 0.05);
+  adapters.offer(capabilities.loras);
   $("prompt").maxLength = p.prompt.max_bytes;
   $("negative_prompt").maxLength = p.negative_prompt.max_bytes;
   defaults = { taca: capabilities.taca.default };
@@ -64,6 +66,7 @@ export function reset() {
   for (const [id, member] of Object.entries(TACA)) put(id, defaults.taca[member]);
   put("strength", defaults.strength);
   start.set();
+  adapters.set();
   put("negative_prompt", "");
   put("seed", "");
   $("taca_off").checked = true;
@@ -90,6 +93,8 @@ export function read() {
     if ($(name).value !== defaults[name]) params[name] = $(name).value;
   Object.assign(params, start.get());
   if (params.image && $("strength").value !== "") params.strength = Number($("strength").value);
+  const loras = [...(extras.loras ?? []), ...adapters.get()];
+  if (loras.length) params.loras = loras;
   const seed = $("seed").value.trim();
   if (seed !== "" && seed !== "-1") params.seed = /^\d+$/.test(seed) ? Number(seed) : seed;
   params.taca = $("taca_off").checked ? false : taca();
@@ -116,6 +121,8 @@ export function write(params) {
   put("taca_fraction", fraction ?? defaults.taca.fraction);
   const known = [...TEXTS, ...NUMBERS, ...CHOICES, ...FORGET];
   const others = Object.entries(params).filter(([name]) => !known.includes(name));
+  const missing = adapters.set(params.loras);
+  if (missing.length) others.push(["loras", missing]);
   setExtras(Object.fromEntries(others), Object.keys(otherWindow).length ? otherWindow : null);
 }
 
@@ -131,7 +138,8 @@ export function clearErrors() {
 
 /** True when an input took the message. */
 export function showError(param, message) {
-  const input = param && ($(PLACES[param] ?? param) ?? $(param.split(".")[0]));
+  const input = param && (adapters.place(param, extras.loras?.length ?? 0) ??
+    $(PLACES[param] ?? param) ?? $(param.split(".")[0]));
   if (!input?.closest("#form") || input.closest("[hidden]")) return false;
   const note = document.createElement("p");
   note.className = "error";

@@ -67,6 +67,7 @@ export class Pane {
     const eta = event.eta_ms === null ? "" : `, about ${seconds(event.eta_ms)} in all`;
     this.waiting = event.position > 0
       ? `In the queue, number ${event.position}${eta}` : `About to start${eta}`;
+    this.say(this.waiting);
   }
 
   progress(event) {
@@ -88,6 +89,10 @@ export class Pane {
     this.image.src = url;
     this.image.hidden = false;
     this.image.classList.add("rough");
+    this.image.onload = () => { // half a pixel of the preview is softened away
+      const wide = this.box.clientWidth / (this.image.naturalWidth || 1);
+      this.image.style.setProperty("--soft", `${Math.min(12, wide / 2).toFixed(1)}px`);
+    };
     this.image.alt = "A rough preview";
   }
 
@@ -104,7 +109,8 @@ export class Pane {
     this.say(shot.ms === undefined ? "From the file" : `Done in ${seconds(shot.ms)}`);
     const facts = [`seed ${shot.seed}`, `${shot.width}\u2009\u00d7\u2009${shot.height}`,
       shot.params.steps && `${shot.params.steps} steps`,
-      shot.params.cfg_scale && `CFG ${shot.params.cfg_scale}`, describe(shot.params.taca)];
+      shot.params.cfg_scale && `CFG ${shot.params.cfg_scale}`, describe(shot.params.taca),
+      ...(shot.params.loras ?? []).map((l) => `${l.id} ${l.scale ?? 1}`)];
     this.facts.textContent = facts.filter(Boolean).join(" \u00b7 ");
     for (const warning of shot.warnings ?? [])
       this.facts.after(element("p", "note", warning.message));

@@ -7,8 +7,10 @@ With TACA_SCREENSHOT=FILE the page is also kept as a picture."""
 
 import base64
 import hashlib
+import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -70,7 +72,7 @@ def no_sideways_scroll(page):
 def a_picture_comes_with_previews_and_progress(browser, service):
     with Page(browser, service) as page:
         page.evaluate("""() => {
-            window.seen = { previews: 0, steps: new Set() };
+            window.seen = { previews: 0, steps: new Set(), line: new Set() };
             new MutationObserver(() => {
                 const image = document.querySelector("#panes img");
                 if (image?.classList.contains("rough") && image.src !== seen.last) {
@@ -79,6 +81,7 @@ def a_picture_comes_with_previews_and_progress(browser, service):
                 }
                 const bar = document.querySelector("#panes progress");
                 if (bar) seen.steps.add(bar.value);
+                seen.line.add(document.querySelector("#panes .state")?.textContent ?? "");
             }).observe(document.getElementById("panes"),
                        { subtree: true, childList: true, attributes: true });
         }""")
@@ -87,8 +90,10 @@ def a_picture_comes_with_previews_and_progress(browser, service):
         page.fill("#seed", "7")
         page.click("#generate")
         made(page)
-        seen = page.evaluate("({ previews: seen.previews, steps: seen.steps.size })")
+        seen = page.evaluate("({ previews: seen.previews, steps: seen.steps.size, line: [...seen.line] })")
         assert seen["previews"] >= 2 and seen["steps"] >= 3, seen
+        assert any(line.startswith("In the queue, number 1, about ") for line in seen["line"]), seen
+        assert any(" left" in line for line in seen["line"]), seen
         facts = page.inner_text("#panes .facts")
         assert "seed 7" in facts and "40 steps" in facts, facts
         assert page.evaluate("document.querySelector('#panes img').naturalWidth") == 128
@@ -137,13 +142,26 @@ def compare_makes_the_same_seed_with_and_without(browser, service):
         assert bodies[0]["seed"] == bodies[1]["seed"] >= 0
         assert page.locator("#strip button").count() == 1
         if os.environ.get("TACA_SCREENSHOT"):
-            page.fill("#steps", "28")
-            page.fill("#seed", "3")
-            page.fill("#prompt", "a yellow cone on top of a green cube")
-            page.click("#generate")
-            page.wait_for_function("() => document.querySelectorAll('#strip button').length === 2")
-            made(page, 2)
-            page.screenshot(path=os.environ["TACA_SCREENSHOT"])
+            keep_screenshot(page, os.environ["TACA_SCREENSHOT"])
+
+
+def keep_screenshot(page, path):
+    """A seed where it is seen what TACA does, after two pictures without it."""
+    page.fill("#steps", "28")
+    page.check("#taca_off")
+    runs = 1
+    for prompt, seed, taca in [("a yellow cone on top of a green cube", 3, "off"), ("a red cube to the left of a blue "
+                               "ball", 7, "off"), ("a striped ball next to a checkered cube on a wooden table", 2, "both")]:
+        page.fill("#prompt", prompt)
+        page.fill("#seed", str(seed))
+        page.fill("#taca_scale", "1.6")
+        page.check("#taca_" + taca)
+        page.click("#generate")
+        runs += 1
+        page.wait_for_function("n => document.querySelectorAll('#strip button').length === n", arg=runs)
+    page.evaluate("document.activeElement.blur()")
+    page.wait_for_timeout(400)
+    page.screenshot(path=path)
 
 
 def a_dropped_picture_brings_its_settings_back(browser, service):
@@ -215,6 +233,54 @@ def any_other_picture_becomes_the_one_to_start_from(browser, service):
             page.click("#generate")
         assert not {"image", "mask", "strength"} & set(sent.value.post_data_json)
         made(page)
+
+
+def adapter():
+    """One that changes a matrix of the demo model a little."""
+    name = "transformer.transformer_blocks.0.attn.to_q"
+    header = json.dumps({f"{name}.lora_{ab}.weight": {"dtype": "F32", "shape": shape, "data_offsets": [at, at + 1536]}
+                         for ab, shape, at in (("A", [2, 192], 0), ("B", [192, 2], 1536))}).encode()
+    file = tempfile.NamedTemporaryFile(suffix=".safetensors")
+    file.write(struct.pack("<Q", len(header)) + header + struct.pack("<768f", *[0.05] * 768))
+    file.flush()
+    return file
+
+
+def adapters_are_chosen_and_come_back_from_a_picture(browser, _):
+    with adapter() as file:
+        service = Service("--lora", "style=" + file.name, "--lora", "ink=" + file.name)
+        try:
+            choose_adapters(browser, service)
+        finally:
+            service.close()
+
+
+def choose_adapters(browser, service):
+    with Page(browser, service, expect=("400 (Bad Request)",)) as page:
+        bodies = []
+        page.on("request", lambda r: bodies.append(r.post_data_json) if r.method == "POST" else None)
+        page.fill("#prompt", PROMPT)
+        page.fill("#steps", "4")
+        page.fill("#lora_0_scale", "0.5")  # whoever says how strong means to have it
+        page.check("#lora_1")
+        page.select_option("#lora_1_window", "taca")
+        page.check("#taca_both")
+        page.click("#generate")
+        made(page, 2)
+        style = {"id": "style", "window": "always", "scale": 0.5}
+        assert bodies[0]["loras"] == [style], bodies
+        assert bodies[1]["loras"] == [style, {"id": "ink", "window": "taca", "scale": 1}], bodies
+        with page.expect_download() as saved:
+            page.locator("#panes a[download]").last.click()
+        page.click("#reset")
+        assert not page.is_checked("#lora_0") and not page.is_checked("#lora_1")
+        page.set_input_files("#file", saved.value.path())
+        page.wait_for_function("() => document.getElementById('lora_1').checked")
+        assert page.input_value("#lora_0_scale") == "0.5" and page.input_value("#lora_1_window") == "taca"
+        page.fill("#lora_1_scale", "9")
+        page.click("#generate")
+        page.wait_for_selector("#lora_1_scale[aria-invalid=true]")
+        assert "loras[1].scale" in page.inner_text("#lora_1_scale_error")
 
 
 def what_is_no_picture_of_ours_is_told(browser, service):
@@ -344,7 +410,7 @@ def a_service_with_keys_is_asked_for_one(browser, _):
 TESTS = [a_picture_comes_with_previews_and_progress, stop_ends_a_long_run_in_page_and_service,
          compare_makes_the_same_seed_with_and_without, a_dropped_picture_brings_its_settings_back,
          any_other_picture_becomes_the_one_to_start_from,
-         what_is_no_picture_of_ours_is_told, an_error_stands_at_its_field,
+         adapters_are_chosen_and_come_back_from_a_picture, what_is_no_picture_of_ours_is_told, an_error_stands_at_its_field,
          the_keyboard_alone_is_enough, a_phone_of_360_px_never_scrolls_sideways,
          copied_commands_carry_the_request, a_service_with_keys_is_asked_for_one]
 
