@@ -67,9 +67,11 @@ void access_headers(const struct access *a, const char *origin, struct taca_buf 
     taca_buf_puts(out, "Vary: Origin\n");
     if (!access_lets_in(a, origin)) return;
     taca_buf_printf(out, "Access-Control-Allow-Origin: %s\n", origin);
-    taca_buf_puts(out, "Access-Control-Expose-Headers: ETag, Idempotent-Replayed, Location, "
-                       "Retry-After, X-Gpu-Ms, X-Ignored-Params, X-Job-Id, X-Model, X-Queue-Depth, "
-                       "X-Queue-Ms, X-Request-Id, X-Seed, X-Steps\n");
+    taca_buf_puts(
+        out,
+        "Access-Control-Expose-Headers: ETag, Idempotent-Replayed, Location, "
+        "Retry-After, traceparent, X-Gpu-Ms, X-Ignored-Params, X-Job-Id, X-Model, X-Queue-Depth, "
+        "X-Queue-Ms, X-Request-Id, X-Seed, X-Steps\n");
 }
 
 /* ---- keys ------------------------------------------------------------------------------------ */

@@ -175,6 +175,7 @@ static bool fill_job(struct job *j, const struct routes *r, const struct http_re
     j->received_us = q->received_us;
     j->created_s = time(NULL);
     memcpy(j->request_id, q->request_id, strlen(q->request_id) + 1);
+    j->trace = *q->trace;
     if (j->request.ignored)
         taca_buf_printf(&out->headers, "X-Ignored-Params: %s\n", j->request.ignored);
     return true;
@@ -220,6 +221,7 @@ static void make_job(const struct routes *r, const struct http_request *q, const
     if (r->hooks.submit(r->hooks.ctx, j)) {
         out->stream = stream;
         out->job_key = key;
+        out->logged = true;
         return;
     }
     stream_unref(stream);

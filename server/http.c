@@ -57,14 +57,17 @@ struct request {
     struct conn *conn;
     bool begun;
     bool chunks; /* HTTP/1.1: an answer of unknown length goes in chunks */
+    bool api;    /* below /v1/ */
     const char *method;
     struct target target;
     char id[REQUEST_ID_MAX + 1];
+    struct trace trace;
     struct taca_buf body;
     size_t counted; /* of it, in http.body_bytes */
     struct http_reply reply;
-    int64_t received_us;
-    int status; /* of the answer, 0 = none yet */
+    int64_t received_us, answered_us;
+    size_t bytes; /* of a whole answer */
+    int status;   /* of the answer, 0 = none yet */
 };
 
 /* ---- answers --------------------------------------------------------------------------------- */
@@ -99,7 +102,10 @@ static void add_common(struct MHD_Response *r, const struct request *q, const ch
     for (int i = 0; answer_headers[i]; i += 2)
         if (!names(q->reply.headers.data, answer_headers[i]) && !names(more, answer_headers[i]))
             add_header(r, answer_headers[i], answer_headers[i + 1]);
+    char trace[TRACE_HEADER_LEN + 1];
     add_header(r, "X-Request-Id", q->id);
+    trace_header(trace, &q->trace);
+    if (trace[0]) add_header(r, "traceparent", trace);
     if (content_type) add_header(r, "Content-Type", content_type);
 }
 
@@ -117,6 +123,8 @@ static enum MHD_Result queue_bytes(struct request *q, const struct stream_answer
     add_lines(r, q->reply.headers.data);
     add_lines(r, a->headers);
     q->status = a->status;
+    q->bytes = a->len;
+    q->answered_us = taca_now_us();
     enum MHD_Result rc = MHD_queue_response(q->mhd, (unsigned)a->status, r);
     MHD_destroy_response(r);
     return rc;
@@ -212,6 +220,7 @@ static void describe(const struct request *q, struct http_request *out) {
                                      header(q, "Access-Control-Request-Private-Network"),
                                  .if_none_match = header(q, "If-None-Match"),
                                  .request_id = q->id,
+                                 .trace = &q->trace,
                                  .body = q->body.data ? q->body.data : "",
                                  .body_len = q->body.len,
                                  .admin = q->http->opts.admin,
@@ -245,6 +254,8 @@ static enum MHD_Result begin(struct request *q, const char *url, const char *met
     q->received_us = taca_now_us();
     q->method = known_method(method);
     if (!target_read(&q->target, url)) return MHD_NO;
+    q->api = strncmp(q->target.path, "/v1/", 4) == 0;
+    trace_read(&q->trace, header(q, "traceparent"));
     taca_buf_init(&q->body, h->opts.max_body_bytes);
     if (id && request_id_ok(id, strlen(id)))
         snprintf(q->id, sizeof q->id, "%s", id);
@@ -320,6 +331,29 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *mhd, const c
     return answer(q);
 }
 
+/* What has no job that tells of it. Probes, metrics and pages would drown the rest. */
+static void log_request(const struct request *q, int status, double seconds,
+                        enum MHD_RequestTerminationCode why) {
+    enum taca_log_level level = q->api && !q->reply.logged ? TACA_LOG_INFO : TACA_LOG_DEBUG;
+    const char *route = q->reply.route ? q->reply.route : "other";
+    struct taca_buf b;
+    if (!taca_log_enabled(level)) return;
+    taca_buf_init(&b, 1024);
+    taca_buf_printf(&b, "\"request_id\":\"%s\"", q->id); /* of harmless letters alone */
+    trace_fields(&b, &q->trace);
+    if (q->reply.key[0]) taca_buf_printf(&b, ",\"key\":\"%s\"", q->reply.key);
+    taca_buf_printf(&b,
+                    ",\"method\":\"%s\",\"route\":\"%s\",\"code\":%d,\"total_ms\":%.1f,"
+                    "\"bytes\":%zu,\"end\":%d",
+                    q->method, route, status, seconds * 1000, q->bytes, (int)why);
+    if (q->reply.error[0]) {
+        taca_buf_puts(&b, ",\"error\":");
+        taca_buf_json(&b, q->reply.error, strlen(q->reply.error));
+    }
+    taca_log_fields(level, b.failed ? NULL : b.data, "http");
+    taca_buf_finish(&b);
+}
+
 static void on_completed(void *ctx, struct MHD_Connection *mhd, void **req_ctx,
                          enum MHD_RequestTerminationCode why) {
     struct request *q = *req_ctx;
@@ -330,11 +364,12 @@ static void on_completed(void *ctx, struct MHD_Connection *mhd, void **req_ctx,
     if (why == MHD_REQUEST_TERMINATED_TIMEOUT_REACHED)
         metric_add(METRIC_REJECTED, q->status ? "write_stall" : "body_timeout", 1);
     if (!status) status = 499; /* the client left before there was an answer */
-    double seconds = (double)(taca_now_us() - q->received_us) / 1e6;
+    int64_t now_us = taca_now_us();
+    double seconds = (double)(now_us - q->received_us) / 1e6;
     metric_http(q->reply.route ? q->reply.route : "other", q->method, status, seconds);
-    if (taca_log_enabled(TACA_LOG_DEBUG))
-        taca_log(TACA_LOG_DEBUG, "%s %s %d in %.3f s, request %s, end %d", q->method,
-                 q->reply.route ? q->reply.route : "other", status, seconds, q->id, (int)why);
+    if (q->reply.logged && q->answered_us && why == MHD_REQUEST_TERMINATED_COMPLETED_OK)
+        metric_observe(METRIC_STAGE_WRITE, (double)(now_us - q->answered_us) / 1e6);
+    log_request(q, status, seconds, why);
 }
 
 /* ---- connections ----------------------------------------------------------------------------- */

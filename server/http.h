@@ -17,6 +17,7 @@
 #include "server/head.h"
 #include "server/rules.h"
 #include "server/stream.h"
+#include "server/trace.h"
 #include "server/watch.h"
 
 struct http;
@@ -28,6 +29,7 @@ struct http_request {
     const char *accept, *content_type, *host, *forwarded_proto, *prefer, *idempotency_key,
         *last_event_id, *if_none_match, *origin, *authorization, *wanted_method, *private_network;
     const char *request_id;
+    const struct trace *trace;
     const char *body; /* NUL behind it */
     size_t body_len;
     struct access_client client; /* whose key it has; filled in by the routes */
@@ -43,7 +45,11 @@ struct http_reply {
     struct taca_buf headers;
     struct taca_buf body;
     struct stream *stream; /* one reference, the http side's now */
-    uint64_t job_key;      /* named to `left` if the client leaves before the stream's last word */
+    /* for the log: whether a job's record tells of it, whose API key it was, an error's code */
+    bool logged;
+    char key[CLIENT_NAME_MAX + 1];
+    char error[48];
+    uint64_t job_key; /* named to `left` if the client leaves before the stream's last word */
 };
 
 struct http_opts {

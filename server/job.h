@@ -12,6 +12,7 @@
 #include "server/access.h"
 #include "server/reader.h"
 #include "server/sha256.h"
+#include "server/trace.h"
 
 enum job_state { JOB_QUEUED, JOB_RUNNING, JOB_DONE };
 enum job_end { JOB_OPEN, JOB_COMPLETED, JOB_FAILED, JOB_CANCELLED };
@@ -20,10 +21,11 @@ enum { IDEMPOTENCY_KEY_MAX = 128 };
 struct job_image; /* the loop's book-keeping of one image: server/jobs_internal.h */
 
 struct job {
-    struct taca_mail mail;       /* first: the mailbox links it */
-    char id[API_ID_MAX + 1];     /* [0-9a-f]{32} from getrandom, or the client's choice */
-    uint64_t tag;                /* random: tells two jobs of one id apart */
-    char request_id[129];        /* X-Request-Id, ours or the client's */
+    struct taca_mail mail;   /* first: the mailbox links it */
+    char id[API_ID_MAX + 1]; /* [0-9a-f]{32} from getrandom, or the client's choice */
+    uint64_t tag;            /* random: tells two jobs of one id apart */
+    char request_id[129];    /* X-Request-Id, ours or the client's */
+    struct trace trace;
     struct api_request request;  /* owned */
     struct reader *readers;      /* owned */
     bool named;                  /* the id is the client's: PUT */
@@ -58,6 +60,7 @@ struct job {
     struct api_error error; /* of a failed one */
 
     /* ids of its events, shared by all readers */
+    bool previewed; /* its first preview was counted */
     uint64_t last_event, started_event, progress_event, final_event;
     struct api_progress progress; /* the latest */
 

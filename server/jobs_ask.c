@@ -34,6 +34,7 @@ bool jobs_join(struct jobs *js, struct job *job) {
     if (is_own(&there->client, &job->client) &&
         memcmp(there->body_hash, job->body_hash, sizeof job->body_hash) == 0) {
         r->replayed = true;
+        tell_joined(job, there);
         readers_come(js, there, r);
         job_close(job);
         return true;

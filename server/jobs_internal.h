@@ -131,6 +131,8 @@ void tell_image(const struct jobs *js, struct job *job, struct reader *r);
 void tell_json(struct job *job, struct reader *r, struct taca_buf *body); /* moved */
 /* 429, with e->retry_after_s; `queued` jobs wait. The job is used up. */
 void tell_busy(struct jobs *js, struct job *job, const struct api_error *e, int queued);
+/* A request that is `there` already. */
+void tell_joined(const struct job *job, const struct job *there);
 void tell_log(const struct jobs *js, const struct job *job, int status, const char *error_code);
 
 #endif

@@ -96,6 +96,10 @@ void tell_progress(struct job *job, int index, const struct wire_stepped *step, 
 void tell_preview(struct job *job, struct encode_task *t) {
     size_t len;
     const char *frame = encode_frame(t, job_next_event(job), &len);
+    if (!job->previewed)
+        metric_observe_sized(METRIC_FIRST_PREVIEW, jobs_pixels(job),
+                             jobs_since_ms(job->received_us) / 1000);
+    job->previewed = true;
     for (struct reader *r = job->readers; r; r = r->next)
         if (listens(r, job->request.openai))
             stream_push(r->stream, STREAM_DROP, t->index, frame, len);
@@ -293,13 +297,28 @@ void tell_busy(struct jobs *js, struct job *job, const struct api_error *e, int 
 
 /* ---- the log --------------------------------------------------------------------------------- */
 
+static void put_request(struct taca_buf *out, const struct job *job) {
+    taca_buf_puts(out, "\"request_id\":");
+    taca_buf_json(out, job->request_id, strlen(job->request_id));
+    trace_fields(out, &job->trace);
+}
+
+void tell_joined(const struct job *job, const struct job *there) {
+    struct taca_buf b;
+    taca_buf_init(&b, LONGEST_LOG);
+    put_request(&b, job);
+    taca_buf_printf(&b, ",\"job\":\"%s\"", there->id);
+    if (job->client.name[0]) taca_buf_printf(&b, ",\"key\":\"%s\"", job->client.name);
+    taca_log_fields(TACA_LOG_INFO, b.failed ? NULL : b.data, "request again");
+    taca_buf_finish(&b);
+}
+
 void tell_log(const struct jobs *js, const struct job *job, int status, const char *error_code) {
     const struct taca_gen_params *p = &job->request.params;
     const struct api_timings *t = &job->timings;
     struct taca_buf b;
     taca_buf_init(&b, js->opts.log_prompts ? 4 * LONGEST_LOG : LONGEST_LOG);
-    taca_buf_puts(&b, "\"request_id\":");
-    taca_buf_json(&b, job->request_id, strlen(job->request_id));
+    put_request(&b, job);
     taca_buf_printf(&b, ",\"job\":\"%s\",\"model\":", job->id);
     taca_buf_json(&b, js->ports.status->model.id, strlen(js->ports.status->model.id));
     taca_buf_printf(&b,

@@ -5,6 +5,7 @@
  *            again: leave at once, waiting clients get their error, the worker is killed
  *   SIGINT   leave at once
  *   SIGHUP   read the options again
+ *   SIGUSR1  ignored: the log is standard error's, there is nothing to open again
  *   SIGPIPE  ignored */
 #include <errno.h>
 #include <signal.h>
@@ -498,6 +499,7 @@ int taca_serve(const struct serve_opts *opts) {
     metric_set(METRIC_RELOAD_GOOD, 1);
     metric_set(METRIC_RELOAD_TIME, (double)time(NULL));
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGUSR1, SIG_IGN); /* who rotates logs sends it to everybody */
     enum taca_code rc = systemd_open(&s->systemd, &err); /* no other thread is there yet */
     if (!rc) rc = check_sockets(s, &err);
     init_handles(s);

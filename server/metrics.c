@@ -123,7 +123,6 @@ static const struct histogram_info {
     SIZED(METRIC_QUEUE_WAIT, "taca_queue_wait_seconds", "From acceptance to the first work."),
     SIZED(METRIC_REQUEST_DURATION, "taca_request_duration_seconds",
           "From acceptance to the answer."),
-#undef SIZED
     [METRIC_ETA_ERROR] = {"taca_eta_error_seconds", "The first estimate less the time it took.",
                           NULL, error_seconds, true},
     [METRIC_STEP_DURATION] = {"taca_step_duration_seconds", "One forward of a batch.", NULL,
@@ -140,7 +139,12 @@ static const struct histogram_info {
                           false},
     [METRIC_STAGE_ENCODE] = {"taca_stage_duration_seconds", "", "stage=\"encode\"", metrics_seconds,
                              false},
+    [METRIC_STAGE_WRITE] = {"taca_stage_duration_seconds", "", "stage=\"write\"", metrics_seconds,
+                            false},
+    SIZED(METRIC_FIRST_PREVIEW, "taca_time_to_first_preview_seconds",
+          "From acceptance to the first preview of those that asked for some."),
 };
+#undef SIZED
 enum { N_HISTOGRAMS = sizeof histograms / sizeof histograms[0] };
 
 static atomic_uint_fast64_t counts[N_COUNTERS][MAX_LABELS];

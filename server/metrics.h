@@ -50,7 +50,10 @@ enum metric_histogram {
     METRIC_STAGE_TEXT,
     METRIC_STAGE_DENOISE,
     METRIC_STAGE_VAE,
-    METRIC_STAGE_ENCODE
+    METRIC_STAGE_ENCODE,
+    METRIC_STAGE_WRITE,
+    METRIC_FIRST_PREVIEW, /* by size class */
+    METRIC_FIRST_PREVIEW_XL = METRIC_FIRST_PREVIEW + 3
 };
 
 void metric_add(enum metric_counter c, const char *label,

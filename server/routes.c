@@ -1,6 +1,7 @@
 /* routes.c - see routes.h. */
 #include "server/routes.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "api/reply.h"
@@ -31,6 +32,7 @@ void reply_refuse(struct http_reply *out, const struct api_error *e) {
     reply_json(out, e->status);
     answer_retry_headers(&out->headers, e);
     api_error_json(&out->body, e);
+    snprintf(out->error, sizeof out->error, "%s", e->code);
     metric_add(METRIC_REJECTED, reason_of(e), 1);
 }
 
@@ -230,10 +232,11 @@ static void answer_preflight(const struct http_request *q, int methods, struct h
     answer_options(methods, out);
     taca_buf_puts(&out->headers, "Access-Control-Allow-Methods: ");
     put_allow(&out->headers, methods);
-    taca_buf_puts(&out->headers,
-                  "\nAccess-Control-Allow-Headers: Accept, Authorization, Content-Type, "
-                  "Idempotency-Key, If-None-Match, Last-Event-ID, Prefer, X-Request-Id\n"
-                  "Access-Control-Max-Age: 600\n");
+    taca_buf_puts(
+        &out->headers,
+        "\nAccess-Control-Allow-Headers: Accept, Authorization, Content-Type, "
+        "Idempotency-Key, If-None-Match, Last-Event-ID, Prefer, traceparent, X-Request-Id\n"
+        "Access-Control-Max-Age: 600\n");
     if (q->private_network)
         taca_buf_puts(&out->headers, "Access-Control-Allow-Private-Network: true\n");
 }
@@ -267,6 +270,7 @@ static const struct route *pick(const struct routes *r, struct http_request *q,
         refuse_stranger(&e, out);
         return NULL;
     }
+    memcpy(out->key, q->client.name, sizeof out->key);
     if (t) return t;
     if (!allowed)
         refuse_path(out);

@@ -272,6 +272,90 @@ def test_a_supervisor_that_does_not_listen_is_no_matter():
             assert s.post(prompt="a", steps=1)[0] == 200
 
 
+# ---- traces and the log ----------------------------------------------------------------------
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
+
+
+def test_a_trace_goes_through_to_the_log_and_back():
+    with Service() as s:
+        for n, stream in enumerate((False, True)):
+            status, headers, _ = s.request(
+                "POST", "/v1/generate", json.dumps({"prompt": "a", "steps": 1, "stream": stream}),
+                {"Content-Type": "application/json", "traceparent": PARENT, "X-Request-Id": f"t{n}"})
+            version, trace, span, flags = headers["traceparent"].split("-")
+            assert (status, version, trace, flags) == (200, "00", TRACE, "01"), headers
+            assert len(span) == 16 and span != "b7ad6b7169203331"
+            record = s.wait_for(lambda r, n=n: r.get("request_id") == f"t{n}")
+            assert record["msg"] == "request", record
+            assert (record["trace_id"], record["span_id"]) == (TRACE, span), record
+        status, headers, _ = s.request("GET", "/v1/models", None, {"traceparent": PARENT})
+        record = s.wait_for(lambda r: r.get("route") == "/v1/models")
+        assert record["span_id"] == headers["traceparent"].split("-")[2] and record["msg"] == "http"
+        for bad in ("", "00-0-0-0", PARENT.upper(), PARENT + "-x", "x" * 3000):
+            status, headers, _ = s.request("GET", "/v1/queue", None, {"traceparent": bad})
+            assert status == 200 and "traceparent" not in headers, bad
+        assert "trace_id" not in s.wait_for(lambda r: r.get("route") == "/v1/queue")
+
+
+def test_every_request_has_one_line():
+    path = key_file(line("ann", "1"))
+    with Service("--api-key-file", path) as s:
+        names = iter(f"r{n}" for n in range(100))
+
+        def told(headers, method, where, body=None):
+            mine = next(names)
+            status = s.request(method, where, body, dict(headers, **{"X-Request-Id": mine}))[0]
+            record = s.wait_for(lambda r: r.get("request_id") == mine)
+            assert record["code"] == status if "code" in record else status == 200, record
+            return mine, record
+
+        good = json.dumps({"prompt": "a secret", "steps": 1})
+        seen = []
+        for what, want in (
+                (("POST", "/v1/generate", good), {"msg": "request", "key": "ann", "code": 200}),
+                (("POST", "/v1/generate", '{"prompt":"a secret","stepz":1}'),
+                 {"msg": "http", "code": 400, "error": "unknown_parameter", "key": "ann"}),
+                (("POST", "/v1/generate", "{"), {"code": 400, "error": "invalid_json"}),
+                (("GET", "/v1/a%20secret%20path"), {"route": "other", "code": 404}),
+                (("DELETE", "/v1/models"), {"route": "/v1/models", "code": 405}),
+                (("GET", "/v1/jobs/none"), {"msg": "http", "route": "/v1/jobs/{id}", "code": 404}),
+                (("HEAD", "/v1/models"), {"method": "HEAD", "code": 200})):
+            mine, record = told(as_("1"), *what)
+            assert {k: record[k] for k in want} == want, (what, record)
+            assert record["total_ms"] >= 0 and "bytes" in record
+            seen.append(mine)
+        mine, record = told(as_("secret"), "GET", "/v1/models")
+        assert record["error"] == "invalid_api_key" and "key" not in record, record
+        seen.append(mine)
+        for msg in ("request", "request again"):
+            mine, record = told(dict(as_("1"), **{"Idempotency-Key": "k"}), "POST", "/v1/generate",
+                                good)
+            assert record["msg"] == msg, record
+            seen.append(mine)
+        for where in ("/livez", "/metrics", "/", "/nothing"):
+            s.request("GET", where, None, {"X-Request-Id": "quiet"})
+        text = s.stop()
+        ids = [r["request_id"] for r in s.records if "request_id" in r]
+        assert all(ids.count(i) == 1 for i in seen) and "quiet" not in ids, ids
+        assert "secret" not in text
+    os.unlink(path)
+
+
+def test_the_log_as_text_is_one_line_a_request_too():
+    with Service("--log-format", "text", wait=False) as s:
+        end = time.monotonic() + 20 * PATIENCE
+        while not any(" ready: " in l for l in s.lines):
+            assert time.monotonic() < end, s.lines
+            time.sleep(0.02)
+        port = next(l for l in s.lines if "listening on" in l).split("localhost:")[1].split()[0]
+        assert ask(int(port), b"GET /v1/models HTTP/1.1\r\nHost: a\r\nX-Request-Id: me\r\n\r\n")
+        while not any('info  http {"request_id":"me"' in l for l in s.lines):
+            assert time.monotonic() < end, s.lines
+            time.sleep(0.02)
+
+
 # ---- sockets ---------------------------------------------------------------------------------
 
 

@@ -715,10 +715,11 @@ def test_a_second_signal_and_an_interrupt_leave_at_once():
             assert time.monotonic() - start < 2 * PATIENCE
 
 
-def test_sigpipe_does_nothing():
+def test_signals_that_mean_nothing_do_nothing():
     with Service() as s:
-        s.process.send_signal(signal.SIGPIPE)
-        assert s.png(prompt="a", steps=2)
+        for number in (signal.SIGPIPE, signal.SIGUSR1):
+            s.process.send_signal(number)
+            assert s.png(prompt="a", steps=2)
 
 
 # ---- configuration, log, metrics ----------------------------------------------------------------
