@@ -177,9 +177,11 @@ static void *inputs(struct taca_backend *b, enum taca_dtype t, int64_t n, enum t
         return p;
     }
     fill(plain, n);
-    for (int64_t i = 0; t == TACA_BF16 && i < n; i++)
-        ((uint16_t *)(void *)p)[i] = taca_f32_to_bf16(plain[i]);
-    if (t == TACA_F32) memcpy(p, plain, (size_t)n * sizeof *plain);
+    for (int64_t i = 0; t == TACA_BF16 && i < n; i++) { /* the write never passes the read */
+        const uint16_t narrow = taca_f32_to_bf16(plain[i]);
+        memcpy((char *)plain + (size_t)i * sizeof narrow, &narrow, sizeof narrow);
+    }
+    taca_upload(b, p, plain, (size_t)n * taca_dtype_bytes(t));
     free(plain);
     return p;
 }

@@ -166,7 +166,7 @@ enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params
     if (rc) goto out;
     s->memory = taca_alloc(e->b, plan.seq_bytes, err);
     if (!s->memory) {
-        rc = TACA_ENOMEM;
+        rc = taca_alloc_code(e->b);
         goto out;
     }
     seq_lay_out(s, d, shape, rows, s->schedule.steps);

@@ -45,8 +45,15 @@ static bool dry(const struct taca_backend *b) { return b->ops->counting; }
 
 void *taca_alloc(struct taca_backend *b, size_t bytes, struct taca_err *err) {
     void *p = b->ops->alloc(b, bytes ? bytes : 1);
-    if (!p) (void)taca_fail(err, TACA_ENOMEM, "%s: %zu bytes", b->ops->name, bytes);
+    if (!p && b->error.code)
+        (void)taca_fail(err, b->error.code, "%s", b->error.text);
+    else if (!p)
+        (void)taca_fail(err, TACA_ENOMEM, "%s: %zu bytes", b->ops->name, bytes);
     return p;
+}
+
+enum taca_code taca_alloc_code(const struct taca_backend *b) {
+    return b->error.code ? b->error.code : TACA_ENOMEM;
 }
 
 void taca_free(struct taca_backend *b, void *p) {

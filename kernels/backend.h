@@ -89,6 +89,8 @@ bool taca_backend_has_int8(const struct taca_backend *b);
 
 void *taca_alloc(struct taca_backend *b, size_t bytes,
                  struct taca_err *err); /* 64-aligned; NULL on failure */
+/* Why the last taca_alloc gave NULL: no memory, or the backend's error, as of a lost device. */
+enum taca_code taca_alloc_code(const struct taca_backend *b);
 void taca_free(struct taca_backend *b, void *p);
 void taca_upload(struct taca_backend *b, void *dst, const void *host, size_t bytes);
 void taca_download(struct taca_backend *b, void *host, const void *src, size_t bytes); /* waits */

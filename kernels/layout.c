@@ -62,7 +62,7 @@ enum taca_code taca_layout_init(struct taca_layout *out, struct taca_backend *b,
     if (!b->ops->counting) {
         l.device = taca_alloc(b, bytes, err);
         if (!l.device) {
-            rc = TACA_ENOMEM;
+            rc = taca_alloc_code(b);
             goto out;
         }
         fill(&l, block);

@@ -12,7 +12,7 @@ enum { LINE = 64 };
 enum taca_code taca_scratch_reserve(struct taca_scratch *s, size_t bytes, struct taca_err *err) {
     if (bytes <= s->size || s->b->ops->counting) return TACA_OK;
     char *base = taca_alloc(s->b, bytes, err);
-    if (!base) return TACA_ENOMEM;
+    if (!base) return taca_alloc_code(s->b);
     taca_free(s->b, s->base);
     s->base = base;
     s->size = bytes;

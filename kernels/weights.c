@@ -102,8 +102,9 @@ static enum taca_code open_f32(struct taca_backend *b, void **out, const struct 
     float *host = malloc(bytes);
     void *device = host ? taca_alloc(b, bytes, err) : NULL;
     if (!device) {
+        rc = host ? taca_alloc_code(b) : TACA_ENOMEM;
         free(host);
-        return taca_fail(err, TACA_ENOMEM, "%s", t->name);
+        return taca_fail(err, rc, "%s", t->name);
     }
     taca_to_f32(host, t->data, t->dtype, n);
     b->ops->upload(b, device, host, bytes);

@@ -84,7 +84,7 @@ static enum taca_code open_gains(struct dit_adapter *a, struct taca_backend *b,
         const struct taca_vec *on = m[file->gains[i].module].gain;
         const size_t bytes = (size_t)on->n * sizeof(float);
         float *gain = taca_alloc(b, bytes, err);
-        if (!gain) return TACA_ENOMEM;
+        if (!gain) return taca_alloc_code(b);
         taca_upload(b, gain, file->gains[i].gain, bytes);
         a->gains[a->n_gains++] = (struct dit_gain){on, {gain, on->n}};
     }

@@ -19,7 +19,7 @@ enum taca_code text_entry_open(struct text_entry **out, struct taca_backend *b, 
     e->block = taca_alloc(b, block_bytes, err);
     if (!e->block) {
         free(e);
-        return taca_fail(err, TACA_ENOMEM, "out of memory for a prompt");
+        return taca_alloc_code(b);
     }
     memcpy(e->key, key, n_key * sizeof *key);
     e->n_key = n_key;

@@ -141,7 +141,7 @@ enum taca_code case_upload(struct verify_case *c, float **out, const float *host
     if (c->n_device >= CASE_MAX_BLOCKS || !float_bytes(&bytes, n))
         return taca_fail(err, TACA_ENOMEM, "%lld values", (long long)n);
     float *p = taca_alloc(c->e->b, bytes, err);
-    if (!p) return TACA_ENOMEM;
+    if (!p) return taca_alloc_code(c->e->b);
     c->device[c->n_device++] = p;
     if (host)
         taca_upload(c->e->b, p, host, bytes);

@@ -86,7 +86,10 @@ void *cuda_buf_get(struct cuda *c, struct cuda_buf *b, size_t bytes, const char 
 
 void *cuda_weight_alloc(struct cuda *c, size_t bytes, const char *what, struct taca_err *err) {
     void *p = device_alloc(c, bytes);
-    if (!p) (void)c->host->fail(err, TACA_ENOMEM, "cuda:%d: %s: %zu bytes", c->device, what, bytes);
+    if (!p && c->base.error.code)
+        (void)c->host->fail(err, c->base.error.code, "%s", c->base.error.text);
+    else if (!p)
+        (void)c->host->fail(err, TACA_ENOMEM, "cuda:%d: %s: %zu bytes", c->device, what, bytes);
     return p;
 }
 

@@ -72,7 +72,7 @@ enum taca_code cuda_conv_open(struct taca_backend *b, struct taca_conv **out,
     }
     free(host);
     if (w->bias) return TACA_OK;
-    return TACA_ENOMEM; /* the list frees what there is */
+    return b->error.code ? b->error.code : TACA_ENOMEM; /* the list frees what there is */
 }
 
 /* ---- plain kernel: one thread per output value ----------------------------------------------- */

@@ -150,7 +150,7 @@ enum taca_code cuda_linear_open(struct taca_backend *b, struct taca_linear **out
     l->bias_fits = true;
     if (!alloc_parts(c, l, parts[0].name, err)) {
         linear_free(c, &l->link);
-        return TACA_ENOMEM;
+        return b->error.code ? b->error.code : TACA_ENOMEM;
     }
     l->link = {c->weights, linear_free};
     c->weights = &l->link;

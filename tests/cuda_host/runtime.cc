@@ -1,12 +1,11 @@
 /* runtime.cc - stand-in for the CUDA Runtime: one device whose memory is host memory.
  *
  * Work is done when a call returns. Pointers given to copies are looked up, so that a host pointer
- * where a device pointer belongs is an error. Faults on demand, for tests:
- *   TACA_CUDA_HOST_FAIL_ALLOC=N   allocation number N (from 0) fails, once
- *   TACA_CUDA_HOST_STICKY=N       from call number N on every call fails, as after a bad address
- *   TACA_CUDA_HOST_MEMORY=BYTES   memory of the device (1 GiB)
- *   TACA_CUDA_HOST_DEVICES=N      devices there are (1) */
+ * where a device pointer belongs is an error. Faults on demand, see faults.h; a process that
+ * cannot call it sets TACA_CUDA_HOST_FAULT="fail_alloc=7 lost_at=100 memory=1000000 devices=2". */
 #include <cuda_runtime.h>
+
+#include "faults.h"
 
 #include <cstdio>
 #include <map>
@@ -17,10 +16,30 @@ static std::map<uintptr_t, size_t> blocks;
 static size_t in_use;
 static cudaError_t last;
 
-static long long setting(const char *name, long long otherwise) {
-    const char *text = getenv(name);
-    return text && *text ? strtoll(text, nullptr, 10) : otherwise;
+static cuda_host_faults faults = {-1, -1, 1ll << 30, 1};
+static long long allocations, calls;
+
+/* The environment's faults, before anything is asked. */
+static const bool read_environment = [] {
+    const char *text = getenv("TACA_CUDA_HOST_FAULT");
+    const char *const names[] = {"fail_alloc=", "lost_at=", "memory=", "devices="};
+    long long *const fields[] = {&faults.fail_alloc, &faults.lost_at, &faults.memory,
+                                 &faults.devices};
+    for (int i = 0; text && i < 4; i++) {
+        const char *at = strstr(text, names[i]);
+        if (at) *fields[i] = strtoll(at + strlen(names[i]), nullptr, 10);
+    }
+    return text != nullptr;
+}();
+
+void cuda_host_set_faults(const cuda_host_faults *f) {
+    std::lock_guard<std::mutex> guard(lock);
+    faults = *f;
+    allocations = calls = 0;
 }
+
+long long cuda_host_calls(void) { return calls; }
+int cuda_host_live_blocks(void) { return (int)blocks.size(); }
 
 static cudaError_t keep(cudaError_t e) {
     if (e != cudaSuccess) last = e;
@@ -29,12 +48,11 @@ static cudaError_t keep(cudaError_t e) {
 
 /* Counts a call; the device is lost from the N-th on. */
 static bool lost() {
-    static long long calls = 0;
-    static const long long from = setting("TACA_CUDA_HOST_STICKY", -1);
-    return from >= 0 && calls++ >= from;
+    long long number = calls++;
+    return faults.lost_at >= 0 && number >= faults.lost_at;
 }
 
-static size_t memory() { return (size_t)setting("TACA_CUDA_HOST_MEMORY", 1ll << 30); }
+static size_t memory() { return (size_t)faults.memory; }
 
 /* [p, p + bytes) lies in one live block */
 static bool on_device(const void *p, size_t bytes) {
@@ -45,14 +63,12 @@ static bool on_device(const void *p, size_t bytes) {
 }
 
 cudaError_t cudaGetDeviceCount(int *n) {
-    *n = (int)setting("TACA_CUDA_HOST_DEVICES", 1);
+    *n = (int)faults.devices;
     return *n > 0 ? cudaSuccess : keep(cudaErrorNoDevice);
 }
 
 cudaError_t cudaSetDevice(int device) {
-    return device >= 0 && device < setting("TACA_CUDA_HOST_DEVICES", 1)
-               ? cudaSuccess
-               : keep(cudaErrorInvalidValue);
+    return device >= 0 && device < faults.devices ? cudaSuccess : keep(cudaErrorInvalidValue);
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
@@ -73,11 +89,10 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
 }
 
 cudaError_t cudaMalloc(void **p, size_t bytes) {
-    static long long number = 0;
-    static const long long failing = setting("TACA_CUDA_HOST_FAIL_ALLOC", -1);
     std::lock_guard<std::mutex> guard(lock);
     if (lost()) return keep(cudaErrorIllegalAddress);
-    if (number++ == failing || bytes > memory() - in_use) return keep(cudaErrorMemoryAllocation);
+    if (allocations++ == faults.fail_alloc || bytes > memory() - in_use)
+        return keep(cudaErrorMemoryAllocation);
     if (posix_memalign(p, 256, bytes ? bytes : 1)) return keep(cudaErrorMemoryAllocation);
     memset(*p, 0xff, bytes); /* NaN in every float type, an index out of bounds as an integer */
     blocks[(uintptr_t)*p] = bytes;
@@ -98,6 +113,7 @@ cudaError_t cudaFree(void *p) {
 
 cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned) {
     if (lost()) return keep(cudaErrorIllegalAddress);
+    if (allocations++ == faults.fail_alloc) return keep(cudaErrorMemoryAllocation);
     return posix_memalign(p, 4096, bytes) ? keep(cudaErrorMemoryAllocation) : cudaSuccess;
 }
 

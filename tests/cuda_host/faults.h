@@ -1,0 +1,24 @@
+/* faults.h - what can go wrong with the make-believe device, on demand. */
+#ifndef TACA_TESTS_CUDA_HOST_FAULTS_H
+#define TACA_TESTS_CUDA_HOST_FAULTS_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct cuda_host_faults {
+    long long fail_alloc; /* this allocation fails, counted from 0; -1 = none */
+    long long lost_at; /* from this call on every call fails, as after a bad address; -1 = none */
+    long long memory;  /* bytes of the device */
+    long long devices;
+};
+/* From now on; counts begin anew. */
+void cuda_host_set_faults(const struct cuda_host_faults *f);
+long long cuda_host_calls(void); /* since then */
+int cuda_host_live_blocks(void); /* device allocations that were not freed */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

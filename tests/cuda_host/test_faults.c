@@ -1,0 +1,188 @@
+/* test_faults.c - the CUDA backend when its device has no memory, is lost, or was never there. */
+#include "kernels/backend.h"
+#include "tests/cuda_host/faults.h"
+#include "tests/test.h"
+
+enum { IN = 16, OUT = 24, ROWS = 9, HEADS = 2 };
+static const struct cuda_host_faults healthy = {-1, -1, 1ll << 30, 1};
+static float numbers[OUT * IN * 9];
+
+static void set(long long fail_alloc, long long lost_at) {
+    struct cuda_host_faults f = healthy;
+    f.fail_alloc = fail_alloc;
+    f.lost_at = lost_at;
+    cuda_host_set_faults(&f);
+}
+
+/* What a request does: weights, a layout, scratch, ops of every file, pixels. */
+struct life {
+    struct taca_backend *b;
+    struct taca_linear *linear;
+    struct taca_conv *conv;
+    struct taca_vec gain;
+    struct taca_layout layout;
+    struct taca_scratch scratch;
+};
+
+static enum taca_code open_all(struct life *f, struct taca_err *err) {
+    const struct taca_tensor w = {"w", numbers, TACA_F32, 2, {OUT, IN}};
+    const struct taca_tensor c = {"c", numbers, TACA_F32, 4, {OUT, IN, 3, 3}};
+    const struct taca_tensor n = {"n", numbers, TACA_F32, 1, {OUT}};
+    const struct taca_conv g = {.stride = 1};
+    const struct taca_seg seg = {0, ROWS, 0, 0, 1};
+    enum taca_code rc = taca_linear_open(f->b, &f->linear, &w, &n, 1, err);
+    if (!rc) rc = taca_conv_open(f->b, &f->conv, &c, &n, &g, err);
+    if (!rc) rc = taca_vec_open(f->b, &f->gain, &n, err);
+    if (!rc) rc = taca_layout_init(&f->layout, f->b, &seg, 1, err);
+    f->scratch.b = f->b;
+    if (!rc) rc = taca_scratch_reserve(&f->scratch, 3 << 20, err);
+    return rc;
+}
+
+static enum taca_code compute(struct life *f, struct taca_err *err) {
+    struct taca_backend *b = f->b;
+    struct taca_scratch *s = &f->scratch;
+    uint8_t pixels[2 * 2 * 3];
+    const int32_t ids[ROWS] = {0};
+    struct taca_mat x = taca_scratch_mat(s, TACA_F32, ROWS, IN);
+    struct taca_mat y = taca_scratch_mat(s, TACA_BF16, ROWS, OUT);
+    struct taca_mat o = taca_scratch_mat(s, TACA_F32, ROWS, OUT);
+    struct taca_map m = taca_scratch_map(s, TACA_F32, 1, 4, 4, IN);
+    struct taca_map v = taca_scratch_map(s, TACA_F32, 1, 2, 2, OUT);
+    struct taca_map rgb = taca_scratch_map(s, TACA_F32, 1, 2, 2, 3);
+    const struct taca_qkv qkv = {y, y, y}, none = {0};
+    taca_fill_zero(b, s->base, s->used);
+    taca_upload(b, x.data, numbers, sizeof(float) * ROWS * IN);
+    taca_linear(b, y, x, f->linear, TACA_ACT_SILU);
+    taca_attention(b, o, (struct taca_mat){0}, qkv, none, &f->layout,
+                   &(struct taca_attn){.heads = HEADS, .scale = 1});
+    taca_rms_norm(b, o, o, &f->gain, 1e-6f);
+    taca_embed(b, o, o, ids);
+    taca_conv2d(b, v, m, f->conv);
+    taca_group_norm(b, v, v, &f->gain, &f->gain, 4, 1e-6f, TACA_ACT_SILU);
+    taca_map_to_rgb8(b, pixels, rgb);
+    s->used = 0;
+    return taca_sync(b, err);
+}
+
+static void finish(struct life *f) {
+    if (f->b) {
+        taca_layout_finish(&f->layout);
+        taca_scratch_finish(&f->scratch);
+    }
+    taca_backend_close(f->b);
+    *f = (struct life){0};
+}
+
+static enum taca_code live(struct life *f, struct taca_err *err) {
+    const struct taca_backend_opts opts = {.precision = TACA_BF16};
+    enum taca_code rc = taca_backend_open(&f->b, "cuda", &opts, err);
+    if (!rc) rc = open_all(f, err);
+    return rc ? rc : compute(f, err);
+}
+
+static void test_a_healthy_device_leaves_nothing_behind(void) {
+    struct life f = {0};
+    struct taca_err err = {0};
+    set(-1, -1);
+    CHECK_OK(live(&f, &err), err);
+    finish(&f);
+    CHECK_INT(cuda_host_live_blocks(), 0);
+}
+
+/* Memory comes back: the same backend then does the same work. */
+static void test_every_allocation_may_fail_once(void) {
+    int at = 0;
+    for (bool failed = true; failed && at < 200; at++) {
+        struct life f = {0};
+        struct taca_err err = {0}, again = {0};
+        set(at, -1);
+        enum taca_code rc = live(&f, &err);
+        failed = rc != TACA_OK;
+        if (failed) {
+            CHECK_INT(rc, TACA_ENOMEM);
+            CHECK(err.text[0] != 0);
+        }
+        if (failed && f.scratch.base) CHECK_OK(compute(&f, &again), again);
+        finish(&f);
+        CHECK_INT(cuda_host_live_blocks(), 0);
+    }
+    CHECK(at > 10 && at < 200);
+    printf("    %d allocations failed in turn\n", at - 1);
+}
+
+/* From any call on: the error says so, stays, and closing is still possible. */
+static void test_a_device_may_be_lost_at_any_call(void) {
+    struct life f = {0};
+    struct taca_err err = {0};
+    set(-1, -1);
+    CHECK_OK(live(&f, &err), err);
+    const long long all = cuda_host_calls();
+    finish(&f);
+    for (long long at = 0; at < all; at++) {
+        struct taca_err lost = {0}, still = {0};
+        set(-1, at);
+        if (!CHECK(live(&f, &lost) == TACA_EDEVICE))
+            printf("        lost at call %lld: %s\n", at, lost.text);
+        CHECK(lost.text[0] != 0);
+        if (f.scratch.base) CHECK_INT(compute(&f, &still), TACA_EDEVICE);
+        finish(&f);
+        CHECK_INT(cuda_host_live_blocks(), 0);
+    }
+    printf("    lost at each of %lld calls\n", all);
+}
+
+static void test_a_request_too_large_is_refused_and_the_next_one_served(void) {
+    struct cuda_host_faults f = healthy;
+    struct taca_backend *b = NULL;
+    struct taca_err err = {0}, none = {0};
+    const struct taca_backend_opts opts = {.precision = TACA_BF16};
+    f.memory = 64 << 20;
+    cuda_host_set_faults(&f);
+    CHECK_OK(taca_backend_open(&b, "cuda:0", &opts, &err), err);
+    struct taca_scratch s = {.b = b};
+    CHECK_INT(taca_scratch_reserve(&s, 40 << 20, &err), TACA_ENOMEM);
+    CHECK_HAS(err.text, "41943040 bytes");
+    CHECK_OK(taca_scratch_reserve(&s, 8 << 20, &none), none);
+    taca_scratch_finish(&s);
+    taca_backend_close(b);
+}
+
+static void test_devices_are_counted_and_named(void) {
+    struct cuda_host_faults f = healthy;
+    struct taca_backend *b = NULL;
+    const struct taca_backend_opts opts = {.precision = TACA_F32};
+    struct taca_err err = {0};
+    f.devices = 2;
+    cuda_host_set_faults(&f);
+    CHECK_INT(taca_cuda_devices(&err), 2);
+    CHECK_INT(taca_backend_open(&b, "cuda:2", &opts, &err), TACA_EINVAL);
+    CHECK_STR(err.param, "device");
+    CHECK_HAS(err.text, "cuda:0 to cuda:1");
+    f.devices = 0;
+    cuda_host_set_faults(&f);
+    err = (struct taca_err){0};
+    CHECK_INT(taca_backend_open(&b, "cuda", &opts, &err), TACA_EUNSUPPORTED);
+    CHECK_HAS(err.text, "no CUDA device");
+    err = (struct taca_err){0};
+    CHECK_OK(taca_backend_open(&b, "auto", &opts, &err), err);
+    CHECK_STR(taca_backend_name(b), "cpu");
+    taca_backend_close(b);
+    const char *const wrong[] = {"tpu", "cuda:", "cuda:-1", "cuda:1x", "cuda:99999", "cudad", ""};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        err = (struct taca_err){0};
+        CHECK_INT(taca_backend_open(&b, wrong[i], &opts, &err), TACA_EINVAL);
+        CHECK_STR(err.param, "device");
+    }
+}
+
+int main(void) {
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        numbers[i] = (float)(i % 17) / 17 - 0.5f;
+    TEST(test_a_healthy_device_leaves_nothing_behind);
+    TEST(test_every_allocation_may_fail_once);
+    TEST(test_a_device_may_be_lost_at_any_call);
+    TEST(test_a_request_too_large_is_refused_and_the_next_one_served);
+    TEST(test_devices_are_counted_and_named);
+    return TEST_END();
+}
