@@ -99,6 +99,11 @@ int api_finish_loras(struct api_draft *d); /* once all fields are read */
 /* openai.c: one field of OpenAI's. *ours = true: it means what it means natively. */
 int api_openai_field(struct api_draft *d, const char *key, const json_t *v, bool *ours);
 void api_openai_ignore(struct api_draft *d, const char *key);
+/* Pictures in the ways of its edits, other than a string. True when it was one, with *rc set. */
+bool api_openai_picture(struct api_draft *d, const char *key, const json_t *v, int *rc);
+struct api_form;
+/* The object that a form's text stands for, to be read like JSON; its files into d->image, mask. */
+int api_openai_form(struct api_draft *d, json_t **out, const struct api_form *form);
 /* Once all fields are read: what quality asks for. */
 void api_openai_finish(struct api_draft *d, bool steps_given);
 

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "api/fields.h"
+#include "api/picture.h"
 
 enum quality {
     QUALITY_AUTO,
@@ -36,10 +36,35 @@ static int check_background(struct api_draft *d, const json_t *v, struct api_nam
                       "background must be \"auto\" or \"opaque\": pictures are opaque");
 }
 
+/* The string of a picture: itself, or the image_url of an object. */
+static const json_t *picture_text(const json_t *v) {
+    const json_t *url = json_object_get(v, "image_url");
+    return json_is_object(v) && url ? url : v;
+}
+
+bool api_openai_picture(struct api_draft *d, const char *key, const json_t *v, int *rc) {
+    bool list = strcmp(key, "images") == 0 || strcmp(key, "image[]") == 0;
+    struct api_name image = {key, "image"}, mask = {key, "mask"};
+    if (strcmp(key, "mask") == 0) return *rc = api_set_mask(d, picture_text(v), mask), true;
+    if (!list && strcmp(key, "image") != 0) return false;
+    if (list && !json_is_array(v))
+        return *rc = api_refuse(d->err, image, "%s must be a list", key), true;
+    if (json_is_array(v) && json_array_size(v) != 1)
+        *rc = api_refuse(d->err, image, "%s must hold one picture, which is edited; got %zu", key,
+                         json_array_size(v));
+    else if (d->image.bytes)
+        *rc = api_refuse(d->err, image, "there is more than one image, and one is edited");
+    else
+        *rc = api_set_image(d, picture_text(json_is_array(v) ? json_array_get(v, 0) : v), image);
+    return true;
+}
+
 int api_openai_field(struct api_draft *d, const char *key, const json_t *v, bool *ours) {
     struct api_name name = {key, key};
     int64_t count;
+    int rc;
     *ours = false;
+    if (d->r.edit && api_openai_picture(d, key, v, &rc)) return rc;
     if (strcmp(key, "quality") == 0) return set_quality(d, v, name);
     if (strcmp(key, "background") == 0) return check_background(d, v, name);
     if (strcmp(key, "progress_events") == 0)

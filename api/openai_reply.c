@@ -15,11 +15,12 @@ static void put_usage(struct taca_buf *out, const struct api_request *r,
                       const struct taca_model_info *m, int n) {
     int side = m->side_multiple_px > 0 ? m->side_multiple_px : 16;
     int text = m->clip_tokens + m->t5_tokens;
-    long long patches = (long long)(r->params.width_px / side) * (r->params.height_px / side) * n;
+    const long long each = (long long)(r->params.width_px / side) * (r->params.height_px / side);
+    const long long patches = each * n, given = r->edit ? each : 0;
     taca_buf_printf(out,
-                    "\"usage\":{\"input_tokens\":%d,\"output_tokens\":%lld,\"total_tokens\":%lld,"
-                    "\"input_tokens_details\":{\"text_tokens\":%d,\"image_tokens\":0}}",
-                    text, patches, patches + text, text);
+                    "\"usage\":{\"input_tokens\":%lld,\"output_tokens\":%lld,\"total_tokens\":%lld,"
+                    "\"input_tokens_details\":{\"text_tokens\":%d,\"image_tokens\":%lld}}",
+                    text + given, patches, patches + text + given, text, given);
 }
 
 void api_openai_json(struct taca_buf *out, int64_t created_s, const struct api_request *r,
@@ -40,16 +41,14 @@ void api_openai_json(struct taca_buf *out, int64_t created_s, const struct api_r
 
 /* Without an id: the official client takes a comment behind an event that has one for an event
  * without data, and gives up. Comments are our heartbeat. */
-static void begin(struct taca_buf *out, const char *type) {
-    taca_buf_printf(out,
-                    "event: image_generation.%s\n"
-                    "data: {\"type\":\"image_generation.%s\",",
-                    type, type);
+static void begin(struct taca_buf *out, const struct api_request *r, const char *type) {
+    const char *family = r->edit ? "image_edit" : "image_generation";
+    taca_buf_printf(out, "event: %s.%s\ndata: {\"type\":\"%s.%s\",", family, type, family, type);
 }
 
 void api_openai_partial(struct taca_buf *out, int64_t created_s, const struct api_request *r,
                         int partial_index, const struct api_result_image *img) {
-    begin(out, "partial_image");
+    begin(out, r, "partial_image");
     api_put_bytes(out, img);
     taca_buf_printf(out, ",\"created_at\":%lld,", (long long)created_s);
     put_look(out, r);
@@ -59,7 +58,7 @@ void api_openai_partial(struct taca_buf *out, int64_t created_s, const struct ap
 
 void api_openai_completed(struct taca_buf *out, int64_t created_s, const struct api_request *r,
                           const struct taca_model_info *m, const struct api_result_image *img) {
-    begin(out, "completed");
+    begin(out, r, "completed");
     api_put_bytes(out, img);
     taca_buf_printf(out, ",\"created_at\":%lld,", (long long)created_s);
     put_look(out, r);
@@ -68,15 +67,17 @@ void api_openai_completed(struct taca_buf *out, int64_t created_s, const struct 
     taca_buf_puts(out, "}\n\n");
 }
 
-void api_openai_queued(struct taca_buf *out, int position, double eta_ms) {
-    begin(out, "queued");
+void api_openai_queued(struct taca_buf *out, const struct api_request *r, int position,
+                       double eta_ms) {
+    begin(out, r, "queued");
     taca_buf_printf(out, "\"position\":%d,\"eta_ms\":", position);
     api_put_ms(out, eta_ms);
     taca_buf_puts(out, "}\n\n");
 }
 
-void api_openai_progress(struct taca_buf *out, const struct api_progress *p) {
-    begin(out, "progress");
+void api_openai_progress(struct taca_buf *out, const struct api_request *r,
+                         const struct api_progress *p) {
+    begin(out, r, "progress");
     taca_buf_printf(out, "\"index\":%d,\"step\":%d,\"steps\":%d,\"eta_ms\":", p->index, p->step,
                     p->steps);
     api_put_ms(out, p->eta_ms);

@@ -86,8 +86,10 @@ void api_openai_partial(struct taca_buf *out, int64_t created_s, const struct ap
                         int partial_index, const struct api_result_image *img);
 void api_openai_completed(struct taca_buf *out, int64_t created_s, const struct api_request *r,
                           const struct taca_model_info *m, const struct api_result_image *img);
-void api_openai_queued(struct taca_buf *out, int position, double eta_ms);
-void api_openai_progress(struct taca_buf *out, const struct api_progress *p);
+void api_openai_queued(struct taca_buf *out, const struct api_request *r, int position,
+                       double eta_ms);
+void api_openai_progress(struct taca_buf *out, const struct api_request *r,
+                         const struct api_progress *p);
 
 /* {"object":"list","data":[...]} of /v1/models and /v1/loras, and the body of /v1/capabilities. */
 void api_models_json(struct taca_buf *out, const struct taca_model_info *m, int64_t created_s);

@@ -1,9 +1,11 @@
 /* request.c - from the bytes of a body to a checked request; see request.h. */
 #include "api/request.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "api/fields.h"
+#include "api/form.h"
 #include "api/picture.h"
 #include "api/write.h"
 #include "base/json.h"
@@ -25,19 +27,24 @@ static int check_complexity(const char *body, size_t len, struct api_error *err)
                     MAX_VALUES);
 }
 
+static int check_length(size_t len, const struct api_limits *limits, struct api_error *err) {
+    if (len <= limits->max_body_bytes) return 0;
+    return api_fail(err, 413, "body_too_large", NULL, "the body must be at most %zu bytes, got %zu",
+                    limits->max_body_bytes, len);
+}
+
 static int load(json_t **out, const char *body, size_t len, const struct api_limits *limits,
                 struct api_error *err) {
     json_error_t why;
-    if (len > limits->max_body_bytes)
-        return api_fail(err, 413, "body_too_large", NULL,
-                        "the body must be at most %zu bytes, got %zu", limits->max_body_bytes, len);
+    int rc = check_length(len, limits, err);
+    if (rc) return rc;
     if (len == 0)
         return api_fail(err, 400, "invalid_json", NULL,
                         "the body is empty: a JSON object with at least \"prompt\" is wanted");
     if (len >= 3 && memcmp(body, "\xEF\xBB\xBF", 3) == 0)
         return api_fail(err, 400, "invalid_json", NULL,
                         "the body begins with a byte order mark: send JSON without it");
-    int rc = check_complexity(body, len, err);
+    rc = check_complexity(body, len, err);
     if (rc) return rc;
     bool no_memory;
     json_t *root = taca_json_parse(body, len, &why, &no_memory);
@@ -187,48 +194,73 @@ static int normalise(struct api_draft *d, size_t body_len) {
     return api_fail(d->err, 503, "gpu_oom", NULL, "out of memory reading the request");
 }
 
-static int parse(struct api_draft *d, const char *body, size_t len, uint64_t random_seed) {
-    json_t *root = NULL;
-    int rc = load(&root, body, len, d->limits, d->err);
+/* The body as an object of fields; the files of a form stay in it. */
+static int load_fields(struct api_draft *d, json_t **root, const struct api_source *from) {
+    struct api_form *form;
+    if (from->dialect != API_OPENAI_EDIT || !api_is_form(from->content_type))
+        return load(root, from->body, from->len, d->limits, d->err);
+    int rc = check_length(from->len, d->limits, d->err);
     if (rc) return rc;
-    rc = read_fields(d, root);
-    if (!rc && d->openai) {
-        api_openai_finish(d, given(root, "steps") || given(root, "num_inference_steps"));
-        if (d->ignored[0] &&
-            !(d->r.ignored = taca_arena_strndup(&d->r.arena, d->ignored, strlen(d->ignored))))
-            rc = api_fail(d->err, 503, "gpu_oom", NULL, "out of memory reading the request");
-    }
-    bool sized = d->size_param != NULL;
+    form = malloc(sizeof *form);
+    if (!form) return api_fail(d->err, 503, "gpu_oom", NULL, "out of memory reading the request");
+    rc = api_form_read(form, from->content_type, from->body, from->len, d->err);
+    if (!rc) rc = api_openai_form(d, root, form);
+    free(form);
+    return rc;
+}
+
+static int finish_openai(struct api_draft *d, const json_t *root) {
+    api_openai_finish(d, given(root, "steps") || given(root, "num_inference_steps"));
+    if (d->r.edit && !d->image.bytes)
+        return api_refuse(d->err, (struct api_name){"image", "image"}, "image is required");
+    if (d->ignored[0] &&
+        !(d->r.ignored = taca_arena_strndup(&d->r.arena, d->ignored, strlen(d->ignored))))
+        return api_fail(d->err, 503, "gpu_oom", NULL, "out of memory reading the request");
+    return 0;
+}
+
+static int parse(struct api_draft *d, const struct api_source *from, uint64_t random_seed) {
+    json_t *root = NULL;
+    bool sized;
+    int rc = load_fields(d, &root, from);
+    if (!rc) rc = read_fields(d, root);
+    if (!rc && d->openai) rc = finish_openai(d, root);
+    sized = d->size_param != NULL;
     if (!rc)
         rc = api_pictures_open(d, sized || given(root, "width"), sized || given(root, "height"));
     if (!rc) rc = check_together(d, random_seed);
     if (!rc) rc = api_pictures_read(d);
-    if (!rc) rc = normalise(d, len);
+    if (!rc) rc = normalise(d, from->len);
     api_pictures_finish(d);
     json_decref(root);
     if (rc) api_request_finish(&d->r);
     return rc;
 }
 
+int api_request_read(struct api_request *out, const struct api_source *from,
+                     const struct taca_model_info *model, const struct api_limits *limits,
+                     uint64_t random_seed, struct api_error *err) {
+    struct api_draft d;
+    api_draft_init(&d, model, limits, err);
+    d.openai = d.r.openai = d.mask_is_holes = from->dialect != API_NATIVE;
+    d.r.edit = from->dialect == API_OPENAI_EDIT;
+    int rc = parse(&d, from, random_seed);
+    if (!rc) *out = d.r;
+    return rc;
+}
+
 int api_request_parse(struct api_request *out, const char *body, size_t len,
                       const struct taca_model_info *model, const struct api_limits *limits,
                       uint64_t random_seed, struct api_error *err) {
-    struct api_draft d;
-    api_draft_init(&d, model, limits, err);
-    int rc = parse(&d, body, len, random_seed);
-    if (!rc) *out = d.r;
-    return rc;
+    const struct api_source from = {.dialect = API_NATIVE, .body = body, .len = len};
+    return api_request_read(out, &from, model, limits, random_seed, err);
 }
 
 int api_request_parse_openai(struct api_request *out, const char *body, size_t len,
                              const struct taca_model_info *model, const struct api_limits *limits,
                              uint64_t random_seed, struct api_error *err) {
-    struct api_draft d;
-    api_draft_init(&d, model, limits, err);
-    d.openai = d.r.openai = true;
-    int rc = parse(&d, body, len, random_seed);
-    if (!rc) *out = d.r;
-    return rc;
+    const struct api_source from = {.dialect = API_OPENAI, .body = body, .len = len};
+    return api_request_read(out, &from, model, limits, random_seed, err);
 }
 
 void api_request_finish(struct api_request *r) {

@@ -40,6 +40,7 @@ struct api_request {
     enum api_on_disconnect on_disconnect;
     const char *user;     /* NULL = none */
     unsigned warnings;    /* enum taca_warning: what was found here already */
+    bool edit;            /* openai: of a picture */
     bool openai;          /* read by api_request_parse_openai */
     bool progress_events; /* openai: queued and progress in the stream too */
     const char *quality;  /* openai: as asked, a constant */
@@ -53,6 +54,19 @@ struct api_request {
 int api_request_parse(struct api_request *out, const char *body, size_t len,
                       const struct taca_model_info *model, const struct api_limits *limits,
                       uint64_t random_seed, struct api_error *err);
+/* What a body is the body of. */
+enum api_dialect { API_NATIVE, API_OPENAI, API_OPENAI_EDIT };
+struct api_source {
+    enum api_dialect dialect;
+    const char *content_type; /* a form for OPENAI_EDIT, or anything else for JSON; NULL = JSON */
+    const char *body;
+    size_t len;
+};
+/* As api_request_parse, of any dialect: OpenAI's edits take a form or JSON, want a picture, and
+ * paint where its mask is clear. */
+int api_request_read(struct api_request *out, const struct api_source *from,
+                     const struct taca_model_info *model, const struct api_limits *limits,
+                     uint64_t random_seed, struct api_error *err);
 /* The same for the body of POST /v1/images/generations: OpenAI's fields beside ours. What neither
  * knows is ignored and named in out->ignored. */
 int api_request_parse_openai(struct api_request *out, const char *body, size_t len,

@@ -7,6 +7,7 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "api/form.h"
 #include "server/metrics.h"
 #include "server/routes.h"
 
@@ -29,17 +30,27 @@ static bool is_json(const char *content_type) {
     return next == 0 || next == ';' || next == ' ' || next == '\t';
 }
 
-bool generate_early(const struct routes *r, const struct http_request *q, struct http_reply *out) {
+static bool early(const struct routes *r, const struct http_request *q, bool or_form,
+                  struct http_reply *out) {
     struct api_error e = {0};
-    if (!is_json(q->content_type)) {
+    if (!is_json(q->content_type) && !(or_form && api_is_form(q->content_type))) {
         api_fail(&e, 415, "unsupported_media_type", NULL,
-                 "the body must be application/json, and Content-Type must say so");
+                 "the body must be application/json%s, and Content-Type must say so",
+                 or_form ? " or multipart/form-data" : "");
         refuse(q, out, &e);
         return true;
     }
     if (!refuse_unless_ready(r, out)) return false;
     count_rejected(q);
     return true;
+}
+
+bool generate_early(const struct routes *r, const struct http_request *q, struct http_reply *out) {
+    return early(r, q, false, out);
+}
+
+bool edit_early(const struct routes *r, const struct http_request *q, struct http_reply *out) {
+    return early(r, q, true, out);
 }
 
 /* Below 2^53, so that every JSON reader keeps all its digits. */
@@ -119,7 +130,8 @@ static bool open_reader(struct job *j, const struct http_request *q, struct http
 
 /* ---- jobs ------------------------------------------------------------------------------------ */
 
-static bool set_key(struct job *j, const char *key, bool openai, struct api_error *e) {
+static bool set_key(struct job *j, const char *key, enum api_dialect dialect, struct api_error *e) {
+    static const char letters[] = {'n', 'o', 'e'}; /* of the dialects */
     size_t len = key ? strlen(key) : 0;
     if (!key) return true;
     for (size_t i = 0; i < len; i++)
@@ -130,7 +142,7 @@ static bool set_key(struct job *j, const char *key, bool openai, struct api_erro
         return false;
     }
     /* each route and each client has keys of its own */
-    snprintf(j->idempotency_key, sizeof j->idempotency_key, "%c%s:%s", openai ? 'o' : 'n',
+    snprintf(j->idempotency_key, sizeof j->idempotency_key, "%c%s:%s", letters[dialect],
              j->client.name, key);
     return true;
 }
@@ -150,7 +162,8 @@ static bool may_use(struct job *j, const struct taca_model_info *model, struct a
 }
 
 static bool parse_body(struct job *j, const struct routes *r, const struct http_request *q,
-                       bool openai, struct api_error *e) {
+                       enum api_dialect dialect, struct api_error *e) {
+    const struct api_source from = {dialect, q->content_type, q->body, q->body_len};
     uint64_t seed;
     struct api_request parsed = {0};
     struct api_limits limits = r->limits;
@@ -159,19 +172,38 @@ static bool parse_body(struct job *j, const struct routes *r, const struct http_
         api_fail(e, 500, "internal", NULL, "no random numbers");
         return false;
     }
-    int rc = (openai ? api_request_parse_openai : api_request_parse)(
-        &parsed, q->body, q->body_len, &r->hooks.status->model, &limits, seed, e);
+    int rc = api_request_read(&parsed, &from, &r->hooks.status->model, &limits, seed, e);
     if (!rc) j->request = parsed;
     return rc == 0 && may_use(j, &r->hooks.status->model, e);
 }
 
+/* What a repetition has in common: of a form not the bytes, whose boundary is made anew each time.
+ */
+static bool hash_body(struct job *j, const struct http_request *q, struct api_error *e) {
+    struct api_form form;
+    struct taca_buf all;
+    if (!api_is_form(q->content_type)) return sha256(j->body_hash, q->body, q->body_len), true;
+    if (api_form_read(&form, q->content_type, q->body, q->body_len, e)) return false;
+    taca_buf_init(&all, 64 << 10);
+    for (int i = 0; i < form.n; i++) {
+        uint8_t hash[SHA256_BYTES];
+        sha256(hash, form.parts[i].bytes, form.parts[i].len);
+        taca_buf_put(&all, form.parts[i].name, strlen(form.parts[i].name) + 1);
+        taca_buf_put(&all, hash, sizeof hash);
+    }
+    if (all.failed) api_fail(e, 503, "too_many_connections", NULL, "out of memory");
+    if (!all.failed) sha256(j->body_hash, all.data ? all.data : "", all.len);
+    taca_buf_finish(&all);
+    return e->status == 0;
+}
+
 static bool fill_job(struct job *j, const struct routes *r, const struct http_request *q,
-                     bool openai, struct http_reply *out, struct api_error *e) {
+                     enum api_dialect dialect, struct http_reply *out, struct api_error *e) {
     j->client = q->client;
-    if (!j->named && !set_key(j, q->idempotency_key, openai, e)) return false;
-    if (!parse_body(j, r, q, openai, e)) return false;
+    if (!j->named && !set_key(j, q->idempotency_key, dialect, e)) return false;
+    if (!parse_body(j, r, q, dialect, e)) return false;
+    if (!hash_body(j, q, e)) return false;
     if (!open_reader(j, q, out, e)) return false;
-    sha256(j->body_hash, q->body, q->body_len);
     j->received_us = q->received_us;
     j->created_s = time(NULL);
     memcpy(j->request_id, q->request_id, strlen(q->request_id) + 1);
@@ -196,9 +228,9 @@ static void refuse_closing(struct http_reply *out) {
 
 /* `id`: the client's choice, or NULL. */
 static void make_job(const struct routes *r, const struct http_request *q, const char *id,
-                     bool openai, struct http_reply *out) {
+                     enum api_dialect dialect, struct http_reply *out) {
     struct api_error e = {0};
-    if (generate_early(r, q, out)) return;
+    if (early(r, q, dialect == API_OPENAI_EDIT, out)) return;
     struct job *j = job_open();
     if (!j) {
         count_rejected(q);
@@ -209,7 +241,7 @@ static void make_job(const struct routes *r, const struct http_request *q, const
         snprintf(j->id, sizeof j->id, "%s", id);
         j->named = true;
     }
-    if (!fill_job(j, r, q, openai, out, &e)) {
+    if (!fill_job(j, r, q, dialect, out, &e)) {
         job_close(j);
         taca_buf_reset(&out->headers);
         refuse(q, out, &e);
@@ -231,17 +263,21 @@ static void make_job(const struct routes *r, const struct http_request *q, const
 }
 
 void generate_answer(const struct routes *r, const struct http_request *q, struct http_reply *out) {
-    make_job(r, q, NULL, false, out);
+    make_job(r, q, NULL, API_NATIVE, out);
 }
 
 void openai_answer(const struct routes *r, const struct http_request *q, struct http_reply *out) {
-    make_job(r, q, NULL, true, out);
+    make_job(r, q, NULL, API_OPENAI, out);
+}
+
+void edit_answer(const struct routes *r, const struct http_request *q, struct http_reply *out) {
+    make_job(r, q, NULL, API_OPENAI_EDIT, out);
 }
 
 void job_put_answer(const struct routes *r, const struct http_request *q, struct http_reply *out) {
     char id[API_ID_MAX + 1];
     job_id_from(id, q->path);
-    make_job(r, q, id, false, out);
+    make_job(r, q, id, API_NATIVE, out);
 }
 
 void reply_when_asked(const struct routes *r, struct ask *a, struct http_reply *out) {

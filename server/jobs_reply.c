@@ -88,7 +88,7 @@ void tell_progress(struct job *job, int index, const struct wire_stepped *step, 
     }
     if (somebody(job, true)) {
         taca_buf_init(&b, SMALL_FRAME);
-        api_openai_progress(&b, &job->progress);
+        api_openai_progress(&b, &job->request, &job->progress);
         push(job, true, STREAM_MERGE, index, &b);
     }
 }
@@ -130,7 +130,7 @@ void tell_so_far(struct jobs *js, struct job *job, struct reader *r) {
         double eta_ms = known ? job->finish_ms : -1;
         taca_buf_init(&b, SMALL_FRAME);
         if (r->openai)
-            api_openai_queued(&b, position, eta_ms);
+            api_openai_queued(&b, &job->request, position, eta_ms);
         else
             api_event_queued(&b, job->last_event, job->id, job->created_s, position, eta_ms);
         push_to(r, &b);

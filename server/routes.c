@@ -130,6 +130,7 @@ static const struct route {
     {PAGE_FILES "{file}", PUBLIC, GET, page_file_answer, NULL},
     {"/v1/generate", PUBLIC, POST, generate_answer, generate_early},
     {"/v1/images/generations", PUBLIC, POST, openai_answer, generate_early},
+    {"/v1/images/edits", PUBLIC, POST, edit_answer, edit_early},
     {"/v1/jobs/{id}", PUBLIC, GET, job_status_answer, NULL},
     {"/v1/jobs/{id}", PUBLIC, PUT, job_put_answer, generate_early},
     {"/v1/jobs/{id}", PUBLIC, DELETE, job_cancel_answer, NULL},

@@ -31,6 +31,8 @@ void reply_no_memory(struct http_reply *out);
 void request_base(char out[API_BASE_MAX], const struct http_request *q);
 
 /* generate.c */
+bool edit_early(const struct routes *r, const struct http_request *q, struct http_reply *out);
+void edit_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
 bool generate_early(const struct routes *r, const struct http_request *q, struct http_reply *out);
 void generate_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
 void openai_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);

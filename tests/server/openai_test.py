@@ -5,8 +5,10 @@ usage: openai_test.py TACA_FAKE [SUBSTRING]   (exits 77 when the client is not i
 
 import base64
 import json
+import struct
 import sys
 import time
+import zlib
 
 try:
     import openai
@@ -15,7 +17,7 @@ except ImportError:
     sys.exit(77)
 
 import service_test
-from service_test import Service, chunks, size_of
+from service_test import Service, chunks, picture, png_of, size_of
 
 
 def client(s, **options):
@@ -133,6 +135,81 @@ def test_leaving_a_stream_cancels():
                 break
         m = s.until(lambda m: m["taca_requests_running"] == 0, 3)
         assert m['taca_cancelled_total{reason="disconnect"}'] == 1
+
+
+def holes(w, h):
+    """A mask as they want it: clear where to paint, here in the left half."""
+    row = b"\0" + b"\0\0" * (w // 2) + b"\0\xff" * (w - w // 2)
+    return png_of(struct.pack(">IIBBBBB", w, h, 8, 4, 0, 0, 0), zlib.compress(row * h))
+
+
+def white_left(w, h):
+    row = b"\0" + b"\xff" * (w // 2) + b"\0" * (w - w // 2)
+    return png_of(struct.pack(">IIBBBBB", w, h, 8, 0, 0, 0, 0), zlib.compress(row * h))
+
+
+def test_edit():
+    with Service() as s:
+        c, start, mask = client(s), picture(96, 64), holes(96, 64)
+        for fields in ({"image": start}, {"image": [("start.png", start, "image/png")]}):
+            r = c.images.edit(**fields, prompt="a cat", mask=("m.png", mask), n=2, quality="low",
+                              input_fidelity="high", extra_body={"seed": 7, "taca": {"scale": 1.5}})
+            assert len(r.data) == 2 and r.size == "96x64" and r.quality == "low", r
+            assert r.usage.input_tokens_details.image_tokens == 24, r.usage
+            native = [s.png(prompt="a cat", seed=7 + i, steps=4, taca={"scale": 1.5},
+                            image=base64.b64encode(start).decode(),
+                            mask=base64.b64encode(white_left(96, 64)).decode()) for i in range(2)]
+            assert [base64.b64decode(d.b64_json) for d in r.data] == native
+        raw = c.images.with_raw_response.edit(image=start, prompt="a", input_fidelity="high",
+                                              size="64x64", user="me")
+        assert raw.headers["x-ignored-params"] == "input_fidelity", raw.headers
+        assert raw.parse().size == "64x64"
+
+
+def test_edit_streams():
+    with Service(step_ms=60) as s:
+        events = list(client(s).images.edit(image=picture(64, 64), prompt="a", stream=True,
+                                            partial_images=2, extra_body={"steps": 20}))
+        kinds = [e.type for e in events]
+        assert kinds == ["image_edit.partial_image"] * 2 + ["image_edit.completed"], kinds
+        assert chunks(base64.b64decode(events[-1].b64_json)) and events[-1].usage.total_tokens > 0
+
+
+def test_edit_errors_name_the_part():
+    with Service("--max-image-pixels", 10000) as s:
+        c = client(s)
+        for fields, param, code, says in (
+                ({"image": b"no picture"}, "image", "invalid_image", "no PNG"),
+                ({"image": picture(128, 128)}, "image", "image_too_large", "at most 10000"),
+                ({"image": picture(64, 64), "mask": picture(64, 64)}, "mask", "invalid_mask",
+                 "without transparency"),
+                ({"image": picture(64, 64), "mask": holes(64, 96)}, "mask", "invalid_mask", "64 x 96"),
+                ({"image": [picture(64, 64)] * 2}, "image", "invalid_image", "more than one"),
+                ({"image": picture(64, 64), "background": "transparent"}, "background",
+                 "invalid_background", "opaque"),
+                ({"image": picture(64, 64), "size": "100x100"}, "size", "size_not_multiple", "multiple")):
+            try:
+                c.images.edit(prompt="a", **fields)
+                raise AssertionError(fields)
+            except openai.APIStatusError as e:
+                assert e.status_code == (413 if code == "image_too_large" else 400), e
+                assert (e.param, e.code) == (param, code) and says in e.message, e.body
+
+
+def test_an_edit_that_is_retried_is_the_same_though_its_boundary_is_not():
+    with Service() as s:
+        c, key, start = client(s), {"Idempotency-Key": "e"}, picture(64, 64)
+        first = c.images.edit(image=start, prompt="a", extra_headers=key)
+        done = s.metrics()["taca_images_total"]
+        raw = c.images.with_raw_response.edit(image=start, prompt="a", extra_headers=key)
+        assert raw.headers["idempotent-replayed"] == "true"
+        assert raw.parse().data[0].b64_json == first.data[0].b64_json
+        assert s.metrics()["taca_images_total"] == done
+        try:
+            c.images.edit(image=picture(64, 64, 1), prompt="a", extra_headers=key)
+            raise AssertionError("not refused")
+        except openai.ConflictError as e:
+            assert e.code == "idempotency_conflict"
 
 
 def test_models_are_listed():
