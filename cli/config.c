@@ -156,29 +156,26 @@ static enum taca_code read_text(struct taca_buf *text, const char *path, struct 
     return TACA_OK;
 }
 
-static enum taca_code parse(json_t **root, const struct taca_buf *text, const char *path,
+static enum taca_code parse(json_t **root, const char *path, const char *text, size_t len,
                             struct taca_err *err) {
     json_error_t why;
     bool no_memory;
-    if (taca_json_fit(text->data, text->len, MAX_DEPTH, MAX_VALUES) != TACA_JSON_FITS)
+    if (taca_json_fit(text, len, MAX_DEPTH, MAX_VALUES) != TACA_JSON_FITS)
         return taca_fail_param(err, "config", "%s: too deep, or more than %d values", path,
                                MAX_VALUES);
-    *root = taca_json_parse(text->data, text->len, &why, &no_memory);
+    *root = taca_json_parse(text, len, &why, &no_memory);
     if (no_memory) return taca_fail(err, TACA_ENOMEM, "reading %s", path);
     if (!*root) return taca_fail_param(err, "config", "%s line %d: %s", path, why.line, why.text);
     if (json_is_object(*root)) return TACA_OK;
     return taca_fail_param(err, "config", "%s: not a JSON object", path);
 }
 
-enum taca_code config_read(struct config **out, struct flag_set *set, const char *path,
-                           struct taca_err *err) {
-    struct taca_buf text;
+enum taca_code config_parse(struct config **out, struct flag_set *set, const char *path,
+                            const char *text, size_t len, struct taca_err *err) {
     struct config *c = calloc(1, sizeof *c);
     if (!c) return taca_fail(err, TACA_ENOMEM, "reading %s", path);
-    taca_buf_init(&text, MAX_FILE_BYTES + 1);
-    enum taca_code rc = read_text(&text, path, err);
-    if (rc == TACA_OK) rc = parse(&c->root, &text, path, err);
-    struct place at = {.at = text.data, .line = 1};
+    enum taca_code rc = parse(&c->root, path, text, len, err);
+    struct place at = {.at = text, .line = 1};
     const char *key;
     json_t *v;
     if (rc == TACA_OK) {
@@ -187,11 +184,20 @@ enum taca_code config_read(struct config **out, struct flag_set *set, const char
             if (rc == TACA_OK) rc = set_member(set, path, at.line, key, v, err);
         }
     }
-    taca_buf_finish(&text);
     if (rc == TACA_OK)
         *out = c;
     else
         config_close(c);
+    return rc;
+}
+
+enum taca_code config_read(struct config **out, struct flag_set *set, const char *path,
+                           struct taca_err *err) {
+    struct taca_buf text;
+    taca_buf_init(&text, MAX_FILE_BYTES + 1);
+    enum taca_code rc = read_text(&text, path, err);
+    if (rc == TACA_OK) rc = config_parse(out, set, path, text.data, text.len, err);
+    taca_buf_finish(&text);
     return rc;
 }
 
