@@ -27,7 +27,8 @@ FROM ${BASE}
 # leaves behind (lists, logs, caches with a time in them) goes.
 RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        libdnnl2 libgomp1 libjansson4 libmicrohttpd12 libpng16-16 libutf8proc2 libuv1 \
+        libdnnl2 libgomp1 libjansson4 libmicrohttpd12 libpng16-16 libsqlite3-0 libutf8proc2 \
+        libuv1 \
     && find / -xdev -type f -perm /6000 -exec chmod a-s {} + \
     && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /tmp/* \
     && mkdir /models

@@ -135,7 +135,13 @@ static void add_queue(struct serve_table *t, struct serve_options *o) {
          .help = "a finished job can be asked for so long"},
         {"max-stored-bytes", 0, FLAG_NUMBER, &o->max_stored_bytes, 0, 1e13,
          .env = "TACA_MAX_STORED_BYTES", .arg = "N",
-         .help = "memory for results of finished jobs; the oldest go first"},
+         .help = "memory, or disk, for results of finished jobs; the oldest go first"},
+        {"job-store", 0, FLAG_STRING, &s->job_store, .env = "TACA_JOB_STORE", .arg = "STORE",
+         .help = "memory, or sqlite:FILE: async jobs outlive the process"},
+        {"max-retries", 0, FLAG_INT, &s->max_retries, 0, 1000, .env = "TACA_MAX_RETRIES",
+         .arg = "N",
+         .help = "a job that was running when a worker or the service died is made again so often",
+         .live = true},
         {"max-input-bytes", 0, FLAG_NUMBER, &o->max_input_bytes, 0, 1e13,
          .env = "TACA_MAX_INPUT_BYTES", .arg = "N",
          .help = "memory for pictures that unfinished jobs start from; more get 429"},
@@ -215,6 +221,8 @@ static void set_defaults(struct serve_options *o) {
     o->max_image_pixels = (int)s->front.limits.max_image_pixels;
     o->max_body_bytes = (int)s->front.limits.max_body_bytes;
     o->max_prompt_bytes = (int)s->front.limits.max_prompt_bytes;
+    s->job_store = "memory";
+    s->max_retries = 3;
     s->max_queue = 256;
     s->max_backlog_s = 120;
     s->deadline_factor = 3;

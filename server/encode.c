@@ -10,6 +10,7 @@
 
 #include "api/png.h"
 #include "base/clock.h"
+#include "server/metrics.h"
 
 enum {
     MAX_THREADS = 64,
@@ -101,16 +102,36 @@ static void put_events(struct encode_task *t, const struct api_result_image *ima
     }
 }
 
-static enum taca_code do_render(struct encode_task *t) {
+/* From the disk, unless the loop lends the bytes or nobody wants them. */
+static enum taca_code load(struct encode_task *t, struct api_result_image *image,
+                           struct taca_buf *bytes) {
+    if (image->bytes || t->render.urls) return TACA_OK;
+    taca_buf_init(bytes, MAX_PNG_BYTES);
+    enum taca_code rc = t->render.files
+                            ? disk_files_read(t->render.files, t->job->tag, image->index,
+                                              image->len, bytes, &t->err)
+                            : taca_fail(&t->err, TACA_EINTERNAL, "a picture without bytes");
+    image->bytes = bytes->data;
+    if (rc) metric_add(METRIC_STORE_ERRORS, "read", 1);
+    return rc;
+}
+
+static enum taca_code render_images(struct encode_task *t, struct api_result_image *images,
+                                    struct taca_buf *loaded) {
     const struct job *j = t->job;
-    struct api_result_image images[API_MAX_N];
     char prefix[API_BASE_MAX + API_ID_MAX + 32];
     snprintf(prefix, sizeof prefix, "%s/v1/jobs/%s/images/", t->render.base, j->id);
     for (int i = 0; i < j->request.n; i++) {
         if (!(t->render.mask >> i & 1)) continue; /* the loop may be writing it now */
         images[i] = t->render.images[i];
         images[i].url_prefix = t->render.urls ? prefix : NULL;
+        enum taca_code rc = load(t, &images[i], &loaded[i]);
+        if (rc) return rc;
+        if (t->render.form == API_REPLY_IMAGE)
+            taca_buf_put(&t->frame, images[i].bytes, images[i].len);
     }
+    if (t->render.form == API_REPLY_IMAGE)
+        return t->frame.failed ? taca_fail(&t->err, TACA_ENOMEM, "the reply") : TACA_OK;
     if (t->render.form == API_REPLY_EVENTS)
         put_events(t, images);
     else if (t->render.openai)
@@ -119,6 +140,14 @@ static enum taca_code do_render(struct encode_task *t) {
         api_reply_json(&t->frame, j->id, j->created_s, &j->request, t->model, images, j->request.n,
                        &t->render.timings, t->render.warnings);
     return t->frame.failed ? taca_fail(&t->err, TACA_ENOMEM, "the reply") : TACA_OK;
+}
+
+static enum taca_code do_render(struct encode_task *t) {
+    struct api_result_image images[API_MAX_N];
+    struct taca_buf loaded[API_MAX_N] = {{0}};
+    enum taca_code rc = render_images(t, images, loaded);
+    for (int i = 0; i < API_MAX_N; i++) taca_buf_finish(&loaded[i]);
+    return rc;
 }
 
 static void work(struct encode_task *t) {

@@ -9,12 +9,13 @@
 
 #include "api/reply.h"
 #include "base/mailbox.h"
+#include "server/disk_files.h"
 #include "server/job.h"
 
 enum encode_kind {
     ENCODE_IMAGE,   /* pixels -> png */
     ENCODE_PREVIEW, /* pixels (owned) -> frame */
-    ENCODE_RENDER   /* encoded images -> frame: a JSON body, or their events one after another */
+    ENCODE_RENDER   /* encoded images -> frame: a JSON body, their events, or the file of one */
 };
 
 struct encode_task {
@@ -27,10 +28,11 @@ struct encode_task {
     struct taca_image pixels;
     int step, partial_index; /* PREVIEW */
     struct {
-        enum api_reply form; /* JSON or EVENTS */
+        enum api_reply form; /* of IMAGE there is one, as it is */
         bool openai, urls;
         char base[API_BASE_MAX];
         uint64_t mask;                         /* of the images */
+        const struct disk_files *files;        /* where those lie that have no bytes; borrowed */
         const struct api_result_image *images; /* [job->request.n], borrowed */
         struct api_timings timings;
         unsigned warnings;

@@ -14,7 +14,8 @@
 #include "server/sha256.h"
 #include "server/trace.h"
 
-enum job_state { JOB_QUEUED, JOB_RUNNING, JOB_DONE };
+/* ENDING: nothing is left to do, but how it ended is not on the disk yet and so nobody knows. */
+enum job_state { JOB_QUEUED, JOB_RUNNING, JOB_ENDING, JOB_DONE };
 enum job_end { JOB_OPEN, JOB_COMPLETED, JOB_FAILED, JOB_CANCELLED };
 enum { IDEMPOTENCY_KEY_MAX = 128 };
 
@@ -40,7 +41,10 @@ struct job {
     /* the loop's own */
     enum job_state state;
     struct job *next, *prev;
-    struct job_image *images;         /* [request.n] */
+    bool listed;              /* in the table of those that are not over */
+    bool asleep;              /* given back to the disk: the next process makes it */
+    int64_t waits_since_us;   /* when it was received, or the restart after which it waits again */
+    struct job_image *images; /* [request.n] */
     struct api_result_image *results; /* [request.n]; valid where `made` says so */
     uint64_t made;                    /* bit k: image k is encoded */
     uint64_t flow;                    /* who asks, as a number: sched's key */
@@ -49,15 +53,24 @@ struct job {
     double finish_ms;                 /* the last estimate, from then */
     int64_t counted;                  /* the last step that it was counted in */
     int images_done, attempts;
-    int borrowed; /* encode tasks that still read it: it is freed when they are back */
+    int borrowed; /* tasks and writes that still read it: it is freed when they are back */
     bool alone;   /* steps only by itself: a joint step with it has failed */
     int64_t steps_run, sequences_seen; /* their quotient is the mean batch */
     size_t bytes_out;
     unsigned warnings;
     struct api_timings timings;
-    const char *cancel_reason; /* NULL, "disconnect", "deadline", "client" */
-    enum job_end end;
-    struct api_error error; /* of a failed one */
+    const char *cancel_reason;      /* NULL, "disconnect", "deadline", "client" */
+    enum job_end end;               /* meant for clients once the state is DONE */
+    struct api_error error;         /* of a failed one */
+    const char *outcome, *log_code; /* of an end: for the metrics and the log */
+    int log_status;
+
+    /* what of it is on the disk: server/jobs_disk.c */
+    bool durable;   /* its row is there, or on the way there */
+    bool refused;   /* its row could not be written */
+    bool on_disk;   /* its pictures are */
+    int writes;     /* on the way that its readers wait for */
+    char model[64]; /* of a restored one: what it was accepted for */
 
     /* ids of its events, shared by all readers */
     bool previewed; /* its first preview was counted */

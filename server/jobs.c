@@ -38,6 +38,7 @@ void jobs_reload(struct jobs *js, const struct jobs_opts *opts) {
     js->opts.start_timeout_ms = opts->start_timeout_ms;
     js->opts.step_timeout_ms = opts->step_timeout_ms;
     js->opts.log_prompts = opts->log_prompts;
+    js->opts.max_retries = opts->max_retries;
     js->sched.fair.quantum_ms = opts->fair_quantum_ms;
     metric_set(METRIC_CAPACITY, opts->limits.queue);
 }
@@ -47,6 +48,12 @@ void jobs_close(struct jobs *js) {
     if (!js) return;
     while (js->store && (job = store_evict(js->store, INT64_MAX))) {
         job->dropped = true;
+        jobs_free_dropped(job);
+    }
+    for (struct job *next; (job = js->asleep); js->asleep = next) {
+        next = job->next;
+        job->dropped = true;
+        store_discard(js->store, job);
         jobs_free_dropped(job);
     }
     store_close(js->store);
@@ -59,7 +66,7 @@ void jobs_close(struct jobs *js) {
     free(js);
 }
 
-int jobs_unanswered(const struct jobs *js) { return js->count + js->renders; }
+int jobs_unanswered(const struct jobs *js) { return js->count + js->renders + js->writes; }
 
 void jobs_stop_encoding(struct jobs *js) { js->stopped = true; }
 
@@ -90,7 +97,8 @@ static bool admit(struct jobs *js, struct job *job) {
     return false;
 }
 
-static void append(struct jobs *js, struct job *job) {
+void jobs_append(struct jobs *js, struct job *job) {
+    job->listed = true;
     job->prev = js->last;
     job->next = NULL;
     *(js->last ? &js->last->next : &js->first) = job;
@@ -100,6 +108,7 @@ static void append(struct jobs *js, struct job *job) {
 
 void jobs_add(struct jobs *js, struct job *job) {
     job->state = JOB_QUEUED;
+    job->waits_since_us = job->received_us;
     job->warnings = job->request.warnings;
     if (jobs_join(js, job) || jobs_refuse_client(js, job)) return;
     job->flow = jobs_key(job->client.name[0] ? job->client.name : job->request.user);
@@ -107,9 +116,9 @@ void jobs_add(struct jobs *js, struct job *job) {
     if (memory && !admit(js, job)) return;
     jobs_charge(js, job);
     job->images = calloc((size_t)job->request.n, sizeof *job->images);
-    append(js, job);
+    jobs_append(js, job);
     store_add(js->store, job);
-    if (!memory || !job->images) {
+    if (!memory || !job->images || !jobs_disk_accept(js, job)) {
         struct api_error e = {0};
         api_fail(&e, 503, "out_of_memory", "", "the service is out of memory");
         jobs_fail(js, job, "failed", &e);
@@ -128,7 +137,8 @@ void jobs_add(struct jobs *js, struct job *job) {
 
 /* ---- leaving --------------------------------------------------------------------------------- */
 
-static void forget(struct jobs *js, struct job *job) {
+void jobs_take_out(struct jobs *js, struct job *job) {
+    if (!job->listed) return;
     for (int i = 0; job->images && i < job->request.n; i++) {
         struct job_image *im = &job->images[i];
         /* commands are in order: this one reaches the worker after what it is doing now */
@@ -142,6 +152,7 @@ static void forget(struct jobs *js, struct job *job) {
     *(job->prev ? &job->prev->next : &js->first) = job->next;
     *(job->next ? &job->next->prev : &js->last) = job->prev;
     job->next = job->prev = NULL;
+    job->listed = false;
     js->count--;
 }
 
@@ -158,29 +169,43 @@ void jobs_free_dropped(struct job *job) {
 
 void jobs_finish(struct jobs *js, struct job *job, const char *outcome, int status,
                  const char *error_code) {
-    forget(js, job);
-    job->state = JOB_DONE;
+    jobs_take_out(js, job);
+    job->outcome = outcome;
+    job->log_status = status;
+    job->log_code = error_code;
     job->completed_s = time(NULL);
     job->final_event = job_next_event(job);
     job->timings.total_ms = jobs_since_ms(job->received_us);
-    jobs_count(job, outcome);
+    job->state = JOB_ENDING;
+    if (!jobs_disk_end(js, job)) jobs_settle(js, job);
+}
+
+void jobs_settle(struct jobs *js, struct job *job) {
+    job->state = JOB_DONE;
+    jobs_count(job, job->outcome);
     metric_observe_sized(METRIC_REQUEST_DURATION, jobs_pixels(job), job->timings.total_ms / 1000);
-    if (status == 200 && job->eta_us > 0)
+    if (job->log_status == 200 && job->eta_us > 0)
         metric_observe(METRIC_ETA_ERROR, (double)(job->eta_us - taca_now_us()) / 1e6);
-    tell_log(js, job, status, error_code);
+    tell_log(js, job, job->log_status, job->log_code);
     jobs_free_input(job);
+    readers_welcome(js, job);
     readers_serve(js, job);
     /* who comes again with the key of a failed request wants another try */
     if (job->end != JOB_COMPLETED) store_forget_key(js->store, job);
+    store_keep(js->store, job, jobs_result_bytes(job), taca_now_us());
+}
+
+size_t jobs_result_bytes(const struct job *job) {
     size_t bytes = 0;
-    for (int i = 0; job->images && i < job->request.n; i++) bytes += job->images[i].png.len;
-    store_keep(js->store, job, bytes, taca_now_us());
+    for (int i = 0; i < job->request.n; i++)
+        if (job->made >> i & 1) bytes += job->results[i].len;
+    return bytes;
 }
 
 void jobs_fail(struct jobs *js, struct job *job, const char *outcome, const struct api_error *e) {
     job->error = *e;
     job->end = JOB_FAILED;
-    jobs_finish(js, job, outcome, e->status, e->code);
+    jobs_finish(js, job, outcome, e->status, job->error.code);
 }
 
 void jobs_cancel(struct jobs *js, struct job *job, const char *reason, int status) {
@@ -192,10 +217,10 @@ void jobs_cancel(struct jobs *js, struct job *job, const char *reason, int statu
 }
 
 static int64_t start_limit_us(const struct jobs *js, const struct job *job) {
-    int ms = job->request.start_timeout_ms > 0 ? job->request.start_timeout_ms
-                                               : js->opts.start_timeout_ms;
-    if (job->state != JOB_QUEUED || ms <= 0) return INT64_MAX;
-    return job->received_us + (int64_t)ms * 1000;
+    int own_ms = job->request.start_timeout_ms, ms = js->opts.start_timeout_ms;
+    if (job->state != JOB_QUEUED) return INT64_MAX;
+    if (own_ms > 0) return job->received_us + (int64_t)own_ms * 1000;
+    return ms > 0 ? job->waits_since_us + (int64_t)ms * 1000 : INT64_MAX;
 }
 
 static int64_t deadline_us(const struct job *job) {
@@ -234,8 +259,13 @@ static void expire(struct jobs *js) {
     }
 }
 
-static void fail_draining(struct jobs *js, struct job *job) {
+/* A durable one whose row is still on its way goes to sleep when that is there. */
+static void end_draining(struct jobs *js, struct job *job) {
     struct api_error e = {0};
+    if (job->durable) {
+        if (job->writes == 0) jobs_sleep(js, job);
+        return;
+    }
     api_fail(&e, 503, "draining", "", "the service is shutting down; try again");
     e.retry_after_s = 5;
     jobs_fail(js, job, "failed", &e);
@@ -246,13 +276,17 @@ void jobs_shed(struct jobs *js, double budget_ms) {
     jobs_estimate(js);
     for (struct job *job = js->first, *next; job; job = next) {
         next = job->next;
-        if (job->state == JOB_QUEUED && job->finish_ms > budget_ms) fail_draining(js, job);
+        if (job->state == JOB_QUEUED && job->finish_ms > budget_ms) end_draining(js, job);
     }
     js->n_line = 0;
 }
 
 void jobs_end_all(struct jobs *js) {
-    while (js->first) fail_draining(js, js->first);
+    js->closing = true;
+    for (struct job *job = js->first, *next; job; job = next) {
+        next = job->next;
+        end_draining(js, job);
+    }
 }
 
 /* ---- what is next ---------------------------------------------------------------------------- */
@@ -361,6 +395,7 @@ static void send_preview(struct jobs *js, const int *picked) {
 static void drop_old(struct jobs *js) {
     struct job *job;
     while ((job = store_evict(js->store, taca_now_us()))) {
+        jobs_disk_remove(js, job);
         job->dropped = true;
         jobs_free_dropped(job);
     }

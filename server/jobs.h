@@ -7,6 +7,7 @@
 #define TACA_SERVER_JOBS_H
 
 #include "server/ask.h"
+#include "server/disk.h"
 #include "server/encode.h"
 #include "server/front.h"
 #include "server/job.h"
@@ -28,12 +29,14 @@ struct jobs_opts {
     int job_ttl_ms;      /* finished jobs are kept for so long */
     size_t stored_bytes; /* and their results within so many bytes */
     size_t input_bytes;  /* pixels that unfinished jobs start from */
+    int max_retries;     /* a job that was running when the worker or the service died, so often */
 };
 /* Who the table talks to; all outlive it. */
 struct jobs_ports {
     struct pool *pool;
     struct encode *encode;
     struct service_status *status;
+    struct disk *disk; /* NULL: jobs live in memory only */
 };
 
 enum taca_code jobs_open(struct jobs **out, const struct jobs_opts *opts,
@@ -42,6 +45,13 @@ void jobs_close(struct jobs *js); /* every task must be back; NULL is fine */
 
 /* Takes over what may change on the way: all but policy, batch sizes, calibrate and the store's. */
 void jobs_reload(struct jobs *js, const struct jobs_opts *opts);
+
+/* What another process has left on the disk. Once, before anything is added and before the disk's
+ * thread runs. */
+enum taca_code jobs_restore(struct jobs *js, struct taca_err *err) TACA_MUST_USE;
+/* The model is there: restored jobs that were accepted for another one end. */
+void jobs_model_known(struct jobs *js);
+void jobs_written(struct jobs *js, struct disk_write *w); /* takes it over */
 
 /* Takes the job over: a place in line, or an answer that says no. */
 void jobs_add(struct jobs *js, struct job *job);
@@ -58,11 +68,12 @@ void jobs_worker_lost(struct jobs *js, const char *reason);
 void jobs_encoded(struct jobs *js, struct encode_task *t); /* takes the task over */
 void jobs_stop_encoding(struct jobs *js);                  /* from now on nobody is there to */
 
-/* Jobs that are not over, and answers that are being written. */
+/* Jobs that are not over, answers and results that are being written. */
 int jobs_unanswered(const struct jobs *js);
-/* Ends those that have not been started and would not be finished in time. */
+/* Ends those that have not been started and would not be finished in time; durable ones go back to
+ * the disk. */
 void jobs_shed(struct jobs *js, double budget_ms);
-/* Ends all: the service stops. */
+/* Ends all, in the same way: the service stops. */
 void jobs_end_all(struct jobs *js);
 
 #endif

@@ -7,7 +7,7 @@
 #include "server/jobs_internal.h"
 #include "server/metrics.h"
 
-enum { SMALL_BODY = 64 * 1024, LISTED = 100, MAX_IMAGE_BYTES = 256 << 20 };
+enum { SMALL_BODY = 64 * 1024, LISTED = 100 };
 
 static void refuse(struct reader *r, const char *id, const char *reason,
                    const struct api_error *e) {
@@ -66,10 +66,9 @@ static void answer_unknown(struct jobs *js, struct ask *a) {
     }
 }
 
-static void answer_image(struct ask *a, struct job *job) {
-    char tag[48], seed[24], name[API_ID_MAX + 64], age[64];
+static void answer_image(struct jobs *js, struct ask *a, struct job *job) {
+    char tag[48];
     struct api_error e = {0};
-    struct taca_buf body;
     bool ready = a->index < job->request.n && (job->made >> a->index & 1);
     if (!ready) {
         if (a->index >= job->request.n)
@@ -83,36 +82,29 @@ static void answer_image(struct ask *a, struct job *job) {
         return;
     }
     snprintf(tag, sizeof tag, "\"%016" PRIx64 "-%d\"", job->tag, a->index);
-    snprintf(seed, sizeof seed, "%" PRIu64, job->results[a->index].seed);
-    snprintf(name, sizeof name, "inline; filename=\"%s-%d.png\"", job->id, a->index);
-    int64_t left_us = job->state == JOB_DONE ? job->expires_us - taca_now_us() : 0;
-    snprintf(age, sizeof age, "private, max-age=%d", left_us > 0 ? (int)(left_us / 1000000) : 0);
-    const char *const headers[] = {"ETag",   tag,  "Cache-Control",       age,  "X-Job-Id", job->id,
-                                   "X-Seed", seed, "Content-Disposition", name, NULL};
-    taca_buf_init(&body, MAX_IMAGE_BYTES);
+    a->reader->fetch = true;
+    a->reader->index = a->index;
     if (strstr(a->known, tag) || strcmp(a->known, "*") == 0) {
-        stream_reply(a->reader->stream, 304, NULL, headers, &body);
+        tell_picture(job, a->reader, NULL);
         return;
     }
-    taca_buf_put(&body, job->results[a->index].bytes, job->results[a->index].len);
-    if (body.failed) {
-        api_fail(&e, 503, "out_of_memory", "", "the service is out of memory");
-        refuse(a->reader, job->id, "out_of_memory", &e);
-    } else {
-        stream_reply(a->reader->stream, 200, "image/png", headers, &body);
-    }
-    taca_buf_finish(&body);
+    readers_come(js, job, a->reader);
+    a->reader = NULL; /* the job's now */
 }
 
 static void answer_cancel(struct jobs *js, struct ask *a, struct job *job) {
     struct api_error e = {0};
-    if (job->state == JOB_DONE) {
-        api_fail(&e, 409, "already_finished", "id", "job %s is over: %s", job->id, job_status(job));
+    if (job->state >= JOB_ENDING) {
+        api_fail(&e, 409, "already_finished", "id", "job %s is over: %s", job->id,
+                 job_end_name(job));
         refuse(a->reader, job->id, "conflict", &e);
         return;
     }
+    jobs_wake_up(js, job);
     jobs_cancel(js, job, "client", 499);
-    tell_status(js, job, a->reader, 202);
+    a->reader->confirm = true;
+    readers_come(js, job, a->reader);
+    a->reader = NULL; /* the job's now */
 }
 
 /* Ids are what opens a job, so nobody is told those of others: where there are no keys, everybody
@@ -154,7 +146,7 @@ static void answer(struct jobs *js, struct ask *a, struct job *job) {
     switch (a->kind) {
     case ASK_QUEUE: break;
     case ASK_STATUS: tell_status(js, job, a->reader, 200); break;
-    case ASK_IMAGE: answer_image(a, job); break;
+    case ASK_IMAGE: answer_image(js, a, job); break;
     case ASK_CANCEL: answer_cancel(js, a, job); break;
     case ASK_EVENTS:
         if (a->head) {

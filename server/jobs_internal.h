@@ -1,7 +1,7 @@
 /* jobs_internal.h - what the files behind jobs.h share: the table itself (jobs.c), the line of what
  * waits for the worker (jobs_line.c), the worker's answers (jobs_steps.c), who reads what
- * (jobs_readers.c), what clients are told (jobs_reply.c), what they ask (jobs_ask.c) and what their
- * keys allow (jobs_quota.c). */
+ * (jobs_readers.c), what clients are told (jobs_reply.c), what they ask (jobs_ask.c), what their
+ * keys allow (jobs_quota.c) and what is on the disk (jobs_disk.c). */
 #ifndef TACA_SERVER_JOBS_INTERNAL_H
 #define TACA_SERVER_JOBS_INTERNAL_H
 
@@ -35,8 +35,6 @@ struct op {
     uint64_t keys[WIRE_MAX_SEQS];
 };
 
-enum { MAX_ATTEMPTS = 3 };
-
 struct jobs {
     struct jobs_opts opts;
     struct jobs_ports ports;
@@ -44,6 +42,10 @@ struct jobs {
     int count;
     struct store *store; /* these and the finished ones */
     int renders;         /* tasks at work for readers */
+    int writes;          /* on the way to the disk that readers wait for */
+    struct job *asleep;  /* durable ones that the next process makes */
+    bool closing;        /* no durable job is begun any more */
+    int ending;          /* jobs that are over but for their way to the disk */
     bool stopped;        /* the encoder is gone */
     struct op op;
     bool sick; /* the worker is condemned: `lost` will come, nothing is sent before */
@@ -78,11 +80,27 @@ void jobs_publish(const struct jobs *js);
  * `outcome` as in METRIC_REQUESTS, `status` for the log. */
 void jobs_finish(struct jobs *js, struct job *job, const char *outcome, int status,
                  const char *error_code);
+size_t jobs_result_bytes(const struct job *job);
+void jobs_settle(struct jobs *js, struct job *job); /* its end is on the disk, or is not meant to */
+void jobs_append(struct jobs *js, struct job *job);
+/* Out of the table, and the worker forgets it; twice is fine. */
+void jobs_take_out(struct jobs *js, struct job *job);
 /* Reason as in METRIC_CANCELLED. */
 void jobs_cancel(struct jobs *js, struct job *job, const char *reason, int status);
 void jobs_free_input(struct job *job);   /* once it is over: the pixels it started from */
 void jobs_free_dropped(struct job *job); /* when nobody reads it any more */
 void jobs_fail(struct jobs *js, struct job *job, const char *outcome, const struct api_error *e);
+
+/* ---- jobs_disk.c */
+/* A durable job's row is on its way: its readers wait. True for jobs that need none; false: no
+ * memory. */
+bool jobs_disk_accept(struct jobs *js, struct job *job);
+void jobs_disk_stands(struct jobs *js, struct job *job); /* it began, or began again */
+bool jobs_disk_end(struct jobs *js, struct job *job);    /* false: nothing is to be waited for */
+void jobs_disk_remove(struct jobs *js, struct job *job);
+void jobs_sleep(struct jobs *js, struct job *job); /* until the next process */
+void jobs_wake_up(struct jobs *js, struct job *job);
+void jobs_spill(struct job *job); /* pictures that are on the disk leave the memory */
 
 /* ---- jobs_steps.c */
 struct encode_task *jobs_task(struct jobs *js, const struct image_ref *r, enum encode_kind kind);
@@ -92,7 +110,9 @@ bool jobs_hand_over(struct jobs *js, struct encode_task *t);
 /* ---- jobs_readers.c */
 /* Takes the reader over: a ticket, what has happened so far, or a place among the others. */
 void readers_come(struct jobs *js, struct job *job, struct reader *r);
-void readers_serve(struct jobs *js, struct job *job); /* what they can have now */
+void readers_serve(struct jobs *js, struct job *job);   /* what they can have now */
+void readers_welcome(struct jobs *js, struct job *job); /* who came while the disk was written to */
+void readers_refuse(struct job *job, const struct api_error *e); /* all of them */
 void readers_rendered(struct jobs *js, struct job *job, struct encode_task *t);
 int64_t readers_next_us(const struct job *job); /* when the next gives up waiting */
 void readers_give_up(struct jobs *js, struct job *job, int64_t now_us);
@@ -114,7 +134,8 @@ void jobs_rewind(struct job_image *im); /* back to step 0, when the worker has n
 
 /* ---- jobs_reply.c */
 double jobs_since_ms(int64_t from_us);
-const char *job_status(const struct job *job);
+const char *job_status(const struct job *job);   /* as clients know it */
+const char *job_end_name(const struct job *job); /* as it is */
 uint64_t job_next_event(struct job *job);
 /* To all who follow the events. */
 void tell_started(struct jobs *js, struct job *job);
@@ -127,7 +148,8 @@ void tell_so_far(struct jobs *js, struct job *job, struct reader *r);
 void tell_final(struct job *job, struct reader *r);
 void tell_ticket(struct jobs *js, struct job *job, struct reader *r);
 void tell_status(struct jobs *js, struct job *job, struct reader *r, int status);
-void tell_image(const struct jobs *js, struct job *job, struct reader *r);
+void tell_image(const struct jobs *js, struct job *job, struct reader *r, struct taca_buf *png);
+void tell_picture(struct job *job, struct reader *r, struct taca_buf *png);
 void tell_json(struct job *job, struct reader *r, struct taca_buf *body); /* moved */
 /* 429, with e->retry_after_s; `queued` jobs wait. The job is used up. */
 void tell_busy(struct jobs *js, struct job *job, const struct api_error *e, int queued);

@@ -63,7 +63,8 @@ static double deadline_ms(const struct jobs *js, struct job *job) {
     double arrival_ms = (double)job->received_us / 1000;
     if (job->request.deadline_ms > 0) return arrival_ms + AIM * job->request.deadline_ms;
     if (job->deadline_us > 0) return (double)job->deadline_us / 1000;
-    double ms = arrival_ms + AIM * js->opts.deadline_factor * jobs_isolated_ms(js, job);
+    double ms = (double)job->waits_since_us / 1000 +
+                AIM * js->opts.deadline_factor * jobs_isolated_ms(js, job);
     if (js->sched.devices->costs->measured) job->deadline_us = (int64_t)(ms * 1000);
     return ms;
 }
@@ -151,9 +152,10 @@ void jobs_publish(const struct jobs *js) {
     for (const struct job *job = js->first; job; job = job->next)
         waiting += job->state == JOB_QUEUED;
     atomic_store(&js->ports.status->waiting, waiting);
-    atomic_store(&js->ports.status->running, js->count - waiting);
+    int running = js->count - waiting + js->ending;
+    atomic_store(&js->ports.status->running, running);
     metric_set(METRIC_WAITING, waiting);
-    metric_set(METRIC_RUNNING, js->count - waiting);
+    metric_set(METRIC_RUNNING, running);
     metric_set(METRIC_STORED_JOBS, store_kept(js->store));
     metric_set(METRIC_STORED_BYTES, (double)store_bytes(js->store));
     metric_set(METRIC_BACKLOG_SECONDS, sched_backlog_ms(js->seqs, js->n_line) / 1000);

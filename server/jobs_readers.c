@@ -32,6 +32,7 @@ static struct encode_task *render_for(struct jobs *js, struct job *job, const st
     t->render.urls = r->urls;
     memcpy(t->render.base, r->base, sizeof t->render.base);
     t->render.mask = mask;
+    t->render.files = js->ports.disk ? disk_files(js->ports.disk) : NULL;
     t->render.images = job->results;
     t->render.timings = job->timings;
     t->render.warnings = job->warnings;
@@ -41,6 +42,21 @@ static struct encode_task *render_for(struct jobs *js, struct job *job, const st
 static void no_memory(const struct job *job, struct reader *r) {
     struct api_error e = {0};
     api_fail(&e, 503, "out_of_memory", "", "the service is out of memory");
+    stream_fail(r->stream, job->id, &e);
+}
+
+static void not_rendered(const struct job *job, struct reader *r, const struct taca_err *err) {
+    struct api_error e = {0};
+    if (err->code == TACA_ENOMEM) {
+        no_memory(job, r);
+        return;
+    }
+    if (err->code == TACA_ENOTFOUND)
+        api_fail(&e, 410, "job_expired", "id", "the pictures of job %s are no longer kept",
+                 job->id);
+    else
+        api_fail(&e, 503, "storage_unavailable", "",
+                 "the pictures of job %s cannot be read from the job store", job->id);
     stream_fail(r->stream, job->id, &e);
 }
 
@@ -60,23 +76,47 @@ static bool serve_events(struct jobs *js, struct job *job, struct reader *r) {
         if (!r->task) no_memory(job, r);
         return !r->task;
     }
-    if (job->end == JOB_OPEN) return false;
+    if (job->state != JOB_DONE) return false;
     tell_final(job, r);
     return true;
 }
 
+static void give_image(struct jobs *js, struct job *job, struct reader *r, struct taca_buf *png) {
+    if (r->fetch)
+        tell_picture(job, r, png);
+    else
+        tell_image(js, job, r, png);
+}
+
+/* At once from the memory, or by way of the encoder, who can wait for a disk. */
+static bool serve_image(struct jobs *js, struct job *job, struct reader *r) {
+    const struct api_result_image *image = &job->results[r->index];
+    struct taca_buf png;
+    if (!image->bytes) {
+        r->task = render_for(js, job, r, UINT64_C(1) << r->index);
+        if (!r->task) no_memory(job, r);
+        return !r->task;
+    }
+    taca_buf_init(&png, image->len + 1);
+    taca_buf_put(&png, image->bytes, image->len);
+    if (png.failed)
+        no_memory(job, r);
+    else
+        give_image(js, job, r, &png);
+    taca_buf_finish(&png);
+    return true;
+}
+
 static bool serve(struct jobs *js, struct job *job, struct reader *r) {
-    if (r->task) return false;
+    if (r->task || r->fresh) return false;
+    if (r->fetch) return serve_image(js, job, r);
     if (r->form == API_REPLY_EVENTS) return serve_events(js, job, r);
-    if (job->end == JOB_OPEN) return false;
+    if (job->state != JOB_DONE) return false;
     if (job->end != JOB_COMPLETED) {
         tell_final(job, r);
         return true;
     }
-    if (r->form == API_REPLY_IMAGE) {
-        tell_image(js, job, r);
-        return true;
-    }
+    if (r->form == API_REPLY_IMAGE) return serve_image(js, job, r);
     r->task = render_for(js, job, r, all_images(job));
     if (!r->task) no_memory(job, r);
     return !r->task;
@@ -91,7 +131,8 @@ void readers_serve(struct jobs *js, struct job *job) {
     }
 }
 
-static void give(struct job *job, struct reader *r, struct encode_task *t, bool last) {
+static void give(struct jobs *js, struct job *job, struct reader *r, struct encode_task *t,
+                 bool last) {
     if (r->form == API_REPLY_EVENTS) {
         stream_push(r->stream, STREAM_KEEP, 0, t->frame.data, t->frame.len);
         r->sent |= t->render.mask;
@@ -109,7 +150,10 @@ static void give(struct job *job, struct reader *r, struct encode_task *t, bool 
         no_memory(job, r);
         return;
     }
-    tell_json(job, r, &body);
+    if (r->form == API_REPLY_IMAGE)
+        give_image(js, job, r, &body);
+    else
+        tell_json(job, r, &body);
 }
 
 void readers_rendered(struct jobs *js, struct job *job, struct encode_task *t) {
@@ -121,9 +165,9 @@ void readers_rendered(struct jobs *js, struct job *job, struct encode_task *t) {
         waiting--;
         r->task = NULL;
         if (t->rc != TACA_OK)
-            no_memory(job, r);
+            not_rendered(job, r, &t->err);
         else
-            give(job, r, t, waiting == 0);
+            give(js, job, r, t, waiting == 0);
         if (t->rc == TACA_OK && r->form == API_REPLY_EVENTS) continue;
         take_out(job, r);
         reader_close(r);
@@ -133,19 +177,53 @@ void readers_rendered(struct jobs *js, struct job *job, struct encode_task *t) {
 
 /* ---- coming and going ------------------------------------------------------------------------ */
 
-void readers_come(struct jobs *js, struct job *job, struct reader *r) {
-    r->next = job->readers;
-    job->readers = r;
-    if (r->ticket) {
-        tell_ticket(js, job, r);
-        take_out(job, r);
-        reader_close(r);
-        return;
+/* True when it has had its last word. */
+static bool welcome(struct jobs *js, struct job *job, struct reader *r) {
+    struct api_error e = {.retry_after_s = 5};
+    r->fresh = false;
+    if (r->ticket || r->confirm) {
+        if (r->confirm)
+            tell_status(js, job, r, 202);
+        else
+            tell_ticket(js, job, r);
+        return true;
+    }
+    if (job->asleep) {
+        api_fail(&e, 503, "draining", "", "the service is shutting down; the job is kept");
+        stream_fail(r->stream, job->id, &e);
+        return true;
     }
     if (r->wait_ms > 0 && r->form != API_REPLY_EVENTS)
         r->give_up_us = taca_now_us() + (int64_t)r->wait_ms * 1000;
     if (r->form == API_REPLY_EVENTS) tell_so_far(js, job, r);
+    return false;
+}
+
+void readers_welcome(struct jobs *js, struct job *job) {
+    for (struct reader *r = job->readers, *next; r; r = next) {
+        next = r->next;
+        if (!r->fresh || !welcome(js, job, r)) continue;
+        take_out(job, r);
+        reader_close(r);
+    }
+}
+
+void readers_come(struct jobs *js, struct job *job, struct reader *r) {
+    r->next = job->readers;
+    job->readers = r;
+    r->fresh = !r->fetch;
+    if (job->writes == 0) readers_welcome(js, job);
     readers_serve(js, job);
+}
+
+void readers_refuse(struct job *job, const struct api_error *e) {
+    for (struct reader *r = job->readers, *next; r; r = next) {
+        next = r->next;
+        if (r->task) continue; /* has what it came for, it is only being written */
+        stream_fail(r->stream, job->id, e);
+        take_out(job, r);
+        reader_close(r);
+    }
 }
 
 /* What the policy of the request, or the way in which it came, says. */
@@ -167,8 +245,7 @@ static bool leave(struct jobs *js, struct job *job, uint64_t key) {
     reader_close(r);
     for (struct reader *o = job->readers; o; o = o->next)
         if (o->holds) held = false; /* somebody else still waits for it */
-    if (held && job->state != JOB_DONE && !goes_on_alone(job))
-        jobs_cancel(js, job, "disconnect", 499);
+    if (held && job->listed && !goes_on_alone(job)) jobs_cancel(js, job, "disconnect", 499);
     return true;
 }
 

@@ -14,14 +14,24 @@ enum { SMALL_FRAME = 4096, STATUS_BODY = 256 * 1024, LONGEST_LOG = 4096 };
 
 double jobs_since_ms(int64_t from_us) { return (double)(taca_now_us() - from_us) / 1000.0; }
 
-const char *job_status(const struct job *job) {
+const char *job_end_name(const struct job *job) {
     switch (job->end) {
     case JOB_OPEN: break;
     case JOB_COMPLETED: return "completed";
     case JOB_FAILED: return "failed";
     case JOB_CANCELLED: return "cancelled";
     }
-    return job->state == JOB_QUEUED ? "queued" : "running";
+    return "open";
+}
+
+const char *job_status(const struct job *job) {
+    switch (job->state) {
+    case JOB_QUEUED: return "queued";
+    case JOB_RUNNING:
+    case JOB_ENDING: break;
+    case JOB_DONE: return job_end_name(job);
+    }
+    return "running";
 }
 
 uint64_t job_next_event(struct job *job) { return ++job->last_event; }
@@ -30,7 +40,7 @@ uint64_t job_next_event(struct job *job) { return ++job->last_event; }
 
 /* Follows the events in one of the two languages, and is not in the middle of something. */
 static bool listens(const struct reader *r, bool openai) {
-    return r->form == API_REPLY_EVENTS && !r->task && r->openai == openai;
+    return r->form == API_REPLY_EVENTS && !r->task && !r->fresh && r->openai == openai;
 }
 
 static bool somebody(const struct job *job, bool openai) {
@@ -66,6 +76,7 @@ void tell_started(struct jobs *js, struct job *job) {
     job->timings.queue_ms = (double)(job->started_us - job->received_us) / 1000.0;
     metric_observe_sized(METRIC_QUEUE_WAIT, jobs_pixels(job), job->timings.queue_ms / 1000);
     job->started_event = job_next_event(job);
+    jobs_disk_stands(js, job);
     if (!somebody(job, false)) return;
     put_started(&b, js, job);
     push(job, false, STREAM_KEEP, 0, &b);
@@ -124,7 +135,7 @@ void tell_so_far(struct jobs *js, struct job *job, struct reader *r) {
     stream_comment(r->stream); /* the head goes out at once, whatever there is to tell */
     if (r->openai && !r->progress) return;
     if (job->state == JOB_QUEUED && job->last_event > r->after) {
-        bool known = jobs_line_up(js);
+        bool known = job->listed && jobs_line_up(js);
         if (known) jobs_estimate(js);
         int position = known ? jobs_position(js, job) : 0;
         double eta_ms = known ? job->finish_ms : -1;
@@ -187,10 +198,9 @@ void tell_final(struct job *job, struct reader *r) {
 
 /* ---- whole answers --------------------------------------------------------------------------- */
 
-void tell_image(const struct jobs *js, struct job *job, struct reader *r) {
+void tell_image(const struct jobs *js, struct job *job, struct reader *r, struct taca_buf *png) {
     const struct api_timings *t = &job->timings;
     char seed[24], steps[16], queue[24], gpu[24], timing[256];
-    struct taca_buf png;
     snprintf(seed, sizeof seed, "%" PRIu64, job->request.params.seed);
     snprintf(steps, sizeof steps, "%d", job->request.params.steps);
     snprintf(queue, sizeof queue, "%.1f", t->queue_ms);
@@ -216,16 +226,20 @@ void tell_image(const struct jobs *js, struct job *job, struct reader *r) {
                                    r->replayed ? "Idempotent-Replayed" : NULL,
                                    "true",
                                    NULL};
-    taca_buf_init(&png, job->results[0].len + 1);
-    taca_buf_put(&png, job->results[0].bytes, job->results[0].len);
-    if (png.failed) {
-        struct api_error e = {0};
-        api_fail(&e, 503, "out_of_memory", "", "the service is out of memory");
-        stream_fail(r->stream, job->id, &e);
-    } else {
-        stream_reply(r->stream, 200, "image/png", headers, &png);
-    }
-    taca_buf_finish(&png);
+    stream_reply(r->stream, 200, "image/png", headers, png);
+}
+
+void tell_picture(struct job *job, struct reader *r, struct taca_buf *png) {
+    char tag[48], seed[24], name[API_ID_MAX + 64], age[64];
+    snprintf(tag, sizeof tag, "\"%016" PRIx64 "-%d\"", job->tag, r->index);
+    snprintf(seed, sizeof seed, "%" PRIu64, job->results[r->index].seed);
+    snprintf(name, sizeof name, "inline; filename=\"%s-%d.png\"", job->id, r->index);
+    int64_t left_us = job->state == JOB_DONE ? job->expires_us - taca_now_us() : 0;
+    snprintf(age, sizeof age, "private, max-age=%d", left_us > 0 ? (int)(left_us / 1000000) : 0);
+    const char *const headers[] = {"ETag",   tag,  "Cache-Control",       age,  "X-Job-Id", job->id,
+                                   "X-Seed", seed, "Content-Disposition", name, NULL};
+    stream_reply(r->stream, png ? 200 : 304, png ? "image/png" : NULL, headers,
+                 png ? png : &(struct taca_buf){0});
 }
 
 void tell_json(struct job *job, struct reader *r, struct taca_buf *body) {
@@ -236,7 +250,7 @@ void tell_json(struct job *job, struct reader *r, struct taca_buf *body) {
 
 static void put_status(struct taca_buf *out, struct jobs *js, struct job *job,
                        const struct reader *r) {
-    bool over = job->state == JOB_DONE, known = !over && jobs_line_up(js);
+    bool over = job->state == JOB_DONE, known = job->listed && jobs_line_up(js);
     bool waits = known && job->state == JOB_QUEUED;
     if (known) jobs_estimate(js);
     const struct api_job j = {.id = job->id,
@@ -244,11 +258,11 @@ static void put_status(struct taca_buf *out, struct jobs *js, struct job *job,
                               .base = r->base,
                               .created_s = job->created_s,
                               .started_s = job->started_s,
-                              .completed_s = job->completed_s,
+                              .completed_s = over ? job->completed_s : 0,
                               .position = waits ? jobs_position(js, job) : 0,
                               .eta_ms = known ? job->finish_ms : -1,
-                              .error = job->error.status ? &job->error : NULL,
-                              .images = job->end == JOB_COMPLETED ? job->results : NULL,
+                              .error = over && job->error.status ? &job->error : NULL,
+                              .images = over && job->end == JOB_COMPLETED ? job->results : NULL,
                               .n = job->request.n,
                               .timings = &job->timings,
                               .warnings = job->warnings};
@@ -273,7 +287,9 @@ void tell_ticket(struct jobs *js, struct job *job, struct reader *r) {
         "true",     NULL};
     taca_buf_init(&body, STATUS_BODY);
     put_status(&body, js, job, r);
-    stream_reply(r->stream, job->state == JOB_DONE ? 200 : 202, "application/json", headers, &body);
+    /* one that was quick is no surprise to who has just sent it */
+    int status = job->state == JOB_DONE && r->replayed ? 200 : 202;
+    stream_reply(r->stream, status, "application/json", headers, &body);
     taca_buf_finish(&body);
 }
 

@@ -45,7 +45,7 @@ static void step_failed(struct jobs *js, const struct op *op, const struct taca_
     taca_log(TACA_LOG_WARN, "a step of %d failed: %s", op->n, err->text);
     for (int i = 0; i < op->n; i++) {
         struct job *job = op->refs[i].job;
-        if (!job || job->state == JOB_DONE) continue;
+        if (!job || job->state >= JOB_ENDING) continue;
         if (op->n > 1)
             job->alone = true;
         else
@@ -280,7 +280,8 @@ void jobs_worker_lost(struct jobs *js, const char *reason) {
     for (struct job *job = js->first, *next; job; job = next) {
         next = job->next;
         if (!rewind_job(job)) continue;
-        if (++job->attempts <= MAX_ATTEMPTS) {
+        if (++job->attempts <= js->opts.max_retries) {
+            jobs_disk_stands(js, job);
             tell_retrying(job, reason);
             continue;
         }
@@ -352,10 +353,11 @@ void jobs_encoded(struct jobs *js, struct encode_task *t) {
     if (t->kind == ENCODE_RENDER) {
         js->renders--;
         readers_rendered(js, job, t);
-    } else if (job->state != JOB_DONE) {
+    } else if (job->listed) {
         encoded(js, job, t);
     }
     encode_task_free(t);
     jobs_free_input(job);
+    jobs_spill(job);
     jobs_free_dropped(job);
 }

@@ -6,7 +6,7 @@
  *   SIGINT   leave at once
  *   SIGHUP   read the options again
  *   SIGUSR1  ignored: the log is standard error's, there is nothing to open again
- *   SIGPIPE  ignored */
+ *   SIGPIPE, SIGXFSZ  ignored: the write says what is wrong */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -45,11 +45,13 @@ struct serve {
     struct taca_mailbox incoming; /* jobs from http threads */
     struct taca_mailbox asks;     /* questions from them */
     struct taca_mailbox results;  /* tasks from the encoder */
+    struct taca_mailbox written;  /* writes from the store's thread */
     struct service_status status;
     struct systemd systemd;
     struct front *front;
     struct pool *pool;
     struct encode *encode;
+    struct disk *disk; /* NULL = jobs live in memory */
     struct jobs *jobs;
     enum phase phase;
     int drain_grace_ms, drain_timeout_ms;
@@ -66,6 +68,10 @@ static void take_mail(struct serve *s) {
     for (struct taca_mail *m = taca_mailbox_take(&s->results), *next; m; m = next) {
         next = m->next;
         jobs_encoded(s->jobs, (struct encode_task *)m);
+    }
+    for (struct taca_mail *m = taca_mailbox_take(&s->written), *next; m; m = next) {
+        next = m->next;
+        jobs_written(s->jobs, (struct disk_write *)m);
     }
     for (struct taca_mail *m = taca_mailbox_take(&s->incoming), *next; m; m = next) {
         next = m->next;
@@ -156,6 +162,7 @@ static void hook_ready(void *ctx, const struct wire_hello *hello) {
         metrics_set_model(hello->model.id);
         atomic_store(&s->status.state, SERVICE_READY);
         systemd_tell(&s->systemd, "READY=1");
+        jobs_model_known(s->jobs);
     }
     atomic_store(&s->status.workers, 1);
     metric_set(METRIC_MODEL_LOADED, 1);
@@ -214,6 +221,9 @@ static void on_front_closed(void *ctx) {
     encode_close(s->encode);
     s->encode = NULL;
     take_mail(s);
+    disk_close(s->disk);
+    s->disk = NULL;
+    take_mail(s); /* jobs that ended meanwhile */
     if (s->pool)
         pool_close(s->pool, s->fast ? 0 : WORKER_PATIENCE_MS, on_pool_closed, s);
     else
@@ -320,6 +330,7 @@ static enum taca_code check_opts(const struct serve_opts *o, struct taca_err *er
         {"drain-grace", o->drain_grace_ms, 0, 3600 * 1000},
         {"drain-timeout", o->drain_timeout_ms, 0, 24 * 3600 * 1000},
         {"job-ttl", o->job_ttl_ms, 0, 24 * 3600 * 1000},
+        {"max-retries", o->max_retries, 0, 1000},
         {"step-timeout", o->step_timeout_ms, 10, 24 * 3600 * 1000},
     };
     const char *model = o->engine.model_path ? o->engine.model_path : o->engine.transformer;
@@ -347,7 +358,8 @@ static struct jobs_opts jobs_opts_of(const struct serve_opts *o) {
                              .log_prompts = o->log_prompts,
                              .job_ttl_ms = o->job_ttl_ms,
                              .stored_bytes = o->max_stored_bytes,
-                             .input_bytes = o->max_input_bytes};
+                             .input_bytes = o->max_input_bytes,
+                             .max_retries = o->max_retries};
     sched_limits_init(&jobs.limits, o->max_batch_images);
     jobs.limits.batch_tokens = o->max_batch_tokens;
     jobs.limits.queue = o->max_queue;
@@ -416,6 +428,7 @@ static void init_handles(struct serve *s) {
     taca_mailbox_init(&s->incoming, wake_loop, s);
     taca_mailbox_init(&s->asks, wake_loop, s);
     taca_mailbox_init(&s->results, wake_loop, s);
+    taca_mailbox_init(&s->written, wake_loop, s);
 }
 
 /* Whole or not at all: a reader never sees half a number. */
@@ -431,6 +444,21 @@ static enum taca_code write_port(const char *path, int port, struct taca_err *er
     return taca_fail(err, TACA_EIO, "--port-file %s: %s", path, strerror(errno));
 }
 
+/* "memory", or "sqlite:FILE". */
+static enum taca_code open_store(struct serve *s, struct taca_err *err) {
+    static const char sqlite[] = "sqlite:";
+    const char *store = s->opts->job_store;
+    struct taca_err why = {0};
+    if (!store || strcmp(store, "memory") == 0) return TACA_OK;
+    if (strncmp(store, sqlite, sizeof sqlite - 1) != 0 || !store[sizeof sqlite - 1])
+        return taca_fail_param(err, "job-store",
+                               "--job-store must be memory or sqlite:FILE, got \"%s\"", store);
+    enum taca_code rc = disk_open(&s->disk, store + sizeof sqlite - 1, &s->written, &why);
+    if (rc == TACA_EBUSY || rc == TACA_ENOMEM) /* may be better in a moment */
+        return taca_fail(err, rc, "--job-store: %s", why.text);
+    return rc ? taca_fail_param(err, "job-store", "--job-store: %s", why.text) : TACA_OK;
+}
+
 static enum taca_code open_parts(struct serve *s, struct taca_err *err) {
     const struct serve_opts *o = s->opts;
     const struct pool_opts pool = {.loop = &s->loop,
@@ -443,10 +471,14 @@ static enum taca_code open_parts(struct serve *s, struct taca_err *err) {
     const struct front_hooks front_hooks = {s,        &s->status,       hook_submit,
                                             hook_ask, hook_client_gone, hook_metrics};
     const struct jobs_opts jobs = jobs_opts_of(o);
-    enum taca_code rc = pool_open(&s->pool, &pool, &pool_hooks, err);
+    enum taca_code rc = open_store(s, err);
+    if (!rc) rc = pool_open(&s->pool, &pool, &pool_hooks, err);
     if (!rc) rc = encode_open(&s->encode, o->encode_threads, &s->results, err);
     if (!rc)
-        rc = jobs_open(&s->jobs, &jobs, &(struct jobs_ports){s->pool, s->encode, &s->status}, err);
+        rc = jobs_open(&s->jobs, &jobs,
+                       &(struct jobs_ports){s->pool, s->encode, &s->status, s->disk}, err);
+    if (!rc) rc = jobs_restore(s->jobs, err);
+    if (!rc && s->disk) rc = disk_start(s->disk, err);
     struct front_opts front = o->front;
     front.given = s->systemd.main;
     front.n_given = s->systemd.n_main;
@@ -500,6 +532,7 @@ int taca_serve(const struct serve_opts *opts) {
     metric_set(METRIC_RELOAD_TIME, (double)time(NULL));
     signal(SIGPIPE, SIG_IGN);
     signal(SIGUSR1, SIG_IGN); /* who rotates logs sends it to everybody */
+    signal(SIGXFSZ, SIG_IGN);
     enum taca_code rc = systemd_open(&s->systemd, &err); /* no other thread is there yet */
     if (!rc) rc = check_sockets(s, &err);
     init_handles(s);
@@ -519,6 +552,7 @@ int taca_serve(const struct serve_opts *opts) {
     taca_mailbox_finish(&s->incoming);
     taca_mailbox_finish(&s->asks);
     taca_mailbox_finish(&s->results);
+    taca_mailbox_finish(&s->written);
     int exit_code = s->exit_code;
     taca_log(TACA_LOG_INFO, "stopped");
     free(s);

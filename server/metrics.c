@@ -37,6 +37,7 @@ static const char *const rejections[] = {"queue_full",
                                          "key_concurrency",
                                          "rate_limited",
                                          "forbidden",
+                                         "storage_unavailable",
                                          "invalid_api_key",
                                          "expired",
                                          "other",
@@ -44,6 +45,7 @@ static const char *const rejections[] = {"queue_full",
 static const char *const cancels[] = {"disconnect", "deadline", "client", "other", NULL};
 static const char *const restarts[] = {"signal", "exit",  "hang", "protocol",
                                        "device", "other", NULL};
+static const char *const operations[] = {"write", "read", "other", NULL};
 static const char *const drops[] = {"progress", "preview", "other", NULL};
 
 static const struct counter_info {
@@ -68,6 +70,15 @@ static const struct counter_info {
     [METRIC_PADDING_TOKENS] = {"taca_step_padding_tokens_total",
                                "Tokens computed for nobody; ragged packing keeps this at 0.", NULL,
                                NULL, false},
+    [METRIC_JOBS_RESUMED] = {"taca_jobs_resumed_total",
+                             "Jobs that another process left unfinished in the job store.", NULL,
+                             NULL, false},
+    [METRIC_STORE_TRANSACTIONS] = {"taca_store_transactions_total",
+                                   "Transactions of the job store.", NULL, NULL, false},
+    [METRIC_STORE_WRITES] = {"taca_store_writes_total", "Writes in them.", NULL, NULL, false},
+    [METRIC_STORE_ERRORS] = {"taca_store_errors_total",
+                             "Writes and reads of the job store that failed.", "op", operations,
+                             false},
 };
 enum { N_COUNTERS = sizeof counters / sizeof counters[0] };
 
@@ -85,7 +96,9 @@ static const struct gauge_info {
     [METRIC_DRAINING] = {"taca_draining", "1 while the service is shutting down.", false},
     [METRIC_LAST_STEP] = {"taca_last_step_timestamp_seconds", "When the last step ended.", false},
     [METRIC_STORED_JOBS] = {"taca_jobs_stored", "Finished jobs that can be asked for.", false},
-    [METRIC_STORED_BYTES] = {"taca_jobs_stored_bytes", "Memory of their results.", false},
+    [METRIC_STORED_BYTES] = {"taca_jobs_stored_bytes", "Memory or disk of their results.", false},
+    [METRIC_STORE_BROKEN] = {"taca_store_broken",
+                             "1 once the disk has failed: durable jobs are refused.", false},
     [METRIC_MODEL_LOADED] = {"taca_model_loaded", "1 while a worker holds the model.", true},
     [METRIC_MODEL_LOAD_SECONDS] = {"taca_model_load_duration_seconds",
                                    "How long the last load took.", true},
@@ -143,6 +156,9 @@ static const struct histogram_info {
                             false},
     SIZED(METRIC_FIRST_PREVIEW, "taca_time_to_first_preview_seconds",
           "From acceptance to the first preview of those that asked for some."),
+    [METRIC_STORE_COMMIT] = {"taca_store_commit_seconds",
+                             "From the taking of writes to their being on the disk.", NULL,
+                             step_seconds, false},
 };
 #undef SIZED
 enum { N_HISTOGRAMS = sizeof histograms / sizeof histograms[0] };

@@ -20,7 +20,11 @@ enum metric_counter {
     METRIC_STEPS,
     METRIC_IMAGES,
     METRIC_PIXELS,
-    METRIC_PADDING_TOKENS
+    METRIC_PADDING_TOKENS,
+    METRIC_JOBS_RESUMED,
+    METRIC_STORE_TRANSACTIONS,
+    METRIC_STORE_WRITES,
+    METRIC_STORE_ERRORS /* taca_store_errors_total{op} */
 };
 enum metric_gauge {
     METRIC_CONNECTIONS,
@@ -33,6 +37,7 @@ enum metric_gauge {
     METRIC_LAST_STEP,
     METRIC_STORED_JOBS,
     METRIC_STORED_BYTES,
+    METRIC_STORE_BROKEN,
     METRIC_MODEL_LOADED,
     METRIC_MODEL_LOAD_SECONDS,
     METRIC_RELOAD_GOOD, /* 1 when the options that were read last are in force */
@@ -53,7 +58,8 @@ enum metric_histogram {
     METRIC_STAGE_ENCODE,
     METRIC_STAGE_WRITE,
     METRIC_FIRST_PREVIEW, /* by size class */
-    METRIC_FIRST_PREVIEW_XL = METRIC_FIRST_PREVIEW + 3
+    METRIC_FIRST_PREVIEW_XL = METRIC_FIRST_PREVIEW + 3,
+    METRIC_STORE_COMMIT
 };
 
 void metric_add(enum metric_counter c, const char *label,

@@ -16,10 +16,14 @@ struct reader {
     uint64_t key;          /* what the http side names when its client leaves; never 0 */
     struct stream *stream; /* one reference */
     enum api_reply form;
-    bool openai;              /* bodies and frames in OpenAI's words */
-    bool progress;            /* of those: queued and progress events too */
-    bool urls;                /* pictures by address instead of base64 */
-    bool ticket;              /* wants the job object at once, not the result */
+    bool openai;   /* bodies and frames in OpenAI's words */
+    bool progress; /* of those: queued and progress events too */
+    bool urls;     /* pictures by address instead of base64 */
+    bool ticket;   /* wants the job object at once, not the result */
+    bool confirm;  /* the same, and 202: what it asked for is done */
+    bool fetch;    /* wants picture `index` of a job as a file */
+    int index;
+    bool fresh;               /* came while the disk was written to: not welcomed yet */
     bool holds;               /* the job is for it: cancelled when the last of these leaves */
     bool replayed;            /* came to a job that was there already */
     int wait_ms;              /* > 0: the job object when the result is not there by then */

@@ -37,6 +37,8 @@ struct serve_opts {
     int job_ttl_ms;          /* a finished job can be asked for so long, */
     size_t max_stored_bytes; /* and only while results take no more than this */
     size_t max_input_bytes;  /* pixels that unfinished jobs start from; more get 429 */
+    const char *job_store;   /* "memory" or "sqlite:FILE"; NULL = memory */
+    int max_retries;         /* of a job that was running when the worker or the service died */
     const char *port_file;   /* gets the port's number as text once we listen; NULL = none */
     /* a worker that is silent for so long, and for 20 times what its work usually takes, is killed;
      * ten times as long for work that was never measured */

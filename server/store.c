@@ -85,20 +85,34 @@ void store_keep(struct store *s, struct job *job, size_t bytes, int64_t now_us) 
     s->kept++;
 }
 
-struct job *store_evict(struct store *s, int64_t now_us) {
-    struct job *job = s->oldest;
-    if (!job || (now_us < job->expires_us && s->bytes <= s->max_bytes)) return NULL;
-    s->oldest = job->younger;
-    if (!s->oldest) s->youngest = NULL;
+static void unkeep(struct store *s, struct job *job) {
+    struct job **at = &s->oldest, *older = NULL;
+    for (; *at && *at != job; at = &(*at)->younger) older = *at;
+    if (!*at) return; /* not kept */
+    *at = job->younger;
+    if (s->youngest == job) s->youngest = older;
     s->bytes -= job->stored_bytes;
     s->kept--;
+}
+
+void store_discard(struct store *s, struct job *job) {
+    unkeep(s, job);
     store_forget_key(s, job);
-    uint64_t h = hash(s, job->id);
-    struct job **at = &s->ids[h % STORE_BUCKETS];
+    struct job **at = &s->ids[hash(s, job->id) % STORE_BUCKETS];
     while (*at != job) at = &(*at)->same_id;
     *at = job->same_id;
     job->stored = false;
-    s->gone[s->gone_at++ % STORE_GONE] = h;
+}
+
+void store_remember(struct store *s, const char *id) {
+    s->gone[s->gone_at++ % STORE_GONE] = hash(s, id);
+}
+
+struct job *store_evict(struct store *s, int64_t now_us) {
+    struct job *job = s->oldest;
+    if (!job || (now_us < job->expires_us && s->bytes <= s->max_bytes)) return NULL;
+    store_discard(s, job);
+    store_remember(s, job->id);
     return job;
 }
 

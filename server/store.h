@@ -28,6 +28,10 @@ void store_keep(struct store *s, struct job *job, size_t bytes, int64_t now_us);
 /* Takes out the next kept job whose time is over, or the oldest while there are too many bytes.
  * NULL = none has to go. */
 struct job *store_evict(struct store *s, int64_t now_us);
+/* As if it had never been here, whatever its state. */
+void store_discard(struct store *s, struct job *job);
+/* One that was evicted by another process. */
+void store_remember(struct store *s, const char *id);
 int64_t store_next_expiry_us(const struct store *s); /* INT64_MAX = nothing is kept */
 bool store_was_here(const struct store *s, const char *id);
 

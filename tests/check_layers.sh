@@ -28,6 +28,7 @@ done
 forbid kernels '(dnnl|oneapi/dnnl).*|omp\.h' 'kernels/cpu/[a-z_0-9]+\.[ch]'
 forbid server 'microhttpd\.h' 'server/http\.[ch]'
 forbid server 'uv\.h' 'server/(loop|listener|watch|front|pool)[a-z_]*\.[ch]'
+forbid server 'sqlite3\.h' 'server/disk_db\.c'
 forbid api 'png\.h' 'api/png(_read)?\.c'
 [ $bad = 0 ] && echo "layers: fine"
 exit $bad

@@ -1,0 +1,212 @@
+/* disk.c - see disk.h. */
+#include "server/disk.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "server/metrics.h"
+
+enum { MAX_RECORD_BYTES = 1 << 30 };
+
+struct disk {
+    struct db *db;
+    struct disk_files *files;
+    struct taca_mailbox box, *results;
+    sem_t mail;
+    atomic_bool closing;
+    bool started;
+    pthread_t thread;
+};
+
+struct disk_write *disk_write_open(enum disk_kind kind) {
+    struct disk_write *w = calloc(1, sizeof *w);
+    if (!w) return NULL;
+    w->kind = kind;
+    taca_buf_init(&w->request, MAX_RECORD_BYTES);
+    taca_buf_init(&w->outcome, MAX_RECORD_BYTES);
+    return w;
+}
+
+void disk_write_close(struct disk_write *w) {
+    if (!w) return;
+    taca_buf_finish(&w->request);
+    taca_buf_finish(&w->outcome);
+    free(w->pictures);
+    free(w);
+}
+
+/* ---- one transaction ------------------------------------------------------------------------- */
+
+static enum taca_code apply(struct disk *d, struct disk_write *w) {
+    switch (w->kind) {
+    case DISK_INSERT: return db_insert(d->db, &w->row, &w->err);
+    case DISK_STATE: return db_set_state(d->db, w->row.id, w->row.state, w->row.attempts, &w->err);
+    case DISK_END: return db_end(d->db, &w->row, &w->err);
+    case DISK_REMOVE: return db_remove(d->db, w->row.id, &w->err);
+    }
+    return TACA_EINTERNAL;
+}
+
+static struct disk_write *next_of(struct disk_write *w) {
+    return (struct disk_write *)w->mail.next;
+}
+
+/* All that are still fine, or none. */
+static bool write_together(struct disk *d, struct disk_write *first) {
+    struct taca_err err = {0};
+    enum taca_code rc = db_begin(d->db, &err);
+    if (rc) return false;
+    for (struct disk_write *w = first; w && !rc; w = next_of(w)) {
+        if (w->rc) continue;
+        rc = apply(d, w);
+        w->err = (struct taca_err){0};
+    }
+    if (rc) {
+        db_rollback(d->db);
+        return false;
+    }
+    metric_add(METRIC_STORE_TRANSACTIONS, NULL, 1);
+    return db_commit(d->db, &err) == TACA_OK;
+}
+
+static void write_alone(struct disk *d, struct disk_write *w) {
+    if (w->rc || (w->rc = db_begin(d->db, &w->err))) return;
+    w->rc = apply(d, w);
+    if (w->rc) {
+        db_rollback(d->db);
+        return;
+    }
+    metric_add(METRIC_STORE_TRANSACTIONS, NULL, 1);
+    w->rc = db_commit(d->db, &w->err);
+}
+
+/* ---- a turn ---------------------------------------------------------------------------------- */
+
+/* A row that names a picture comes after the picture. */
+static bool write_pictures(struct disk *d, struct disk_write *w) {
+    if (w->kind != DISK_END) return false;
+    for (int i = 0; i < w->n && !w->rc; i++)
+        w->rc = disk_files_write(d->files, w->row.tag, w->pictures[i].index, w->pictures[i].bytes,
+                                 w->pictures[i].len, &w->err);
+    return w->n > 0;
+}
+
+static void remove_pictures(struct disk *d, const struct disk_write *w) {
+    for (int i = 0; i < w->n; i++) disk_files_remove(d->files, w->row.tag, w->pictures[i].index);
+}
+
+static void write_all(struct disk *d, struct disk_write *first) {
+    bool pictures = false;
+    struct taca_err err = {0};
+    for (struct disk_write *w = first; w; w = next_of(w)) pictures |= write_pictures(d, w);
+    enum taca_code synced = pictures ? disk_files_sync(d->files, &err) : TACA_OK;
+    for (struct disk_write *w = first; synced && w; w = next_of(w)) {
+        if (w->kind != DISK_END || w->n == 0 || w->rc) continue;
+        w->rc = synced;
+        w->err = err;
+    }
+    if (!write_together(d, first))
+        for (struct disk_write *w = first; w; w = next_of(w)) write_alone(d, w);
+    metric_set(METRIC_STORE_BROKEN, db_is_broken(d->db));
+}
+
+static void hand_back(struct disk *d, struct disk_write *w) {
+    metric_add(METRIC_STORE_WRITES, NULL, 1);
+    if (w->rc) metric_add(METRIC_STORE_ERRORS, "write", 1);
+    if (w->kind == DISK_REMOVE && !w->rc) remove_pictures(d, w);
+    if (w->kind == DISK_END && w->rc) remove_pictures(d, w);
+    if (!taca_mailbox_post(d->results, &w->mail)) disk_write_close(w);
+}
+
+static void turn(struct disk *d, struct disk_write *first) {
+    int64_t start = taca_now_us();
+    write_all(d, first);
+    metric_observe(METRIC_STORE_COMMIT, (double)(taca_now_us() - start) / 1e6);
+    for (struct disk_write *w = first, *next; w; w = next) {
+        next = next_of(w);
+        hand_back(d, w);
+    }
+}
+
+static void *run(void *arg) {
+    struct disk *d = arg;
+    for (;;) {
+        struct disk_write *first = (struct disk_write *)taca_mailbox_take(&d->box);
+        if (first) {
+            turn(d, first);
+            continue;
+        }
+        if (atomic_load(&d->closing)) return NULL;
+        while (sem_wait(&d->mail) != 0 && errno == EINTR) {
+        }
+    }
+}
+
+/* ---- the outside ----------------------------------------------------------------------------- */
+
+static void wake(void *ctx) {
+    struct disk *d = ctx;
+    sem_post(&d->mail);
+}
+
+enum taca_code disk_open(struct disk **out, const char *path, struct taca_mailbox *results,
+                         struct taca_err *err) {
+    char dir[4096];
+    int n = snprintf(dir, sizeof dir, "%s-images", path);
+    if (n < 0 || (size_t)n >= sizeof dir)
+        return taca_fail(err, TACA_EINVAL, "the path of the job store is too long");
+    struct disk *d = calloc(1, sizeof *d);
+    if (!d) return taca_fail(err, TACA_ENOMEM, "opening the job store");
+    d->results = results;
+    sem_init(&d->mail, 0, 0);
+    taca_mailbox_init(&d->box, wake, d);
+    enum taca_code rc = db_open(&d->db, path, err);
+    if (!rc) rc = disk_files_open(&d->files, dir, err);
+    if (rc)
+        disk_close(d);
+    else
+        *out = d;
+    return rc;
+}
+
+struct db *disk_db(struct disk *d) {
+    return d->db;
+}
+
+const struct disk_files *disk_files(const struct disk *d) { return d->files; }
+
+enum taca_code disk_start(struct disk *d, struct taca_err *err) {
+    sigset_t all, before;
+    sigfillset(&all); /* signals belong to the loop's thread */
+    pthread_sigmask(SIG_BLOCK, &all, &before);
+    int rc = pthread_create(&d->thread, NULL, run, d);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    d->started = rc == 0;
+    return d->started ? TACA_OK : taca_fail(err, TACA_EIO, "store thread: %s", strerror(rc));
+}
+
+void disk_post(struct disk *d, struct disk_write *w) { (void)taca_mailbox_post(&d->box, &w->mail); }
+
+void disk_close(struct disk *d) {
+    if (!d) return;
+    atomic_store(&d->closing, true);
+    sem_post(&d->mail);
+    if (d->started) pthread_join(d->thread, NULL);
+    /* what was posted to a thread that never started */
+    for (struct taca_mail *m = taca_mailbox_take(&d->box), *next; m; m = next) {
+        next = m->next;
+        disk_write_close((struct disk_write *)m);
+    }
+    db_close(d->db);
+    disk_files_close(d->files);
+    taca_mailbox_finish(&d->box);
+    sem_destroy(&d->mail);
+    free(d);
+}
