@@ -14,9 +14,12 @@ struct attention_call {
 };
 
 /* The segment's rows of a stream. */
-static __device__ __forceinline__ int64_t seg_first(const struct taca_seg &s, int stream) {
+static __host__ __device__ __forceinline__ int64_t seg_first(const struct taca_seg &s, int stream) {
     return stream == TACA_IMG ? s.img : s.txt;
 }
-static __device__ __forceinline__ int64_t seg_rows(const struct taca_seg &s, int stream) {
+static __host__ __device__ __forceinline__ int64_t seg_rows(const struct taca_seg &s, int stream) {
     return stream == TACA_IMG ? s.n_img : s.n_txt;
 }
+
+/* attention_mma.cu: false where its kernel cannot take the call, and nothing was launched. */
+bool attend_mma(struct cuda *c, const attention_call &a, const struct taca_layout *l);

@@ -21,6 +21,7 @@ char *shared_block;
 
 static std::mutex running;
 static std::vector<fiber> fibers;
+static std::vector<int> met;   /* lanes of each warp that wait in a collective */
 static std::vector<int> ready; /* indices of fibers that may run, in no order */
 static std::function<void()> kernel_body;
 static void *scheduler_pointer;
@@ -116,12 +117,11 @@ void meet(const void *in, void *out, const std::function<void(fiber *)> &f) {
     fiber *self = cur, *w = &fibers[(size_t)self->warp * WARP];
     self->in = in;
     self->out = out;
-    int waiting = 0;
-    for (int l = 0; l < WARP; l++) waiting += w[l].st == AT_WARP;
-    if (waiting < WARP - 1) {
+    if (++met[(size_t)self->warp] < WARP) {
         yield(AT_WARP);
         return;
     }
+    met[(size_t)self->warp] = 0;
     f(w);
     for (int l = 0; l < WARP; l++)
         if (&w[l] != self) wake(w[l]);
@@ -139,6 +139,7 @@ static void release_barrier(size_t left) {
 static void run_block() {
     size_t left = fibers.size();
     ready.clear();
+    met.assign(left / WARP, 0);
     for (auto &f : fibers) {
         prepare(f);
         ready.push_back((int)(&f - fibers.data()));

@@ -15,6 +15,7 @@ struct attn_case {
     struct fx_mat qkv[2], o[2]; /* by enum taca_stream */
     struct fx_mat bias;         /* [heads, 2 n - 1]; zeroed: none */
     bool no_text_out;
+    bool aligned; /* rows begin on 16 bytes, as those of a model do */
 };
 
 MAYBE int64_t attn_rows(const struct attn_case *c, int stream) {
@@ -27,8 +28,8 @@ MAYBE void attn_open(struct attn_case *c, int n, const int64_t (*rows)[2], const
     fx_layout(&c->lay, n, rows, gamma);
     if (c->scale == 0) c->scale = 1 / sqrtf((float)c->d);
     for (int s = 0; s < 2; s++) {
-        c->qkv[s] = fx_new(in, attn_rows(c, s), 3 * width, 3, 1.5);
-        c->o[s] = fx_new(out, attn_rows(c, s), width, 5, 1);
+        c->qkv[s] = fx_new(in, attn_rows(c, s), 3 * width, c->aligned ? 8 : 3, 1.5);
+        c->o[s] = fx_new(out, attn_rows(c, s), width, c->aligned ? 8 : 5, 1);
     }
 }
 

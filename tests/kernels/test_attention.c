@@ -101,6 +101,20 @@ static void large_body(void) {
 }
 static void test_large_scores_do_not_overflow(void) { fx_each(large_body); }
 
+/* Heads and rows as models have them, where a device may use its matrix units: tiles of queries and
+ * keys cut everywhere, segments of one row, without text, without image. */
+static void aligned_body(void) {
+    static const int64_t rows[][2] = {{130, 70}, {1, 0}, {0, 9}, {64, 64}, {129, 1}, {1, 130}};
+    static const float gamma[] = {1.2f, 1, 1, 0, 2, 0.5f};
+    for (int t = 0; t < 4; t++) {
+        struct attn_case c = {.heads = 2, .d = t & 1 ? 128 : 64, .aligned = true};
+        attn_open(&c, 6, rows, gamma, TACA_BF16, floats[t >> 1]);
+        attn_check("attention of aligned rows", &c, score_tol(c.d));
+        attn_close(&c);
+    }
+}
+static void test_aligned_heads_of_64_and_128_are_right(void) { fx_each(aligned_body); }
+
 int main(void) {
     TEST(test_any_head_size_is_right);
     TEST(test_segments_do_not_see_each_other);
@@ -108,5 +122,6 @@ int main(void) {
     TEST(test_zeroed_text_views_leave_the_text_out);
     TEST(test_causal_queries_see_nothing_later);
     TEST(test_large_scores_do_not_overflow);
+    TEST(test_aligned_heads_of_64_and_128_are_right);
     return TEST_END();
 }

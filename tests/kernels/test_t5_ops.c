@@ -79,6 +79,18 @@ static void bias_body(void) {
 }
 static void test_a_bias_depends_on_head_and_distance(void) { fx_each(bias_body); }
 
+/* The heads of T5 as its layers have them: bf16, rows on 16 bytes. */
+static void bias_64_body(void) {
+    static const int64_t rows[][2] = {{150, 0}, {1, 0}, {64, 0}};
+    struct attn_case c = {.heads = 2, .d = 64, .scale = 0.125f, .aligned = true};
+    attn_open(&c, 3, rows, NULL, TACA_BF16, TACA_BF16);
+    c.bias = fx_new(TACA_F32, 2, 2 * 150 - 1, 5, 3);
+    attn_check("attention with a bias, heads of 64", &c, 2e-5);
+    fx_free(&c.bias);
+    attn_close(&c);
+}
+static void test_a_bias_reaches_heads_of_64(void) { fx_each(bias_64_body); }
+
 /* A bias of 0 everywhere is the plain attention, bit for bit. */
 static void zero_bias_body(void) {
     static const int64_t rows[][2] = {{70, 0}, {9, 0}};
@@ -136,6 +148,7 @@ int main(void) {
     TEST(test_multiply_is_a_product);
     TEST(test_rms_norm_keeps_the_mean);
     TEST(test_a_bias_depends_on_head_and_distance);
+    TEST(test_a_bias_reaches_heads_of_64);
     TEST(test_zeros_change_nothing);
     TEST(test_shapes_that_do_not_fit_are_refused);
     return TEST_END();

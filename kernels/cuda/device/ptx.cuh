@@ -45,6 +45,13 @@ template <int N> __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N));
 }
 
+/* 2^x to about 2 ulp, in one instruction; results below the normal numbers become 0. */
+__device__ __forceinline__ float exp2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 template <class T> __device__ __forceinline__ T *dynamic_shared() {
     extern __shared__ uint4 taca_shared[];
     return (T *)taca_shared;

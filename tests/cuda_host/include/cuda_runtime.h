@@ -49,6 +49,13 @@ template <class T> T __shfl_sync(unsigned, T v, int src) {
         for (int l = 0; l < 32; l++) o[l] = i[src & 31];
     });
 }
+inline int __any_sync(unsigned, int v) {
+    return cuda_host::collective<int, int>(v, [](int *i, int *o) {
+        int any = 0;
+        for (int l = 0; l < 32; l++) any |= i[l] != 0;
+        for (int l = 0; l < 32; l++) o[l] = any;
+    });
+}
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __expf(float x) { return expf(x); }
 inline float rsqrtf(float x) { return 1 / sqrtf(x); }

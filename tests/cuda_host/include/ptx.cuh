@@ -88,6 +88,11 @@ template <int N> inline void cp_async_wait() {
     }
 }
 
+inline float exp2_approx(float x) {
+    const float y = exp2f(x);
+    return y < 1.1754944e-38f ? 0 : y;
+}
+
 template <class T> inline T *dynamic_shared() { return (T *)cuda_host::shared_block; }
 
 template <class... P, class... A>
