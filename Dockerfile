@@ -2,6 +2,7 @@
 #
 #   docker build -t taca:0.1.0 .
 #   docker run --rm --read-only -p 127.0.0.1:8080:8080 -e TACA_INSECURE=1 taca:0.1.0
+#   docker run ... -v jobs:/var/lib/taca -e TACA_JOB_STORE=sqlite:/var/lib/taca/jobs.db taca:0.1.0
 #   docker run ... -v /srv/models:/models:ro -e TACA_MODEL=/models/stable-diffusion-3.5-medium taca:0.1.0
 #
 # TACA_INSECURE is not set here on purpose. The image listens on every address of its container,
@@ -31,7 +32,7 @@ RUN apt-get update -qq \
         libuv1 \
     && find / -xdev -type f -perm /6000 -exec chmod a-s {} + \
     && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /tmp/* \
-    && mkdir /models
+    && mkdir /models && install -d -o 65532 -g 65532 -m 0700 /var/lib/taca
 COPY --from=build /out/ /
 
 ARG VERSION=0.1.0

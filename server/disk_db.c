@@ -190,7 +190,8 @@ static enum taca_code open_file(struct db *db, struct taca_err *err) {
     sqlite3_busy_timeout(db->handle, BUSY_MS);
     rc = exec(db,
               "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=FAST;"
-              "PRAGMA trusted_schema=OFF",
+              "PRAGMA trusted_schema=OFF;"
+              "PRAGMA temp_store=MEMORY" /* there may be no directory for files that come and go */,
               "opening it", err);
     if (!rc) rc = check_version(db, err);
     if (!rc) rc = check_pages(db, err);
@@ -247,24 +248,52 @@ static struct db_job row_of(sqlite3_stmt *s) {
                            .outcome_len = (size_t)sqlite3_column_bytes(s, 10)};
 }
 
-enum taca_code db_load(struct db *db, void (*row)(void *ctx, const struct db_job *job), void *ctx,
-                       struct taca_err *err) {
+/* The numbers of all rows in the order of db_load, made before any of them is read: a sort would
+ * carry their requests with it. */
+static enum taca_code list_rows(struct db *db, int64_t **out, int64_t *n, struct taca_err *err) {
     static const char all[] =
-        "SELECT id,tag,client,key,model,state,attempts,created_us,completed_us,request,outcome"
-        " FROM job ORDER BY state<2, CASE state WHEN 2 THEN completed_us END, seq";
+        "SELECT seq FROM job ORDER BY state<2, CASE state WHEN 2 THEN completed_us END, seq";
     sqlite3_stmt *s = NULL;
-    int rc;
-    enum taca_code code =
-        exec(db, "UPDATE job SET state=0,attempts=attempts+1 WHERE state=1", "writing to it", err);
+    int64_t count = 0;
+    int rc = SQLITE_DONE;
+    enum taca_code code = ask(db, "SELECT count(*) FROM job", &count, err);
     if (code) return code;
+    if (!(*out = calloc((size_t)count + 1, sizeof **out)))
+        return taca_fail(err, TACA_ENOMEM, "reading %s", db->path);
     if (sqlite3_prepare_v2(db->handle, all, -1, &s, NULL) != SQLITE_OK)
         return failed(db, "reading it", err);
-    while ((rc = sqlite3_step(s)) == SQLITE_ROW) {
-        struct db_job job = row_of(s);
-        row(ctx, &job);
-    }
-    code = rc == SQLITE_DONE ? TACA_OK : failed(db, "reading it", err);
+    *n = 0;
+    while (*n < count && (rc = sqlite3_step(s)) == SQLITE_ROW)
+        (*out)[(*n)++] = sqlite3_column_int64(s, 0);
+    if (rc != SQLITE_ROW && rc != SQLITE_DONE) code = failed(db, "reading it", err);
     sqlite3_finalize(s);
+    return code;
+}
+
+enum taca_code db_load(struct db *db, void (*row)(void *ctx, const struct db_job *job), void *ctx,
+                       struct taca_err *err) {
+    static const char one[] =
+        "SELECT id,tag,client,key,model,state,attempts,created_us,completed_us,request,outcome"
+        " FROM job WHERE seq=?1";
+    sqlite3_stmt *s = NULL;
+    int64_t *rows = NULL, n = 0;
+    enum taca_code code =
+        exec(db, "UPDATE job SET state=0,attempts=attempts+1 WHERE state=1", "writing to it", err);
+    if (!code) code = list_rows(db, &rows, &n, err);
+    if (!code && sqlite3_prepare_v2(db->handle, one, -1, &s, NULL) != SQLITE_OK)
+        code = failed(db, "reading it", err);
+    for (int64_t i = 0; i < n && !code; i++) {
+        sqlite3_bind_int64(s, 1, rows[i]);
+        if (sqlite3_step(s) == SQLITE_ROW) {
+            struct db_job job = row_of(s);
+            row(ctx, &job);
+        } else {
+            code = failed(db, "reading it", err);
+        }
+        sqlite3_reset(s);
+    }
+    sqlite3_finalize(s);
+    free(rows);
     return code;
 }
 

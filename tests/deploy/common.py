@@ -77,7 +77,7 @@ def default_of(flag):
     if not (build / "taca").exists():
         return None
     text = run(build / "taca", "serve", "--help").stdout
-    found = re.search(rf"--{flag} .*\[([0-9.]+)\]", text)
+    found = re.search(rf"--{flag} .*\[([0-9.e+]+)\]", text)
     return float(found.group(1)) if found else None
 
 

@@ -22,7 +22,7 @@ if default_of("drain-timeout") is None:
 else:
     for name in taca["environment"]:
         flag = name.removeprefix("TACA_").lower().replace("_", "-")
-        check(flag in ("insecure", "model") or default_of(flag) is not None, f"{name} exists")
+        check(flag in ("insecure", "model", "job-store") or default_of(flag) is not None, f"{name} exists")
 
 for name, service in services.items():
     check(not service.get("privileged"), f"{name} is not privileged")
