@@ -213,6 +213,12 @@ void conn_expect_body(struct conn *c, int64_t deadline_us, const char *request_i
     pthread_mutex_unlock(&c->owner->lock);
 }
 
+void conn_more_body(struct conn *c, int64_t deadline_us) {
+    pthread_mutex_lock(&c->owner->lock);
+    if (!c->refused_status) c->deadline_us = deadline_us;
+    pthread_mutex_unlock(&c->owner->lock);
+}
+
 bool conn_body_done(struct conn *c) {
     pthread_mutex_lock(&c->owner->lock);
     bool good = c->refused_status == 0;

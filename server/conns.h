@@ -47,6 +47,7 @@ void conn_leave(struct conn *c); /* NULL is fine; just before its descriptor is 
 /* The id is borrowed until the connection leaves; `headers` are lines for a refusal, taken over,
  * may be NULL. */
 void conn_expect_body(struct conn *c, int64_t deadline_us, const char *request_id, char *headers);
+void conn_more_body(struct conn *c, int64_t deadline_us); /* some has come */
 /* False: the connection was refused meanwhile, there is nothing left to say on it. */
 bool conn_body_done(struct conn *c);
 /* Writes an error past the library, which takes no answer in the middle of a body, and throws away

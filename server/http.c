@@ -234,7 +234,14 @@ static const char *known_method(const char *method) {
     return "-"; /* the guard lets no other through */
 }
 
-static enum MHD_Result expect_body(struct request *q, uint64_t len) {
+/* A body may be as slow as this all the way, and has the timeout to begin: who says that much will
+ * come but sends little is found out early. */
+static int64_t body_deadline_us(const struct request *q) {
+    int64_t ms = q->http->opts.body_timeout_ms + (int64_t)(q->body.len / BODY_BYTES_PER_MS);
+    return q->received_us + ms * 1000;
+}
+
+static enum MHD_Result expect_body(struct request *q) {
     const struct http_opts *o = &q->http->opts;
     struct http_request r;
     struct taca_buf headers;
@@ -242,8 +249,7 @@ static enum MHD_Result expect_body(struct request *q, uint64_t len) {
     if (header(q, "Expect") && o->early(o->ctx, &r, &q->reply)) return queue_reply(q);
     taca_buf_init(&headers, 4096);
     if (o->rules) rules_headers(o->rules, r.origin, &headers);
-    int64_t ms = o->body_timeout_ms + (int64_t)(len / BODY_BYTES_PER_MS);
-    conn_expect_body(q->conn, q->received_us + ms * 1000, q->id, headers.data);
+    conn_expect_body(q->conn, body_deadline_us(q), q->id, headers.data);
     return MHD_YES;
 }
 
@@ -261,9 +267,8 @@ static enum MHD_Result begin(struct request *q, const char *url, const char *met
         snprintf(q->id, sizeof q->id, "%s", id);
     else
         request_id_make(q->id);
-    uint64_t expected = length ? strtoull(length, NULL, 10) : 0;
-    if (header(q, "Transfer-Encoding")) expected = h->opts.max_body_bytes;
-    return expected ? expect_body(q, expected) : MHD_YES;
+    bool body = header(q, "Transfer-Encoding") || (length && strtoull(length, NULL, 10) > 0);
+    return body ? expect_body(q) : MHD_YES;
 }
 
 static void free_body(struct request *q) {
@@ -298,6 +303,8 @@ static enum MHD_Result take_body(struct request *q, const char *bytes, size_t *l
         api_fail(&e, 413, "body_too_large", NULL, "the body is larger than %zu bytes",
                  q->http->opts.max_body_bytes);
         conn_refuse(q->conn, &e); /* once; later bytes are thrown away */
+    } else {
+        conn_more_body(q->conn, body_deadline_us(q));
     }
     return MHD_YES;
 }

@@ -56,7 +56,7 @@ struct http_opts {
     bool admin; /* one daemon for all; else one for each size of head */
     int max_connections;
     bool count_peers;    /* http_connections_of will be asked */
-    int body_timeout_ms; /* and a second for every 64 KiB of body */
+    int body_timeout_ms; /* and a second for every 64 KiB that have come */
     int ping_ms;         /* silence on an event stream before a comment is sent */
     size_t max_body_bytes;
     struct rules_place *rules; /* whose pages may read a refusal amid a body; NULL = nobody's */

@@ -555,10 +555,27 @@ class Bodies(WithService):
             s = self.service.connect()
             s.sendall(request)
             begin = time.time()
-            # the deadline of a chunked body allows for the largest one: 4 s more
-            s.settimeout(8 * PATIENCE)
             self.check_refusal(Answer(drain(s)), 408, "body_timeout")
             self.assertGreater(time.time() - begin, 0.3)
+            self.assertLess(time.time() - begin, 2 * PATIENCE)
+
+    def test_a_large_length_buys_no_time(self):
+        s = self.service.connect()
+        s.sendall(sized(b"262144", b"{"))  # 4 s at the least speed
+        begin = time.time()
+        self.check_refusal(Answer(drain(s)), 408, "body_timeout")
+        self.assertLess(time.time() - begin, 2 * PATIENCE)
+
+    def test_what_keeps_up_may_take_longer_than_the_timeout(self):
+        body = b'{"prompt":"now"' + b" " * 150000 + b"}"
+        begin = time.time()
+        s = self.service.connect()
+        s.sendall(sized(str(len(body)).encode(), b""))
+        for at in range(0, len(body), 10000):  # 100 KB/s
+            s.sendall(body[at:at + 10000])
+            time.sleep(0.1)
+        self.assertEqual(Answer(drain(s)).status, 200)
+        self.assertGreater(time.time() - begin, 1)
 
     def test_dribbling_does_not_extend_the_deadline(self):
         s = self.service.connect()
