@@ -241,6 +241,19 @@ const char *taca_ckpt_looks_like(const struct taca_ckpt *c) {
     return io_names_look_like(&c->names);
 }
 
+bool taca_ckpt_is_called(const struct taca_ckpt *c, const char *word) {
+    static const char *const keys[] = {"modelspec.title", "modelspec.architecture"};
+    if (strcasestr(base_name(c->path), word)) return true;
+    for (size_t i = 0; i < c->files.n; i++) {
+        if (c->gguf[i] && strcasestr(taca_gguf_title(c->gguf[i]), word)) return true;
+        for (size_t k = 0; c->st[i] && k < sizeof keys / sizeof *keys; k++) {
+            const char *text = taca_safetensors_metadata(c->st[i], keys[k]);
+            if (text && strcasestr(text, word)) return true;
+        }
+    }
+    return false;
+}
+
 void taca_ckpt_hide(struct taca_ckpt *c, const char *name) {
     struct ckpt_view *v = find(c, name);
     if (!v) return;

@@ -44,6 +44,8 @@ enum taca_code taca_ckpt_open_random(struct taca_ckpt **out, uint64_t seed,
 bool taca_ckpt_holds(const struct taca_ckpt *c, enum taca_kind kind);
 /* What the file is, as the end of "this is ...", NULL when unknown. */
 const char *taca_ckpt_looks_like(const struct taca_ckpt *c);
+/* Whether its file's name, or what the file says of its own name, has the word; case aside. */
+bool taca_ckpt_is_called(const struct taca_ckpt *c, const char *word);
 /* From now on there is no tensor of that name. */
 void taca_ckpt_hide(struct taca_ckpt *c, const char *name);
 void taca_ckpt_close(struct taca_ckpt *c);

@@ -61,6 +61,7 @@ struct taca_gguf {
     struct io_map map;
     struct taca_arena arena;
     char architecture[64];
+    char title[192]; /* what it says of its name, one after the other */
     struct taca_stored *tensors;
     size_t n;
 };
@@ -238,6 +239,11 @@ static enum taca_code read_key(struct reader *r, struct text *key) {
     if (text_is(*key, "general.architecture")) {
         shown(buf, value);
         memcpy(r->g->architecture, buf, sizeof r->g->architecture - 1);
+    }
+    if (text_is(*key, "general.name") || text_is(*key, "general.basename") ||
+        text_is(*key, "general.finetune")) {
+        const size_t n = strlen(r->g->title);
+        snprintf(r->g->title + n, sizeof r->g->title - n, "%.60s ", shown(buf, value));
     }
     return TACA_OK;
 }
@@ -446,6 +452,7 @@ void taca_gguf_close(struct taca_gguf *g) {
 }
 
 const char *taca_gguf_architecture(const struct taca_gguf *g) { return g->architecture; }
+const char *taca_gguf_title(const struct taca_gguf *g) { return g->title; }
 
 size_t taca_gguf_count(const struct taca_gguf *g) { return g->n; }
 

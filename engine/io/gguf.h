@@ -19,6 +19,8 @@ enum taca_code taca_gguf_open(struct taca_gguf **out, const char *path,
 void taca_gguf_close(struct taca_gguf *g);
 /* Value of general.architecture, "" when absent. */
 const char *taca_gguf_architecture(const struct taca_gguf *g);
+/* Values of general.name, .basename and .finetune, "" when absent. */
+const char *taca_gguf_title(const struct taca_gguf *g);
 size_t taca_gguf_count(const struct taca_gguf *g);
 /* In file order; data stays valid until close. */
 const struct taca_stored *taca_gguf_at(const struct taca_gguf *g, size_t i);

@@ -102,6 +102,20 @@ static enum taca_code explain_dir(const char *path, struct taca_err *err) {
     return taca_fail(err, TACA_ENOTFOUND, "%s: no model_index.json in it%s", path, hint);
 }
 
+/* Models of the same structure that are given more than a prompt. */
+static const char *wants_more(const char *class_name) {
+    static const struct {
+        const char *part, *what;
+    } more[] = {{"FluxKontext", " (it is given a picture to change)"},
+                {"FluxFill", " (it is given a picture and what of it to fill)"},
+                {"FluxControl", " (it is given edges, depth or the like)"},
+                {"StableDiffusion3ControlNet", " (it is given edges, depth or the like)"},
+                {"FluxPriorRedux", " (it is given a picture to vary)"}};
+    for (size_t i = 0; i < sizeof more / sizeof *more; i++)
+        if (strncmp(class_name, more[i].part, strlen(more[i].part)) == 0) return more[i].what;
+    return "";
+}
+
 static enum taca_code read_class(struct model_opening *o, const json_t *index) {
     struct taca_model_dir *d = o->d;
     const char *name = json_string_value(json_object_get(index, "_class_name"));
@@ -111,8 +125,9 @@ static enum taca_code read_class(struct model_opening *o, const json_t *index) {
     o->pipe = model_pipeline_named(name);
     if (!o->pipe)
         return taca_fail(o->err, TACA_EUNSUPPORTED,
-                         "%s: %s is not supported by this build; supported: %s, %s", d->path,
-                         io_shown(shown, name), pipelines[0].class_name, pipelines[1].class_name);
+                         "%s: %s is not supported by this build%s; supported: %s, %s", d->path,
+                         io_shown(shown, name), wants_more(name), pipelines[0].class_name,
+                         pipelines[1].class_name);
     snprintf(d->class_name, sizeof d->class_name, "%s", name);
     return TACA_OK;
 }

@@ -122,6 +122,19 @@ static enum taca_code check_heads(const struct model_opening *o, enum taca_kind 
                      path, path);
 }
 
+/* Kontext has the very shapes of dev, so only its name tells; it would be run without the picture
+ * that it is made for. */
+static enum taca_code check_variant(const struct model_opening *o, enum taca_kind kind,
+                                    const struct taca_ckpt *c, const char *path) {
+    if (kind != TACA_DIT || o->pipe->family != IO_FLUX || o->paths->partial ||
+        !taca_ckpt_is_called(c, "kontext"))
+        return TACA_OK;
+    return taca_fail(o->err, TACA_EUNSUPPORTED,
+                     "%s: by its name this is FLUX.1 Kontext, which is given a picture to change; "
+                     "wanted one from text alone (dev, schnell, Krea)",
+                     path);
+}
+
 enum taca_code model_take(const struct model_opening *o, enum taca_component which,
                           const char *path) {
     struct taca_model_dir *d = o->d;
@@ -129,6 +142,7 @@ enum taca_code model_take(const struct model_opening *o, enum taca_component whi
     struct taca_ckpt *ckpt = NULL;
     json_t *said = NULL, *config = NULL;
     enum taca_code rc = taca_ckpt_open_kind(&ckpt, path, slot->kind, o->err);
+    if (!rc) rc = check_variant(o, slot->kind, ckpt, path);
     if (!rc) rc = given(o, &said, which, path);
     if (!rc) rc = io_derive(&config, ckpt, slot->kind, o->pipe->family, said, o->err);
     if (!rc) rc = check_heads(o, slot->kind, path, config);

@@ -94,6 +94,12 @@ static void test_a_third_encoder_needs_its_tokenizer(void) {
 }
 
 static void test_other_pipelines_are_answered_by_name(void) {
+    refuse(model("kontext", "{\"_class_name\":\"FluxKontextPipeline\"}"), TACA_EUNSUPPORTED,
+           "FluxKontextPipeline is not supported by this build (it is given a picture to change)");
+    refuse(model("fill", "{\"_class_name\":\"FluxFillPipeline\"}"), TACA_EUNSUPPORTED,
+           "(it is given a picture and what of it to fill)");
+    refuse(model("control", "{\"_class_name\":\"FluxControlPipeline\"}"), TACA_EUNSUPPORTED,
+           "(it is given edges, depth or the like)");
     refuse(model("xl", "{\"_class_name\":\"StableDiffusionXLPipeline\"}"), TACA_EUNSUPPORTED,
            "StableDiffusionXLPipeline is not supported by this build; supported: "
            "StableDiffusion3Pipeline, FluxPipeline");

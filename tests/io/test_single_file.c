@@ -6,6 +6,7 @@
 #include "engine/io/model_dir.h"
 #include "engine/io/safetensors.h"
 #include "engine/params.h"
+#include "tests/io/gguf_make.h"
 #include "tests/io/tmp.h"
 #include "tests/test.h"
 
@@ -416,6 +417,43 @@ static void test_a_wrong_part_is_answered_by_what_it_is(void) {
            TACA_ENOTFOUND, "no vae in it; give one with --vae");
 }
 
+/* Its shapes are those of dev: told by the file's name, or by what it says of itself. */
+static void test_kontext_is_refused_by_its_name(void) {
+    static const char flux[] = TACA_GOLDEN_DIR "/models/flux_tiny_schnell.bfl.safetensors";
+    static const char words[] = "this is FLUX.1 Kontext, which is given a picture to change";
+    const char *named = tmp_path("flux1-Kontext-dev.safetensors");
+    CHECK_INT(symlink(flux, named), 0);
+    refuse(&(struct taca_model_paths){.part = {[TACA_DIT] = named}}, TACA_EUNSUPPORTED, words);
+    const char *titled =
+        tmp_tensors("a.safetensors",
+                    "{\"__metadata__\":{\"modelspec.title\":\"FLUX.1 kontext [dev]\"},"
+                    "\"double_blocks.0.img_attn.qkv.weight\":"
+                    "{\"dtype\":\"U8\",\"shape\":[3,1],\"data_offsets\":[0,3]},"
+                    "\"single_blocks.0.linear1.weight\":"
+                    "{\"dtype\":\"U8\",\"shape\":[7,1],\"data_offsets\":[3,10]}}",
+                    10);
+    refuse(&(struct taca_model_paths){.model = titled}, TACA_EUNSUPPORTED, words);
+    gg_begin(3, 2, 2);
+    gg_key_text("general.architecture", "flux");
+    gg_key_text("general.name", "Flux1 Kontext Dev");
+    gg_tensor("double_blocks.0.img_attn.qkv.weight", 32, 3, 8, 0);
+    gg_tensor("single_blocks.0.linear1.weight", 32, 7, 8, 128);
+    gg_pad(32);
+    gg_data(102);
+    gg_pad(32);
+    gg_data(7 * 34);
+    refuse(&(struct taca_model_paths){.model = gg_end("b.gguf")}, TACA_EUNSUPPORTED, words);
+    taca_buf_finish(&gg);
+    /* looking is not running */
+    struct taca_model_dir d = {0};
+    struct taca_err err = {0};
+    CHECK_OK(
+        taca_model_open(
+            &d, &(struct taca_model_paths){.part = {[TACA_DIT] = named}, .partial = true}, &err),
+        err);
+    taca_model_dir_finish(&d);
+}
+
 static void test_what_would_be_ignored_is_refused(void) {
     static const char flux[] = TACA_GOLDEN_DIR "/models/flux_tiny_schnell.bfl.safetensors";
     refuse(
@@ -475,6 +513,7 @@ int main(void) {
     TEST(test_configs_may_lie_beside_the_file);
     TEST(test_shapes_tell_most_of_a_config);
     TEST(test_a_wrong_part_is_answered_by_what_it_is);
+    TEST(test_kontext_is_refused_by_its_name);
     TEST(test_what_would_be_ignored_is_refused);
     TEST(test_a_cut_download_is_told);
     TEST(test_published_sizes_tell_the_clips_apart);
