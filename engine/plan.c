@@ -92,6 +92,7 @@ enum taca_code taca_engine_plan(struct taca_engine *e, const struct taca_gen_par
         max_size(w.text_scratch, max_size(all * w.plan.step_bytes, w.plan.decode_bytes));
     plan.work_bytes = f.work_bytes;
     plan.picture_bytes = picture_bytes(p);
+    plan.mapped_bytes = text_mapped_bytes(e->text);
     plan.opening_bytes = e->kept.opening;
     const size_t making = f.kept_bytes + plan.sequence_bytes + plan.scratch_bytes +
                           plan.work_bytes + plan.picture_bytes;

@@ -264,8 +264,10 @@ void taca_ckpt_hide(struct taca_ckpt *c, const char *name) {
     memmove(v, v + 1, (size_t)(c->views + c->n - v) * sizeof *v);
 }
 
+void taca_ckpt_hold(struct taca_ckpt *c) { c->holds++; }
+
 void taca_ckpt_close(struct taca_ckpt *c) {
-    if (!c) return;
+    if (!c || c->holds-- > 0) return;
     taca_ckpt_drop(c);
     for (size_t i = 0; c->st && i < c->files.n; i++) taca_safetensors_close(c->st[i]);
     for (size_t i = 0; c->gguf && i < c->files.n; i++) taca_gguf_close(c->gguf[i]);
@@ -374,6 +376,8 @@ static void let_go(const struct ckpt_view *v) {
     io_map_let_go((const unsigned char *)t->data + v->first / s->block * s->bytes,
                   (size_t)ckpt_stored_bytes(v));
 }
+
+void taca_stored_let_go(const struct taca_stored *t) { io_map_let_go(t->data, t->bytes); }
 
 void taca_ckpt_drop(struct taca_ckpt *c) {
     if (c->random) ckpt_random_drop(c->random);

@@ -48,7 +48,9 @@ const char *taca_ckpt_looks_like(const struct taca_ckpt *c);
 bool taca_ckpt_is_called(const struct taca_ckpt *c, const char *word);
 /* From now on there is no tensor of that name. */
 void taca_ckpt_hide(struct taca_ckpt *c, const char *name);
-void taca_ckpt_close(struct taca_ckpt *c);
+void taca_ckpt_close(struct taca_ckpt *c); /* NULL is fine */
+/* One more owner: it is closed when all of them have. */
+void taca_ckpt_hold(struct taca_ckpt *c);
 bool taca_ckpt_has(const struct taca_ckpt *c, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 /* Shape and dtype of a tensor, NULL when absent or unreadable: for structure that only the file
@@ -72,6 +74,10 @@ size_t taca_ckpt_most_held(const struct taca_ckpt *c);
 /* The bytes of a tensor as they lie in the file, for code that computes with quantised blocks;
  * false when absent, rearranged or not cut between blocks. Counts as asking. */
 bool taca_ckpt_raw(struct taca_ckpt *c, const char *name, struct taca_stored *out);
+/* n elements from `first` on of such a tensor, widened; both at the bounds of blocks. */
+void taca_stored_read(float *dst, const struct taca_stored *t, int64_t first, size_t n);
+/* Takes the tensor's pages from memory; they come back when somebody looks. */
+void taca_stored_let_go(const struct taca_stored *t);
 int64_t taca_ckpt_parameters(const struct taca_ckpt *c); /* elements in all */
 int64_t taca_ckpt_bytes(const struct taca_ckpt *c);
 struct taca_ckpt_stats {

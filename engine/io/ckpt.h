@@ -45,6 +45,7 @@ struct taca_ckpt {
     struct ckpt_random *random; /* there is no file: every tensor is made when asked for */
     enum taca_dtype floats;
     bool hollow;             /* conversions give zeros */
+    int holds;               /* owners beside the first */
     size_t held, most_held;  /* bytes of files and conversions handed out since the last drop */
     int64_t elements, bytes; /* of all views */
 };

@@ -52,6 +52,10 @@ static void decode(void *dst, enum taca_dtype dtype, const struct taca_stored *t
     }
 }
 
+void taca_stored_read(float *dst, const struct taca_stored *t, int64_t first, size_t n) {
+    decode(dst, TACA_F32, t, first, n);
+}
+
 /* dst [cols, rows] is src [rows, cols] turned. */
 static void turn(unsigned char *dst, const unsigned char *src, int64_t rows, int64_t cols,
                  size_t bytes) {

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/text/table.h"
+
 enum { MAX_LAYERS = 256, MAX_WIDTH = 1 << 16, MAX_VOCAB = 1 << 24, MAX_POSITIONS = 1 << 16 };
 
 struct norm {
@@ -23,7 +25,8 @@ struct clip {
     int64_t width, mlp, vocab, positions, n_layers, heads;
     double eps;
     enum taca_act act;
-    struct taca_mat token, position;
+    struct text_table token;
+    struct taca_mat position;
     struct layer *layer;
     struct norm last;
     struct taca_linear *projection; /* NULL: pooled is not projected */
@@ -95,13 +98,22 @@ static struct taca_tensor get(struct loader *l, const char *part, const char *le
     return t;
 }
 
-static struct taca_mat load_table(struct loader *l, const char *part, int64_t rows) {
-    struct taca_mat m = {0};
-    struct taca_tensor t = get(l, part, "weight", 2, (int64_t[]){rows, l->c->width});
-    if (l->rc == TACA_OK) l->rc = taca_table_open(l->b, &m, &t, l->err);
+static void load_token(struct loader *l) {
+    const int64_t dim[] = {l->c->vocab, l->c->width};
+    char name[NAME_BYTES];
+    snprintf(name, sizeof name, "%sembeddings.token_embedding.weight", l->prefix);
+    l->rc = text_table_open(&l->c->token, l->b, l->ckpt, name, dim, l->err);
+    l->c->weight_bytes += (int64_t)text_table_kept(&l->c->token);
     taca_ckpt_drop(l->ckpt);
-    l->c->weight_bytes += m.rows * m.cols * (int64_t)sizeof(float);
-    return m;
+}
+
+static void load_position(struct loader *l) {
+    struct clip *c = l->c;
+    struct taca_tensor t =
+        get(l, "embeddings.position_embedding", "weight", 2, (int64_t[]){c->positions, c->width});
+    if (l->rc == TACA_OK) l->rc = taca_table_open(l->b, &c->position, &t, l->err);
+    taca_ckpt_drop(l->ckpt);
+    c->weight_bytes += c->position.rows * c->position.cols * (int64_t)sizeof(float);
 }
 
 static void load_norm(struct loader *l, struct norm *n, const char *part) {
@@ -166,8 +178,8 @@ static enum taca_code load_weights(struct clip *c, struct taca_backend *b, struc
     if (taca_ckpt_has(ckpt, "text_model.final_layer_norm.weight")) l.prefix = "text_model.";
     c->layer = calloc((size_t)c->n_layers, sizeof *c->layer);
     if (!c->layer) return taca_fail(err, TACA_ENOMEM, "%" PRId64 " layers", c->n_layers);
-    c->token = load_table(&l, "embeddings.token_embedding", c->vocab);
-    c->position = load_table(&l, "embeddings.position_embedding", c->positions);
+    load_token(&l);
+    load_position(&l);
     for (int64_t i = 0; i < c->n_layers && l.rc == TACA_OK; i++) load_layer(&l, &c->layer[i], i);
     load_norm(&l, &c->last, "final_layer_norm");
     load_projection(&l);
@@ -190,6 +202,7 @@ enum taca_code clip_open(struct clip **out, struct taca_backend *b, const json_t
 
 void clip_close(struct clip *c) {
     if (!c) return;
+    text_table_close(&c->token);
     free(c->layer);
     free(c);
 }
@@ -202,6 +215,7 @@ int clip_layers(const struct clip *c) { return (int)c->n_layers; }
 int clip_max_positions(const struct clip *c) { return (int)c->positions; }
 int clip_vocab(const struct clip *c) { return (int)c->vocab; }
 int64_t clip_weight_bytes(const struct clip *c) { return c->weight_bytes; }
+size_t clip_mapped_bytes(const struct clip *c) { return text_table_mapped(&c->token); }
 
 /* ---- forward --------------------------------------------------------------------------------- */
 
@@ -214,13 +228,15 @@ struct forward {
 };
 
 /* x = token[ids] + position, per prompt */
-static void embed(struct forward *f, const struct clip_in *in) {
-    taca_embed(f->b, f->x, f->c->token, in->ids);
+static enum taca_code embed(struct forward *f, const struct clip_in *in, struct taca_err *err) {
+    enum taca_code rc = text_table_embed(&f->c->token, f->b, f->x, in->ids, err);
+    if (rc) return rc;
     struct taca_mat position = taca_mat_rows(f->c->position, 0, in->len);
     for (int i = 0; i < in->n_seq; i++) {
         struct taca_mat x = taca_mat_rows(f->x, (int64_t)i * in->len, in->len);
         taca_add(f->b, x, x, position);
     }
+    return TACA_OK;
 }
 
 /* x += out(attention(norm1 x)); then mlp = fc2(act(fc1(norm2 x))) is left in y for the caller to
@@ -266,19 +282,21 @@ static void pool(struct forward *f, const struct clip_in *in, struct taca_mat po
     }
 }
 
-static void run(struct forward *f, const struct clip_in *in, const struct clip_out *out) {
+static enum taca_code run(struct forward *f, const struct clip_in *in, const struct clip_out *out,
+                          struct taca_err *err) {
     const struct clip *c = f->c;
     const bool to_the_end = out->pooled.rows || out->last.rows;
     const int64_t hidden_at = c->n_layers - 1 - in->clip_skip; /* layers that hidden has seen */
     const int64_t layers = to_the_end ? c->n_layers : hidden_at;
-    embed(f, in);
-    if (out->hidden.rows && hidden_at == 0) {
+    enum taca_code rc = embed(f, in, err);
+    if (!rc && out->hidden.rows && hidden_at == 0) {
         /* no copy in the backend's table: rebuild the sum where it is wanted */
         struct taca_mat x = f->x;
         f->x = out->hidden;
-        embed(f, in);
+        rc = embed(f, in, err);
         f->x = x;
     }
+    if (rc) return rc;
     for (int64_t i = 0; i < layers; i++) {
         run_layer(f, &c->layer[i]);
         if (out->hidden.rows && i + 1 == hidden_at) taca_add(f->b, out->hidden, f->x, f->y);
@@ -287,6 +305,7 @@ static void run(struct forward *f, const struct clip_in *in, const struct clip_o
     if (out->last.rows)
         taca_layer_norm(f->b, out->last, f->x, &c->last.gain, &c->last.bias, (float)c->eps);
     if (out->pooled.rows) pool(f, in, out->pooled);
+    return TACA_OK;
 }
 
 static enum taca_code open_layout(struct forward *f, const struct clip_in *in,
@@ -322,8 +341,8 @@ enum taca_code clip_encode(const struct clip *c, struct taca_backend *b, struct 
     f.h = taca_scratch_mat(s, precision, rows, c->width);
     f.qkv = taca_scratch_mat(s, TACA_F32, rows, 3 * c->width);
     f.mlp = taca_scratch_mat(s, precision, rows, c->mlp);
-    run(&f, in, out);
+    rc = run(&f, in, out, err);
     s->used = used;
     taca_layout_finish(&f.layout);
-    return TACA_OK;
+    return rc;
 }

@@ -22,6 +22,7 @@ int clip_layers(const struct clip *c);
 int clip_max_positions(const struct clip *c);
 int clip_vocab(const struct clip *c);
 int64_t clip_weight_bytes(const struct clip *c); /* on the device */
+size_t clip_mapped_bytes(const struct clip *c);  /* of the file, which stays open: its tokens */
 
 /* n_seq prompts of `len` tokens each. */
 struct clip_in {

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "engine/text/table.h"
 
 enum {
     MAX_LAYERS = 256,
@@ -30,7 +31,7 @@ struct t5 {
     int64_t width, d_kv, ff, vocab, n_layers, heads, buckets, max_distance;
     int max_tokens;
     double eps;
-    struct taca_mat token;
+    struct text_table token;
     struct taca_mat bias; /* [heads, 2 max_tokens - 1] by query minus key */
     struct layer *layer;
     struct taca_vec last;
@@ -147,9 +148,10 @@ static void load_token(struct loader *l) {
     static const char shared[] = "shared.weight", own[] = "encoder.embed_tokens.weight";
     struct t5 *t = l->t;
     const bool only_own = taca_ckpt_has(l->ckpt, own) && !taca_ckpt_has(l->ckpt, shared);
-    struct taca_tensor table = get(l, only_own ? own : shared, 2, (int64_t[]){t->vocab, t->width});
-    if (l->rc == TACA_OK) l->rc = taca_table_open(l->b, &t->token, &table, l->err);
-    t->weight_bytes += t->token.rows * t->token.cols * (int64_t)sizeof(float);
+    const int64_t dim[] = {t->vocab, t->width};
+    if (l->rc == TACA_OK)
+        l->rc = text_table_open(&t->token, l->b, l->ckpt, only_own ? own : shared, dim, l->err);
+    t->weight_bytes += (int64_t)text_table_kept(&t->token);
 }
 
 int64_t t5_bucket(int64_t distance, int64_t buckets, int64_t max_distance) {
@@ -227,6 +229,7 @@ enum taca_code t5_open(struct t5 **out, struct taca_backend *b, const json_t *co
 
 void t5_close(struct t5 *t) {
     if (!t) return;
+    text_table_close(&t->token);
     free(t->layer);
     free(t);
 }
@@ -235,6 +238,7 @@ int64_t t5_width(const struct t5 *t) { return t->width; }
 int t5_max_tokens(const struct t5 *t) { return t->max_tokens; }
 int t5_vocab(const struct t5 *t) { return (int)t->vocab; }
 int64_t t5_weight_bytes(const struct t5 *t) { return t->weight_bytes; }
+size_t t5_mapped_bytes(const struct t5 *t) { return text_table_mapped(&t->token); }
 
 /* ---- forward --------------------------------------------------------------------------------- */
 
@@ -302,10 +306,10 @@ enum taca_code t5_encode(const struct t5 *t, struct taca_backend *b, struct taca
     s->used = both;
     f.gate = taca_scratch_mat(s, TACA_F32, rows, t->ff);
     f.up = taca_scratch_mat(s, TACA_F32, rows, t->ff);
-    taca_embed(b, f.x, t->token, ids);
-    for (int64_t i = 0; i < t->n_layers; i++) run_layer(&f, &t->layer[i]);
-    taca_rms_norm(b, out, f.x, &t->last, (float)t->eps);
+    rc = text_table_embed(&t->token, b, f.x, ids, err);
+    for (int64_t i = 0; i < t->n_layers && !rc; i++) run_layer(&f, &t->layer[i]);
+    if (!rc) taca_rms_norm(b, out, f.x, &t->last, (float)t->eps);
     s->used = used;
     taca_layout_finish(&f.layout);
-    return TACA_OK;
+    return rc;
 }

@@ -20,6 +20,7 @@ int64_t t5_width(const struct t5 *t);
 int t5_max_tokens(const struct t5 *t);
 int t5_vocab(const struct t5 *t);
 int64_t t5_weight_bytes(const struct t5 *t); /* on the device */
+size_t t5_mapped_bytes(const struct t5 *t);  /* of the file, which stays open: its tokens */
 
 /* n_seq prompts of `len` tokens each; ids [n_seq * len] in host memory (NULL is fine on a counting
  * backend), out [n_seq * len, width] f32. Queues the work; s is scratch whose `used` is restored. b

@@ -81,6 +81,11 @@ int text_clip_tokens(const struct text *t) { return t->clip_tokens; }
 bool text_has_t5(const struct text *t) { return t->t5 != NULL; }
 size_t text_scratch_bytes(const struct text *t) { return t->scratch_bytes; }
 size_t text_most_held(const struct text *t) { return t->most_held; }
+size_t text_mapped_bytes(const struct text *t) {
+    size_t bytes = t->t5 ? t5_mapped_bytes(t->t5) : 0;
+    for (int i = 0; i < t->rules->n_clips; i++) bytes += clip_mapped_bytes(t->clip[i].clip);
+    return bytes;
+}
 size_t text_cond_bytes(const struct text *t, int t5_tokens) {
     const int64_t joint = t->opts.joint_width, pooled = t->opts.pooled_width;
     return (size_t)(text_rows(t, t5_tokens) * joint + pooled) * sizeof(float);

@@ -42,6 +42,7 @@ enum taca_code text_count(struct text *t, struct taca_backend *count, int t5_tok
 /* Memory of one prompt in the cache, and what files and conversions took while it was opened. */
 size_t text_cond_bytes(const struct text *t, int t5_tokens);
 size_t text_most_held(const struct text *t);
+size_t text_mapped_bytes(const struct text *t); /* of files that stay open: token embeddings */
 
 struct text_prompt {
     /* NULL or "" for 2 and 3 = prompt. SD3: CLIP-L, CLIP-G, T5; FLUX: CLIP-L, T5. */
