@@ -379,24 +379,30 @@ enum taca_code seq_latent_write(struct taca_engine *e, struct taca_seq *s, const
     return taca_sync(e->b, err);
 }
 
+/* What was decoded into `image`, as bytes; the scratch goes back to where it was. */
+static enum taca_code take_picture(struct taca_engine *e, struct taca_map image, size_t used,
+                                   struct taca_image *out, struct taca_err *err) {
+    uint8_t *rgb = malloc((size_t)(image.h * image.w) * 3);
+    if (rgb) taca_map_to_rgb8(e->b, rgb, image);
+    enum taca_code rc = taca_sync(e->b, err);
+    e->scratch.used = used;
+    if (!rc && !rgb)
+        rc = taca_fail(err, TACA_ENOMEM, "a picture of %d x %d", (int)image.w, (int)image.h);
+    if (rc)
+        free(rgb);
+    else
+        *out = (struct taca_image){(int)image.w, (int)image.h, rgb};
+    return rc;
+}
+
 /* By the tiny decoder; the guess is overwritten. */
 static enum taca_code preview_taesd(struct taca_engine *e, struct taca_chw guess,
                                     struct taca_image *out, struct taca_err *err) {
-    const size_t saved = e->scratch.used;
-    const int64_t h = guess.h * TAE_FACTOR, w = guess.w * TAE_FACTOR;
-    uint8_t *rgb = malloc((size_t)(h * w) * 3);
-    if (!rgb) return taca_fail(err, TACA_ENOMEM, "a preview");
-    struct taca_map image = taca_scratch_map(&e->scratch, TACA_F32, 1, h, w, 3);
+    const size_t used = e->scratch.used;
+    const struct taca_map image =
+        taca_scratch_map(&e->scratch, TACA_F32, 1, guess.h * TAE_FACTOR, guess.w * TAE_FACTOR, 3);
     tae_decode(e->tae, e->b, &e->scratch, image, guess);
-    taca_map_to_rgb8(e->b, rgb, image);
-    enum taca_code rc = taca_sync(e->b, err);
-    e->scratch.used = saved;
-    if (rc) {
-        free(rgb);
-        return rc;
-    }
-    *out = (struct taca_image){(int)w, (int)h, rgb};
-    return TACA_OK;
+    return take_picture(e, image, used, out, err);
 }
 
 static enum taca_code preview_rgb(const struct taca_engine *e, struct taca_chw guess,
@@ -427,21 +433,11 @@ enum taca_code taca_seq_preview(struct taca_engine *e, const struct taca_seq *s,
 
 static enum taca_code decode_one(struct taca_engine *e, const struct taca_seq *s,
                                  struct taca_image *out, struct taca_err *err) {
-    const size_t saved = e->scratch.used;
-    uint8_t *rgb = malloc((size_t)s->width_px * (size_t)s->height_px * 3);
-    if (!rgb) return taca_fail(err, TACA_ENOMEM, "an image of %d x %d", s->width_px, s->height_px);
-    struct taca_map image =
+    const size_t used = e->scratch.used;
+    const struct taca_map image =
         taca_scratch_map(&e->scratch, TACA_F32, 1, s->height_px, s->width_px, 3);
     vae_decode(e->vae, e->b, &e->scratch, image, s->latent, false);
-    taca_map_to_rgb8(e->b, rgb, image);
-    enum taca_code rc = taca_sync(e->b, err);
-    e->scratch.used = saved;
-    if (rc) {
-        free(rgb);
-        return rc;
-    }
-    *out = (struct taca_image){s->width_px, s->height_px, rgb};
-    return TACA_OK;
+    return take_picture(e, image, used, out, err);
 }
 
 enum taca_code taca_decode(struct taca_engine *e, struct taca_seq *const *seqs, int n,
