@@ -39,8 +39,9 @@ const char *cli_demo_model(void);
 
 /* clang-format off */
 /* What computes, and how: a struct taca_engine_opts, and an int for the precision. */
+#define CLI_PRECISIONS "auto|f32|bf16|int8|fp8"
 #define CLI_MACHINE_FLAGS(e, choice)                                                               \
-    {"precision", 0, FLAG_CHOICE, choice, .choices = "auto|f32|bf16|int8",                         \
+    {"precision", 0, FLAG_CHOICE, choice, .choices = CLI_PRECISIONS,                         \
      .env = "TACA_PRECISION", .arg = "P", .help = "of matrix products"},                           \
     {"device", 0, FLAG_STRING, &(e)->device, .env = "TACA_DEVICE", .arg = "D",                     \
      .help = "auto, cpu, cuda or cuda:N"},                                                         \

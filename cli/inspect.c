@@ -271,7 +271,7 @@ int cli_inspect(int argc, char **argv) {
         {"image", 'i', FLAG_SWITCH, &p.image, .help = "plan: made from a picture"},
         {"mask", 0, FLAG_SWITCH, &p.mask, .help = "plan: made from a picture and a mask"},
         {"lora", 0, FLAG_LIST, &p.lora, .arg = "FILE", .help = "plan: with an adapter"},
-        {"precision", 0, FLAG_CHOICE, &p.precision, .choices = "auto|f32|bf16|int8",
+        {"precision", 0, FLAG_CHOICE, &p.precision, .choices = CLI_PRECISIONS,
          .env = "TACA_PRECISION", .arg = "P", .help = "plan: of matrix products"},
         {"threads", 0, FLAG_INT, &o->threads, 0, 1024, .env = "TACA_THREADS", .arg = "N",
          .help = "plan: CPU threads, 0 = all"},

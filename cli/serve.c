@@ -28,7 +28,7 @@ static void add_engine(struct serve_table *t, struct serve_options *o) {
          .help = "an adapter that requests may name"},
         {"threads", 0, FLAG_INT, &e->threads, 0, 1024, .env = "TACA_THREADS", .arg = "N",
          .help = "CPU threads, 0 = all"},
-        {"precision", 0, FLAG_CHOICE, &o->precision, .choices = "auto|f32|bf16|int8",
+        {"precision", 0, FLAG_CHOICE, &o->precision, .choices = CLI_PRECISIONS,
          .env = "TACA_PRECISION", .arg = "P", .help = "of matrix products"},
         {"deterministic", 0, FLAG_SWITCH, &e->deterministic, .env = "TACA_DETERMINISTIC",
          .help = "bits do not depend on what is computed together"},

@@ -102,7 +102,7 @@ static enum flags_result parse(struct options *o, struct flag_set *set, int argc
          .help = "a further folder with model sets; may be repeated"},
         {"layout", 0, FLAG_CHOICE, &o->layout, .choices = "any|diffusers|orig|bfl", .arg = "L",
          .help = "which of a set's weight files is read; any: the first of these"},
-        {"dtype", 0, FLAG_CHOICE, &o->dtype, .choices = "f32|bf16|int8", .arg = "T",
+        {"dtype", 0, FLAG_CHOICE, &o->dtype, .choices = "f32|bf16|int8|fp8", .arg = "T",
          .help = "of matrix products"},
         {"backend", 0, FLAG_STRING, &o->verify.device, .env = "TACA_DEVICE", .arg = "B",
          .help = "what computes: cpu, cuda or cuda:N"},
@@ -154,7 +154,9 @@ int cli_verify(int argc, char **argv) {
     static const char *const layouts[] = {NULL, "diffusers", "orig", "bfl"};
     o.verify.layout = layouts[o.layout];
     o.verify.dtype = o.dtype == 0 ? TACA_F32 : TACA_BF16;
-    o.verify.int8 = o.dtype == 2;
+    o.verify.narrow = o.dtype == 2   ? TACA_NARROW_INT8
+                      : o.dtype == 3 ? TACA_NARROW_FP8
+                                     : TACA_NARROW_NONE;
     for (int i = 0; i < o.weights.n; i++) {
         struct stat st;
         o.verify.weights[o.verify.n_weights++] = o.weights.item[i];

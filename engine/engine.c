@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "engine/core.h"
+#include "engine/precision.h"
 
 enum { TEXT_CACHE_BYTES = 64 << 20 };
 
@@ -160,8 +161,7 @@ static enum taca_code fill_info(struct opening *o, const struct taca_engine_opts
     snprintf(m->family, sizeof m->family, "%s", dit_get_info(o->e->dit)->family);
     snprintf(m->backend, sizeof m->backend, "%s", taca_backend_name(b));
     snprintf(m->device, sizeof m->device, "%s", taca_backend_detail(b));
-    snprintf(m->precision, sizeof m->precision, "%s",
-             taca_backend_has_int8(b) ? "int8" : taca_dtype_name(taca_backend_precision(b)));
+    snprintf(m->precision, sizeof m->precision, "%s", precision_name(b));
     m->parameters = o->parameters;
     m->weight_bytes = o->bytes;
     return fill_sizes(o, err);
@@ -171,8 +171,8 @@ static enum taca_code open_parts(struct opening *o, const struct taca_engine_opt
                                  struct taca_err *err) {
     const struct taca_backend_opts b = {
         .threads = opts->threads,
-        .precision = opts->precision == TACA_PRECISION_F32 ? TACA_F32 : TACA_BF16,
-        .int8 = opts->precision == TACA_PRECISION_INT8,
+        .precision = precision_dtype(opts->precision),
+        .narrow = precision_narrow(opts->precision),
         .deterministic = opts->deterministic,
     };
     const struct taca_model_paths paths = {.model = opts->model_path,
@@ -192,12 +192,8 @@ static enum taca_code open_parts(struct opening *o, const struct taca_engine_opt
     }
     if (rc) return rc;
     o->e->scratch.b = o->e->b;
-    if (opts->precision == TACA_PRECISION_BF16 && taca_backend_precision(o->e->b) != TACA_BF16)
-        return taca_fail_param(err, "precision",
-                               "bf16 needs a processor with AVX512-BF16; use f32");
-    if (opts->precision == TACA_PRECISION_INT8 && !taca_backend_has_int8(o->e->b))
-        return taca_fail_param(err, "precision",
-                               "int8 needs a processor with AVX512-VNNI; use auto");
+    rc = precision_check(o->e->b, opts->precision, err);
+    if (rc) return rc;
     rc = taca_scheduler_load(&o->e->scheduler, o->dir.scheduler, seq_spacing(o->dir.class_name),
                              err);
     if (!rc) rc = open_transformer(o, err);

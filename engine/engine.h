@@ -18,12 +18,14 @@
 struct taca_engine;
 struct taca_seq;
 
-/* INT8: as BF16, the linear maps of the transformer's blocks in 8 bits. */
+/* INT8, FP8: as BF16, the linear maps of the transformer's blocks in 8 bits: integers on a CPU,
+ * floats on a GPU. */
 enum taca_precision {
     TACA_PRECISION_AUTO,
     TACA_PRECISION_F32,
     TACA_PRECISION_BF16,
-    TACA_PRECISION_INT8
+    TACA_PRECISION_INT8,
+    TACA_PRECISION_FP8
 };
 
 struct taca_engine_opts {

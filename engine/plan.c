@@ -250,7 +250,7 @@ static enum taca_code find_rates(struct taca_engine *e, int64_t tokens, struct r
     const int64_t keys = tokens < MOST_TOKENS ? tokens : MOST_TOKENS;
     enum taca_code rc = TACA_OK;
     r->linear = rate_linear(b, rows, d->width, false, &rc, err);
-    r->narrow = taca_backend_has_int8(b) ? rate_linear(b, rows, d->width, true, &rc, err) : 1;
+    r->narrow = taca_backend_narrow_type(b) ? rate_linear(b, rows, d->width, true, &rc, err) : 1;
     r->attention = rate_attention(b, keys, d->width, (int)d->heads, &rc, err);
     r->conv = rate_conv(b, vae_get_info(e->vae)->width, &rc, err);
     r->read = taca_probe_read((size_t)64 << 20, taca_probe_threads()) * 1e9;

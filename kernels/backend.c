@@ -36,7 +36,7 @@ void taca_backend_close(struct taca_backend *b) {
 const char *taca_backend_name(const struct taca_backend *b) { return b->ops->name; }
 const char *taca_backend_detail(const struct taca_backend *b) { return b->detail; }
 void taca_backend_narrow(struct taca_backend *b, bool on) { b->narrow = on; }
-bool taca_backend_has_int8(const struct taca_backend *b) { return b->int8; }
+enum taca_narrow taca_backend_narrow_type(const struct taca_backend *b) { return b->narrow_type; }
 enum taca_dtype taca_backend_precision(const struct taca_backend *b) { return b->precision; }
 
 static bool live(const struct taca_backend *b) { return b->error.code == TACA_OK; }

@@ -22,10 +22,14 @@
 
 struct taca_backend;
 
+/* Types of narrow linear maps: 8-bit integers (a CPU with AVX512-VNNI), 8-bit floats of 3 mantissa
+ * bits (a CUDA device of compute capability 9.0 or more). */
+enum taca_narrow { TACA_NARROW_NONE, TACA_NARROW_INT8, TACA_NARROW_FP8 };
+
 struct taca_backend_opts {
     int threads;               /* CPU worker threads; 0 = what the process may use */
     enum taca_dtype precision; /* matmul inputs: TACA_F32 or TACA_BF16 */
-    bool int8;                 /* narrow linear maps in 8 bits, see taca_backend_narrow */
+    enum taca_narrow narrow;   /* type of narrow linear maps, see taca_backend_narrow */
     bool deterministic;
     bool scalar; /* CPU: plain C paths only, the oracle of the vector code */
 };
@@ -78,12 +82,13 @@ const char *taca_backend_detail(const struct taca_backend *b); /* "avx512-bf16, 
 /* dtype of matmul inputs: activations that only feed a linear should be stored so. */
 enum taca_dtype taca_backend_precision(const struct taca_backend *b);
 
-/* From now on linear maps are opened as narrow ones, until told otherwise: a CPU backend with int8
- * keeps their weights as 8-bit integers with a scale per output (dtype U8) and brings inputs to 8
- * bits with a scale per row, the largest magnitude of either being 127. Nothing changes on other
- * backends, or where the CPU has no AVX512-VNNI. */
+/* From now on linear maps are opened as narrow ones, until told otherwise: a backend that has them
+ * keeps their weights in 8 bits (dtype U8) with a scale per output and brings inputs to 8 bits with
+ * a scale per row, the largest magnitude of either being 127 (INT8) or 448 (FP8, e4m3). Nothing
+ * changes on a backend without. */
 void taca_backend_narrow(struct taca_backend *b, bool on);
-bool taca_backend_has_int8(const struct taca_backend *b);
+/* What it has: the type that was asked for, or NONE where the device cannot. */
+enum taca_narrow taca_backend_narrow_type(const struct taca_backend *b);
 
 /* ---- memory -------------------------------------------------------------------------------- */
 

@@ -109,7 +109,8 @@ void taca_count_keep(struct taca_backend *b, struct taca_weight_bytes bytes);
 struct taca_backend {
     const struct taca_backend_ops *ops;
     enum taca_dtype precision;
-    bool int8, narrow; /* it has 8-bit maps; those opened now are to be so */
+    enum taca_narrow narrow_type;
+    bool narrow; /* linear maps opened now are to be so */
     char detail[96];
     struct taca_err error; /* the first since the last sync */
     size_t scratch_peak;   /* over all scratch of this backend */

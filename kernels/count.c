@@ -183,7 +183,7 @@ enum taca_code taca_count_open_for(struct taca_backend **out, struct taca_backen
     struct count *c = count_of(*out);
     c->real = real;
     c->owner = true;
-    c->base.int8 = real->int8;
+    c->base.narrow_type = real->narrow_type;
     memcpy(c->base.detail, real->detail, sizeof c->base.detail);
     return TACA_OK;
 }

@@ -60,7 +60,7 @@ static void push(struct args *a, const char *flag, const char *value) {
 
 static void build_args(struct args *a, const struct taca_engine_opts *e,
                        const struct serve_loras *loras) {
-    static const char *const precisions[] = {"auto", "f32", "bf16", "int8"};
+    static const char *const precisions[] = {"auto", "f32", "bf16", "int8", "fp8"};
     *a = (struct args){.n = 0};
     push(a, "taca", "worker");
     const struct {

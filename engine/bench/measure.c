@@ -92,15 +92,12 @@ void bench_fill(void *data, enum taca_dtype dtype, int64_t n) {
 enum taca_code bench_open_backend(struct taca_backend **out, const struct taca_bench *b,
                                   struct taca_err *err) {
     const struct taca_backend_opts o = {.threads = b->threads,
-                                        .precision = b->precision == TACA_PRECISION_F32 ? TACA_F32
-                                                                                        : TACA_BF16,
-                                        .int8 = b->precision == TACA_PRECISION_INT8};
+                                        .precision = precision_dtype(b->precision),
+                                        .narrow = precision_narrow(b->precision)};
     return taca_backend_open(out, b->device, &o, err);
 }
 
-const char *bench_dtype(const struct taca_backend *b) {
-    return taca_backend_has_int8(b) ? "int8" : taca_dtype_name(taca_backend_precision(b));
-}
+const char *bench_dtype(const struct taca_backend *b) { return precision_name(b); }
 
 int bench_threads(const struct taca_bench *b) {
     return b->threads > 0 ? b->threads : taca_probe_threads();

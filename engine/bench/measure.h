@@ -3,7 +3,7 @@
 #define TACA_ENGINE_BENCH_MEASURE_H
 
 #include "engine/bench/bench.h"
-#include "kernels/backend.h"
+#include "engine/precision.h"
 
 enum { BENCH_MAX_RUNS = 400 };
 

@@ -98,7 +98,7 @@ static enum taca_code measure(struct ops *w, struct op *o, const char *group, co
     struct taca_bench_row row = {.group = group,
                                  .name = name,
                                  .dtype = o->linear && o->linear->dtype == TACA_U8
-                                              ? "int8"
+                                              ? precision_name(o->b)
                                               : taca_dtype_name(taca_backend_precision(o->b)),
                                  .threads = bench_threads(w->bench),
                                  .gflop = cost[0] * 1e-9,

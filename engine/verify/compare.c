@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/precision.h"
 #include "engine/verify/case.h"
 
 /* Largest absolute difference allowed in f32. `scaled` ones grow with the standard deviation of the
@@ -38,6 +39,9 @@ static const double bf16_base = 0.08, bf16_loop_base = 0.16;
 /* 8-bit integers with one scale per row keep half a step of 1 / 127 of a row's largest value, four
  * or five times its standard deviation: 1.5 % of it where bf16 keeps 0.2 %. */
 static const double int8_base = 0.16, int8_loop_base = 0.32;
+/* 8-bit floats (e4m3) have four significant bits: 2.6 % of each value on average, two to three
+ * times the integers' share of the row. */
+static const double fp8_base = 0.32, fp8_loop_base = 0.64;
 /* Latents that an encoded image went into carry the error of the encoder. */
 static const double encoded_latents_base = 2e-5;
 
@@ -53,7 +57,8 @@ static double tolerance_of(const struct verify_case *c, const char *output, doub
     bool encoded = starts_with(output, "init.latents") && case_has(c, "init.image_latents");
     if (c->opts->dtype != TACA_F32 && (!t->fixed || encoded)) {
         bool loop = starts_with(output, "steps") || starts_with(output, "out.latent");
-        if (c->opts->int8) return (loop ? int8_loop_base : int8_base) * grow;
+        if (c->opts->narrow == TACA_NARROW_FP8) return (loop ? fp8_loop_base : fp8_base) * grow;
+        if (c->opts->narrow) return (loop ? int8_loop_base : int8_base) * grow;
         return (loop ? bf16_loop_base : bf16_base) * grow;
     }
     if (c->tolerance > 0) return c->tolerance;
@@ -66,16 +71,13 @@ static double tolerance_of(const struct verify_case *c, const char *output, doub
 static enum taca_code open_backend(struct taca_backend **out, const struct verify_opts *o,
                                    struct taca_err *err) {
     const struct taca_backend_opts opts = {
-        .threads = o->threads, .precision = o->dtype, .int8 = o->int8};
+        .threads = o->threads, .precision = o->dtype, .narrow = o->narrow};
+    enum taca_precision p = o->dtype == TACA_BF16 ? TACA_PRECISION_BF16 : TACA_PRECISION_F32;
     struct taca_backend *b;
     enum taca_code rc = taca_backend_open(&b, o->device, &opts, err);
     if (rc) return rc;
-    if (taca_backend_precision(b) != o->dtype)
-        rc = taca_fail(err, TACA_EUNSUPPORTED,
-                       "dtype bf16 needs a processor with AVX512-BF16; use f32");
-    else if (o->int8 && !taca_backend_has_int8(b))
-        rc = taca_fail(err, TACA_EUNSUPPORTED,
-                       "dtype int8 needs a processor with AVX512-VNNI; use f32");
+    if (o->narrow) p = o->narrow == TACA_NARROW_INT8 ? TACA_PRECISION_INT8 : TACA_PRECISION_FP8;
+    rc = precision_check(b, p, err);
     if (rc)
         taca_backend_close(b);
     else

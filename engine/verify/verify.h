@@ -11,17 +11,17 @@
 #include <stdbool.h>
 
 #include "base/err.h"
-#include "kernels/tensor.h"
+#include "kernels/backend.h"
 
 enum { VERIFY_MAX_FOLDERS = 16 };
 
 struct verify_opts {
     const char *weights[VERIFY_MAX_FOLDERS]; /* further folders with model sets */
     int n_weights;
-    const char *layout;    /* "diffusers", "orig" or "bfl": read these weight files only; NULL =
-                              the first of them that a set has */
-    enum taca_dtype dtype; /* of matrix products: TACA_F32 or TACA_BF16 */
-    bool int8;             /* with BF16: the linear maps of transformer blocks in 8 bits */
+    const char *layout;      /* "diffusers", "orig" or "bfl": read these weight files only; NULL =
+                                the first of them that a set has */
+    enum taca_dtype dtype;   /* of matrix products: TACA_F32 or TACA_BF16 */
+    enum taca_narrow narrow; /* with BF16: the linear maps of transformer blocks in 8 bits */
     double
         tol; /* absolute, times the standard deviation of outputs above 1; 0 = each output's own */
     const char *device; /* as taca_backend_open takes it; NULL = "cpu" */

@@ -124,8 +124,8 @@ static const struct cpu_kernels *best_kernels(bool scalar) {
 
 static void describe(struct cpu *c) {
     snprintf(c->base.detail, sizeof c->base.detail, "%s%s%s, %d thread%s%s", c->k->name,
-             c->base.precision == TACA_BF16 ? "-bf16" : "", c->base.int8 ? "-int8" : "", c->threads,
-             c->threads == 1 ? "" : "s", c->deterministic ? ", deterministic" : "");
+             c->base.precision == TACA_BF16 ? "-bf16" : "", c->base.narrow_type ? "-int8" : "",
+             c->threads, c->threads == 1 ? "" : "s", c->deterministic ? ", deterministic" : "");
 }
 
 enum taca_code taca_cpu_open(struct taca_backend **out, const struct taca_backend_opts *opts,
@@ -136,7 +136,8 @@ enum taca_code taca_cpu_open(struct taca_backend **out, const struct taca_backen
     c->base.ops = &cpu_ops;
     c->base.precision = opts->precision == TACA_BF16 && has_bf16() ? TACA_BF16 : TACA_F32;
     c->deterministic = opts->deterministic;
-    c->base.int8 = opts->int8 && !opts->scalar && cpu_int8_supported();
+    if (opts->narrow == TACA_NARROW_INT8 && !opts->scalar && cpu_int8_supported())
+        c->base.narrow_type = TACA_NARROW_INT8;
     c->k = best_kernels(opts->scalar);
     if (!opts->scalar) rc = cpu_dnn_open(&c->dnn, err);
     if (rc != TACA_OK) goto out;

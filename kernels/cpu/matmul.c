@@ -135,7 +135,8 @@ static float *stack(const struct taca_tensor *parts, int n, int64_t count) {
 }
 
 static enum taca_dtype type_of(const struct taca_backend *b, int64_t in) {
-    return b->narrow && b->int8 && in <= MAX_NARROW ? TACA_U8 : b->precision;
+    return b->narrow && b->narrow_type != TACA_NARROW_NONE && in <= MAX_NARROW ? TACA_U8
+                                                                               : b->precision;
 }
 
 enum taca_code cpu_linear_open(struct taca_backend *b, struct taca_linear **out,

@@ -205,8 +205,12 @@ static enum taca_code start(struct cuda *c, struct taca_err *err) {
         cuda_stage_open(c)) {
         c->arch = 10 * p.major + p.minor;
         c->sms = p.multiProcessorCount;
+        if (c->base.narrow_type != TACA_NARROW_FP8 || c->arch < 90)
+            c->base.narrow_type = TACA_NARROW_NONE;
         snprintf(c->base.detail, sizeof c->base.detail, "%.60s, %s%s", p.name,
-                 c->base.precision == TACA_BF16 ? "bf16" : "f32",
+                 c->base.narrow_type              ? "fp8"
+                 : c->base.precision == TACA_BF16 ? "bf16"
+                                                  : "f32",
                  c->deterministic ? ", deterministic" : "");
         if (c->arch < 80)
             return c->host->fail(err, TACA_EUNSUPPORTED,
@@ -227,6 +231,7 @@ static enum taca_code cuda_open(struct taca_backend **out, int device,
     c->host = host;
     c->device = device;
     c->deterministic = opts->deterministic;
+    c->base.narrow_type = opts->narrow; /* until the device is known */
     enum taca_code rc = start(c, err);
     if (rc == TACA_OK)
         *out = &c->base;

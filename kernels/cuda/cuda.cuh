@@ -157,6 +157,8 @@ struct taca_weight_bytes cuda_weigh_linear(struct taca_backend *b, struct taca_l
 void cuda_foresee_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                          const struct taca_linear *w, enum taca_act act);
 extern const size_t cuda_lt_bytes; /* what the library is given */
+/* fp8.cu: q [rows, cols] dense, scale [rows] */
+void cuda_quantise(struct cuda *c, uint8_t *q, float *scale, struct taca_mat x);
 /* rows.cu */
 void cuda_layer_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                      const float *gain, const float *bias, float eps);

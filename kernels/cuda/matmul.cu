@@ -35,7 +35,8 @@ struct lt {
 struct cuda_linear {
     struct taca_linear base; /* first: handles cast */
     cuda_weight link;
-    void *weight; /* [out, in] */
+    void *weight; /* [out, in]; U8: e4m3 */
+    float *scale; /* [out], of 8-bit weights */
     float *bias;  /* in both types: an epilogue takes its output's */
     bf16 *bias16;
     bool bias_fits; /* bf16 holds it without rounding, as files of that type do */
@@ -47,6 +48,7 @@ struct product {
     cublasLtMatrixLayout_t w, x, y;
     const struct cuda_linear *l;
     struct taca_mat to, from;
+    const float *scale; /* of from's rows when they are in 8 bits */
 };
 
 static bool lt_ok(struct cuda *c, cublasStatus_t s, const char *what) {
@@ -96,6 +98,7 @@ static void linear_free(struct cuda *c, cuda_weight *link) {
         (struct cuda_linear *)((char *)link - offsetof(struct cuda_linear, link));
     (void)c;
     (void)cudaFree(l->weight);
+    (void)cudaFree(l->scale);
     (void)cudaFree(l->bias);
     (void)cudaFree(l->bias16);
     free(l);
@@ -106,6 +109,10 @@ static bool alloc_parts(struct cuda *c, struct cuda_linear *l, const char *name,
     const size_t n = (size_t)l->base.out;
     l->weight =
         cuda_weight_alloc(c, n * (size_t)l->base.in * taca_dtype_bytes(l->base.dtype), name, err);
+    if (l->weight && l->base.dtype == TACA_U8) {
+        l->scale = (float *)cuda_weight_alloc(c, n * sizeof *l->scale, name, err);
+        if (!l->scale) return false;
+    }
     if (!l->weight || !l->base.has_bias) return l->weight != NULL;
     l->bias = (float *)cuda_weight_alloc(c, n * sizeof *l->bias, name, err);
     if (l->bias) l->bias16 = (bf16 *)cuda_weight_alloc(c, n * sizeof *l->bias16, name, err);
@@ -137,6 +144,28 @@ static void upload_bias(struct cuda *c, struct cuda_linear *l, int64_t row,
     l->bias_fits = l->bias_fits && fits_bf16(c, t);
 }
 
+/* What a map of this shape is kept as; the library wants sides of 16 for 8 bits. */
+static enum taca_dtype weight_type(const struct taca_backend *b, const struct taca_linear *w) {
+    const bool fits = w->in % 16 == 0 && w->out % 16 == 0;
+    return b->narrow && b->narrow_type && fits ? TACA_U8 : b->precision;
+}
+
+/* Rows of the weight from `row` on; 8-bit ones by way of bf16. */
+static void upload_weight(struct cuda *c, struct cuda_linear *l, int64_t row,
+                          const struct taca_tensor *t) {
+    const int64_t rows = t->dim[0], in = l->base.in;
+    const size_t n = (size_t)(rows * in);
+    char *at = (char *)l->weight + (size_t)(row * in) * taca_dtype_bytes(l->base.dtype);
+    if (l->base.dtype != TACA_U8) {
+        cuda_upload_as(c, at, l->base.dtype, t->data, t->dtype, n);
+        return;
+    }
+    void *wide = cuda_buf_get(c, &c->out, n * sizeof(bf16), "weights in 8 bits");
+    if (!wide) return;
+    cuda_upload_as(c, wide, TACA_BF16, t->data, t->dtype, n);
+    cuda_quantise(c, (uint8_t *)at, l->scale + row, {wide, TACA_BF16, rows, in, in});
+}
+
 enum taca_code cuda_linear_open(struct taca_backend *b, struct taca_linear **out,
                                 const struct taca_tensor *parts, const struct taca_tensor *biases,
                                 int n_parts, struct taca_err *err) {
@@ -145,7 +174,7 @@ enum taca_code cuda_linear_open(struct taca_backend *b, struct taca_linear **out
     if (!l) return c->host->fail(err, TACA_ENOMEM, "%s", parts[0].name);
     l->base.in = taca_tensor_count(&parts[0]) / parts[0].dim[0];
     for (int i = 0; i < n_parts; i++) l->base.out += parts[i].dim[0];
-    l->base.dtype = b->precision;
+    l->base.dtype = weight_type(b, &l->base);
     l->base.has_bias = biases != NULL;
     l->bias_fits = true;
     if (!alloc_parts(c, l, parts[0].name, err)) {
@@ -156,12 +185,9 @@ enum taca_code cuda_linear_open(struct taca_backend *b, struct taca_linear **out
     c->weights = &l->link;
     int64_t row = 0;
     for (int i = 0; i < n_parts; i++) {
-        const int64_t n = parts[i].dim[0];
-        const size_t at = (size_t)(row * l->base.in) * taca_dtype_bytes(l->base.dtype);
-        cuda_upload_as(c, (char *)l->weight + at, l->base.dtype, parts[i].data, parts[i].dtype,
-                       (size_t)(n * l->base.in));
+        upload_weight(c, l, row, &parts[i]);
         if (biases) upload_bias(c, l, row, &biases[i]);
-        row += n;
+        row += parts[i].dim[0];
     }
     *out = &l->base;
     return TACA_OK;
@@ -181,6 +207,7 @@ void cuda_linear_close(struct taca_backend *b, struct taca_linear *w) {
 /* ---- descriptors ----------------------------------------------------------------------------- */
 
 static cudaDataType_t lt_type(enum taca_dtype t) {
+    if (t == TACA_U8) return CUDA_R_8F_E4M3;
     return t == TACA_BF16 ? CUDA_R_16BF : CUDA_R_32F;
 }
 
@@ -198,6 +225,21 @@ static int epilogue_of(const struct cuda_linear *l, enum taca_act act) {
     return l->base.has_bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
 }
 
+static bool set_pointer(struct cuda *c, cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t a,
+                        const void *value) {
+    return lt_ok(c, c->lt->f.MatmulDescSetAttribute(d, a, &value, sizeof value), "descriptor");
+}
+
+/* A scale for each output of W and each row of x. */
+static bool set_scales(struct cuda *c, const struct product *p) {
+    return set_pointer(c, p->desc, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, p->l->scale) &&
+           set_pointer(c, p->desc, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, p->scale) &&
+           set_int(c, p->desc, CUBLASLT_MATMUL_DESC_A_SCALE_MODE,
+                   CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F) &&
+           set_int(c, p->desc, CUBLASLT_MATMUL_DESC_B_SCALE_MODE,
+                   CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
+}
+
 /* p's views are set; `epilogue` as the library numbers it. product_close in any case. */
 static bool product_open(struct cuda *c, struct product *p, int epilogue) {
     const struct lt_api *f = &c->lt->f;
@@ -210,12 +252,10 @@ static bool product_open(struct cuda *c, struct product *p, int epilogue) {
         !set_int(c, p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue))
         return false;
     if (l->base.has_bias &&
-        (!lt_ok(c,
-                f->MatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
-                                          sizeof bias),
-                "bias") ||
+        (!set_pointer(c, p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias) ||
          !set_int(c, p->desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, lt_type(p->to.dtype))))
         return false;
+    if (l->base.dtype == TACA_U8 && !set_scales(c, p)) return false;
     return lt_ok(c, f->MatrixLayoutCreate(&p->w, lt_type(l->base.dtype), in, out, (int64_t)in),
                  "weight") &&
            lt_ok(c, f->MatrixLayoutCreate(&p->x, lt_type(p->from.dtype), in, rows, p->from.ld),
@@ -312,14 +352,25 @@ static const cublasLtMatmulAlgo_t *algorithm(struct cuda *c, const struct produc
 
 /* ---- the op ---------------------------------------------------------------------------------- */
 
-/* to = epilogue(from W^T); types as the library takes them. */
-static void multiply(struct cuda *c, const struct cuda_linear *l, struct taca_mat to,
-                     struct taca_mat from, int epilogue) {
-    struct product p = {NULL, NULL, NULL, NULL, l, to, from};
+/* p->to = epilogue(p->from W^T); types as the library takes them. */
+static void multiply(struct cuda *c, struct product p, int epilogue) {
     const cublasLtMatmulAlgo_t *algo;
     if (product_open(c, &p, epilogue) && (algo = algorithm(c, &p, epilogue)) != NULL)
         (void)lt_ok(c, run(c, &p, algo), "product");
     product_close(c, &p);
+}
+
+/* Blocks of rows, all of one size in deterministic mode but the last. */
+static void multiply_blocks(struct cuda *c, const struct product *p, int epilogue) {
+    const int64_t rows = p->to.rows, block = c->deterministic ? FIXED_ROWS : rows;
+    for (int64_t r = 0; r < rows; r += block) {
+        const int64_t n = rows - r < block ? rows - r : block;
+        struct product part = *p;
+        part.to = taca_mat_rows(p->to, r, n);
+        part.from = taca_mat_rows(p->from, r, n);
+        if (p->scale) part.scale = p->scale + r;
+        multiply(c, part, epilogue);
+    }
 }
 
 /* A dense matrix of the given type in work memory; without data after an error. */
@@ -330,52 +381,72 @@ static struct taca_mat work(struct cuda *c, struct cuda_buf *buf, enum taca_dtyp
     return m;
 }
 
-/* What of an op needs work memory: x in the weights' type; y as f32. f32 products come out as f32,
- * and so does what must not be rounded yet: the input of an activation of its own, a sum with a
- * bias that bf16 does not hold. */
-static bool converts(const struct taca_linear *w, struct taca_mat x) { return x.dtype != w->dtype; }
-static bool widens(const struct taca_linear *w, struct taca_mat y, enum taca_act act, bool fits) {
-    return y.dtype == TACA_BF16 && (w->dtype == TACA_F32 || !fused(act) || !fits);
+/* Where the scales stand behind 8-bit rows. */
+static size_t scales_at(struct taca_mat x) { return ((size_t)(x.rows * x.cols) + 255) / 256 * 256; }
+
+/* x as the weights want it; false after an error. */
+static bool bring(struct cuda *c, struct product *p, struct taca_mat x) {
+    const struct taca_linear *w = &p->l->base;
+    p->from = x;
+    if (x.dtype == w->dtype) return true;
+    if (w->dtype != TACA_U8) {
+        p->from = work(c, &c->in, w->dtype, x.rows, x.cols);
+        if (p->from.data) cuda_activate(&c->base, p->from, x, TACA_ACT_NONE);
+        return p->from.data != NULL;
+    }
+    const size_t at = scales_at(x);
+    uint8_t *q = (uint8_t *)cuda_buf_get(c, &c->in, at + (size_t)x.rows * sizeof(float), "linear");
+    if (!q) return false;
+    p->from = {q, TACA_U8, x.rows, x.cols, x.cols};
+    p->scale = (float *)(q + at);
+    cuda_quantise(c, q, (float *)(q + at), x);
+    return true;
+}
+
+/* What the product is written as. f32 products come out as f32, 8-bit ones as bf16; and as f32
+ * what must not be rounded yet: the input of an activation of its own, a sum with a bias that bf16
+ * does not hold. */
+static enum taca_dtype product_type(const struct taca_linear *w, enum taca_dtype y,
+                                    enum taca_act act, bool bias_fits) {
+    if (w->dtype == TACA_U8) return TACA_BF16;
+    return w->dtype == TACA_F32 || !fused(act) || !bias_fits ? TACA_F32 : y;
 }
 
 void cuda_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                  const struct taca_linear *w, enum taca_act act) {
     struct cuda *c = cuda_of(b);
     const struct cuda_linear *l = (const struct cuda_linear *)w;
-    struct taca_mat from = x, to = y;
-    if (converts(w, x)) {
-        from = work(c, &c->in, w->dtype, x.rows, x.cols);
-        if (!from.data) return;
-        cuda_activate(b, from, x, TACA_ACT_NONE);
-    }
-    if (widens(w, y, act, l->bias_fits)) {
-        to = work(c, &c->out, TACA_F32, y.rows, y.cols);
-        if (!to.data) return;
-    }
-    const int64_t block = c->deterministic ? FIXED_ROWS : y.rows;
-    for (int64_t r = 0; r < y.rows; r += block) {
-        const int64_t n = y.rows - r < block ? y.rows - r : block;
-        multiply(c, l, taca_mat_rows(to, r, n), taca_mat_rows(from, r, n), epilogue_of(l, act));
-    }
-    if (to.data != y.data || !fused(act)) cuda_activate(b, y, to, fused(act) ? TACA_ACT_NONE : act);
+    const enum taca_dtype type = product_type(w, y.dtype, act, l->bias_fits);
+    struct product p = {NULL, NULL, NULL, NULL, l, y, x, NULL};
+    if (!bring(c, &p, x)) return;
+    if (type != y.dtype) p.to = work(c, &c->out, type, y.rows, y.cols);
+    if (!p.to.data) return;
+    multiply_blocks(c, &p, epilogue_of(l, act));
+    if (p.to.data != y.data || !fused(act))
+        cuda_activate(b, y, p.to, fused(act) ? TACA_ACT_NONE : act);
 }
 
 /* ---- foreseen -------------------------------------------------------------------------------- */
 
 struct taca_weight_bytes cuda_weigh_linear(struct taca_backend *b, struct taca_linear *w) {
     struct cuda *c = cuda_of(b);
-    w->dtype = b->precision;
+    const size_t out = (size_t)w->out, in = (size_t)w->in;
+    w->dtype = weight_type(b, w);
     cuda_buf_foresee(&c->in, CUDA_STAGE_HALF);
+    if (w->dtype == TACA_U8) cuda_buf_foresee(&c->out, out * in * sizeof(bf16));
     const size_t biases = w->has_bias ? sizeof(float) + sizeof(bf16) : 0;
-    return {(size_t)w->out * ((size_t)w->in * taca_dtype_bytes(w->dtype) + biases), 0};
+    const size_t scale = w->dtype == TACA_U8 ? sizeof(float) : 0;
+    return {out * (in * taca_dtype_bytes(w->dtype) + biases + scale), 0};
 }
 
 /* A bias may be one that bf16 does not hold. */
 void cuda_foresee_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                          const struct taca_linear *w, enum taca_act act) {
     struct cuda *c = cuda_of(b);
-    if (converts(w, x))
-        cuda_buf_foresee(&c->in, (size_t)(x.rows * x.cols) * taca_dtype_bytes(w->dtype));
-    if (widens(w, y, act, !w->has_bias))
-        cuda_buf_foresee(&c->out, (size_t)(y.rows * y.cols) * sizeof(float));
+    const enum taca_dtype type = product_type(w, y.dtype, act, !w->has_bias);
+    const size_t scales = w->dtype == TACA_U8 ? 256 + (size_t)x.rows * sizeof(float) : 0;
+    if (x.dtype != w->dtype)
+        cuda_buf_foresee(&c->in, (size_t)(x.rows * x.cols) * taca_dtype_bytes(w->dtype) + scales);
+    if (type != y.dtype)
+        cuda_buf_foresee(&c->out, (size_t)(y.rows * y.cols) * taca_dtype_bytes(type));
 }

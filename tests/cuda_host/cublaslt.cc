@@ -5,6 +5,7 @@
 #include <cublasLt.h>
 
 #include <cuda_bf16.h>
+#include <cuda_fp8.h>
 
 #include <cstdio>
 #include <vector>
@@ -16,6 +17,8 @@ struct cuda_host_desc {
     int trans_a = CUBLAS_OP_N, trans_b = CUBLAS_OP_N, epilogue = CUBLASLT_EPILOGUE_DEFAULT;
     int bias_type = -1; /* the output's, as in the original */
     const void *bias = nullptr;
+    const float *scale[2] = {nullptr, nullptr}; /* of A's rows and B's columns */
+    int scale_mode[2] = {0, 0};
 };
 struct cuda_host_layout {
     cudaDataType_t type;
@@ -47,13 +50,19 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t d) {
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d,
                                               cublasLtMatmulDescAttributes_t a, const void *value,
                                               size_t bytes) {
-    if (bytes != (a == CUBLASLT_MATMUL_DESC_BIAS_POINTER ? sizeof(void *) : sizeof(int)))
-        return CUBLAS_STATUS_INVALID_VALUE;
+    const bool pointer = a == CUBLASLT_MATMUL_DESC_BIAS_POINTER ||
+                         a == CUBLASLT_MATMUL_DESC_A_SCALE_POINTER ||
+                         a == CUBLASLT_MATMUL_DESC_B_SCALE_POINTER;
+    if (bytes != (pointer ? sizeof(void *) : sizeof(int))) return CUBLAS_STATUS_INVALID_VALUE;
     switch (a) {
     case CUBLASLT_MATMUL_DESC_TRANSA: memcpy(&d->trans_a, value, bytes); break;
     case CUBLASLT_MATMUL_DESC_TRANSB: memcpy(&d->trans_b, value, bytes); break;
     case CUBLASLT_MATMUL_DESC_EPILOGUE: memcpy(&d->epilogue, value, bytes); break;
     case CUBLASLT_MATMUL_DESC_BIAS_POINTER: memcpy((void *)&d->bias, value, bytes); break;
+    case CUBLASLT_MATMUL_DESC_A_SCALE_POINTER: memcpy((void *)&d->scale[0], value, bytes); break;
+    case CUBLASLT_MATMUL_DESC_B_SCALE_POINTER: memcpy((void *)&d->scale[1], value, bytes); break;
+    case CUBLASLT_MATMUL_DESC_A_SCALE_MODE: memcpy(&d->scale_mode[0], value, bytes); break;
+    case CUBLASLT_MATMUL_DESC_B_SCALE_MODE: memcpy(&d->scale_mode[1], value, bytes); break;
     case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE: memcpy(&d->bias_type, value, bytes); break;
     }
     return CUBLAS_STATUS_SUCCESS;
@@ -104,6 +113,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
 /* ---- the product ----------------------------------------------------------------------------- */
 
 static float load(const void *p, int type, size_t i) {
+    if (type == CUDA_R_8F_E4M3) return cuda_host_e4m3(((const uint8_t *)p)[i]);
     return type == CUDA_R_32F ? ((const float *)p)[i]
                               : __bfloat162float(((const __nv_bfloat16 *)p)[i]);
 }
@@ -114,6 +124,19 @@ static void store(void *p, int type, size_t i, float v) {
         ((__nv_bfloat16 *)p)[i] = __float2bfloat16_rn(v);
 }
 static bool float_type(int t) { return t == CUDA_R_32F || t == CUDA_R_16BF; }
+
+/* 8-bit inputs: A transposed and B not, sides of 16, an output of 16 bits, outer vectors of scales;
+ * others: no scales. */
+static bool inputs_ok(const cuda_host_desc *d, const cuda_host_layout *a, const cuda_host_layout *b,
+                      const cuda_host_layout *out) {
+    if (a->type != b->type) return false;
+    if (a->type != CUDA_R_8F_E4M3) return float_type(a->type) && !d->scale[0] && !d->scale[1];
+    return d->trans_a == CUBLAS_OP_T && d->trans_b == CUBLAS_OP_N && a->rows % 16 == 0 &&
+           a->cols % 16 == 0 && a->ld % 16 == 0 && b->ld % 16 == 0 && out->type == CUDA_R_16BF &&
+           d->scale[0] && d->scale[1] &&
+           d->scale_mode[0] == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F &&
+           d->scale_mode[1] == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+}
 
 /* op(M) as rows of floats: [rows(op), inner] when `rows`, else [cols(op), inner]. */
 static std::vector<float> gather(const void *p, const cuda_host_layout *l, bool by_column) {
@@ -141,8 +164,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const vo
                               cublasLtMatrixLayout_t lc, void *out, cublasLtMatrixLayout_t lout,
                               const cublasLtMatmulAlgo_t *algo, void *, size_t, cudaStream_t) {
     if (!cuda_host_may_launch(1, 32, 0)) return CUBLAS_STATUS_INVALID_VALUE;
-    if (!float_type(la->type) || la->type != lb->type || !float_type(lout->type) ||
-        lc->type != lout->type || (algo && (algo->data[0] < 1 || algo->data[0] > 3)))
+    if (!inputs_ok(d, la, lb, lout) || !float_type(lout->type) || lc->type != lout->type ||
+        (algo && (algo->data[0] < 1 || algo->data[0] > 3)))
         return CUBLAS_STATUS_NOT_SUPPORTED;
     const bool ta = d->trans_a == CUBLAS_OP_T, tb = d->trans_b == CUBLAS_OP_T;
     const size_t m = ta ? la->cols : la->rows, k = ta ? la->rows : la->cols;
@@ -156,6 +179,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const vo
             double s = 0;
             for (size_t t = 0; t < k; t++) s += (double)x[i * k + t] * (double)y[j * k + t];
             float v = al * (float)s;
+            if (d->scale[0]) v *= d->scale[0][i] * d->scale[1][j];
             if (be != 0) v += be * load(c, lc->type, j * (size_t)lc->ld + i);
             store(out, lout->type, j * (size_t)lout->ld + i, epilogue(d, v, lout->type, i));
         }

@@ -37,7 +37,8 @@ static enum taca_code open_a_vae(void *p, struct taca_err *err) { return with_pa
 
 static void test_transformers_survive_failed_allocations(void) {
     const struct taca_backend_opts f32 = {.threads = 1, .precision = TACA_F32};
-    const struct taca_backend_opts int8 = {.threads = 1, .precision = TACA_BF16, .int8 = true};
+    const struct taca_backend_opts int8 = {
+        .threads = 1, .precision = TACA_BF16, .narrow = TACA_NARROW_INT8};
     const struct taca_backend_opts plain = {.threads = 1, .scalar = true};
     struct part sd3 = {MODEL("sd35m_tiny.config.json"), MODEL("sd35m_tiny.diffusers.safetensors"),
                        f32};

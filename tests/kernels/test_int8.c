@@ -4,11 +4,12 @@
 
 static bool open_int8(int threads) {
     struct taca_err err = {0};
-    const struct taca_backend_opts o = {.threads = threads, .precision = TACA_BF16, .int8 = true};
+    const struct taca_backend_opts o = {
+        .threads = threads, .precision = TACA_BF16, .narrow = TACA_NARROW_INT8};
     CHECK_OK(taca_cpu_open(&fx, &o, &err), err);
     fx_name = "int8";
     if (err.code != TACA_OK) return false;
-    if (taca_backend_has_int8(fx)) return true;
+    if (taca_backend_narrow_type(fx)) return true;
     taca_backend_close(fx);
     return false;
 }
