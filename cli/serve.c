@@ -106,6 +106,10 @@ static void add_queue(struct serve_table *t, struct serve_options *o) {
         {"max-backlog-seconds", 0, FLAG_NUMBER, &s->max_backlog_s, 0, 1e6,
          .env = "TACA_MAX_BACKLOG_SECONDS", .arg = "S",
          .help = "device time that may wait; more get 429, 0 = no limit", .live = true},
+        {"memory-probe", 0, FLAG_STRING, &s->memory_probe, .env = "TACA_MEMORY_PROBE",
+         .arg = "WHAT",
+         .help = "auto: the container's limit, none, or a file with the share in use, 0 to 1; new "
+                 "work is refused when memory is short"},
         {"policy", 0, FLAG_CHOICE, &o->policy, .choices = "edf|fcfs", .env = "TACA_POLICY",
          .arg = "P", .help = "order by deadlines, or as they come"},
         {"deadline-factor", 0, FLAG_NUMBER, &s->deadline_factor, 1, 1000,
@@ -222,6 +226,7 @@ static void set_defaults(struct serve_options *o) {
     o->max_prompt_bytes = (int)s->front.limits.max_prompt_bytes;
     s->job_store = "memory";
     s->max_retries = 3;
+    s->memory_probe = "auto";
     s->max_queue = 256;
     s->max_backlog_s = 120;
     s->deadline_factor = 3;

@@ -250,6 +250,8 @@ int front_admin_port(const struct front *f) {
     return f->admin_listener ? listener_port(f->admin_listener) : 0;
 }
 
+void front_set_shut(struct front *f, bool shut) { listener_set_shut(f->listener, shut); }
+
 void front_stop_accepting(struct front *f) { listener_stop(f->listener); }
 
 int front_connections(const struct front *f) { return http_connections(f->http); }

@@ -21,6 +21,7 @@ struct service_status {
     atomic_int state;            /* enum service_state */
     atomic_int workers;          /* that hold the model; /readyz is 503 without one */
     atomic_int waiting, running; /* jobs */
+    atomic_int pressure;         /* enum pressure_level */
     atomic_llong last_beat_us;   /* the loop's heartbeat, for /livez */
     /* set before state becomes READY, never changed after */
     struct taca_model_info model;
@@ -71,6 +72,8 @@ int front_admin_port(const struct front *f); /* 0 = none */
 /* From the next request on: limits (but for max_body_bytes), keys and origins of `opts`. On failure
  * everything stays as it was. */
 enum taca_code front_reload(struct front *f, const struct front_opts *opts, struct taca_err *err);
+/* For as long as memory is short: newcomers are refused when they come, but for the operator's. */
+void front_set_shut(struct front *f, bool shut);
 /* Stops accepting; connections that are in go on. */
 void front_stop_accepting(struct front *f);
 /* Connections that still exist behind the guard. */

@@ -9,6 +9,7 @@
 
 #include "api/form.h"
 #include "server/metrics.h"
+#include "server/pressure.h"
 #include "server/routes.h"
 
 static void count_rejected(const struct http_request *q) {
@@ -30,6 +31,15 @@ static bool is_json(const char *content_type) {
     return next == 0 || next == ';' || next == ' ' || next == '\t';
 }
 
+/* True, with *e filled, when memory is as short as `level`. */
+static bool is_short(const struct routes *r, enum pressure_level level, struct api_error *e) {
+    if (atomic_load(&r->hooks.status->pressure) < (int)level) return false;
+    api_fail(e, 503, "overloaded", NULL, "memory is short; try again in a moment%s",
+             level == PRESSURE_NO_ASYNC ? ", or wait for the answer" : "");
+    e->retry_after_s = 5;
+    return true;
+}
+
 static bool early(const struct routes *r, const struct http_request *q, bool or_form,
                   struct http_reply *out) {
     struct api_error e = {0};
@@ -40,8 +50,12 @@ static bool early(const struct routes *r, const struct http_request *q, bool or_
         refuse(q, out, &e);
         return true;
     }
-    if (!refuse_unless_ready(r, out)) return false;
-    count_rejected(q);
+    if (refuse_unless_ready(r, out)) {
+        count_rejected(q);
+        return true;
+    }
+    if (!is_short(r, PRESSURE_NO_JOBS, &e)) return false;
+    refuse(q, out, &e);
     return true;
 }
 
@@ -204,6 +218,7 @@ static bool fill_job(struct job *j, const struct routes *r, const struct http_re
     if (!parse_body(j, r, q, dialect, e)) return false;
     if (!hash_body(j, q, e)) return false;
     if (!open_reader(j, q, out, e)) return false;
+    if (j->readers->ticket && is_short(r, PRESSURE_NO_ASYNC, e)) return false;
     j->received_us = q->received_us;
     j->created_s = time(NULL);
     memcpy(j->request_id, q->request_id, strlen(q->request_id) + 1);

@@ -57,10 +57,17 @@ static void tell_no_descriptor(struct listener *l) {
     taca_log(TACA_LOG_WARN, "no descriptor left: refusing connections");
 }
 
+static const struct refusal no_memory = {.status = 503,
+                                         .code = "overloaded",
+                                         .reason = "overloaded",
+                                         .why = "memory is short; try again in a moment",
+                                         .retry_after_s = 5};
+
 /* Why the next one cannot come in; NULL = it can. */
 static const struct refusal *full_for(const struct listener *l, const struct sockaddr *addr,
                                       socklen_t len) {
     const struct listener_opts *o = &l->opts;
+    if (l->shut) return &no_memory;
     if (l->showing + o->others(o->ctx) >= o->max_connections) return &no_room;
     uint64_t peer = o->max_per_peer ? peer_of(addr, len) : 0;
     if (!peer) return NULL;
@@ -135,6 +142,8 @@ enum taca_code listener_open(struct listener **out, uv_loop_t *loop,
     *out = l;
     return TACA_OK;
 }
+
+void listener_set_shut(struct listener *l, bool shut) { l->shut = shut; }
 
 int listener_port(const struct listener *l) { return l->port; }
 

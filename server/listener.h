@@ -41,7 +41,9 @@ struct listener_opts {
 
 enum taca_code listener_open(struct listener **out, uv_loop_t *loop,
                              const struct listener_opts *opts, struct taca_err *err) TACA_MUST_USE;
-int listener_port(const struct listener *l);   /* 0 = Unix sockets alone */
+int listener_port(const struct listener *l); /* 0 = Unix sockets alone */
+/* Newcomers get 503 when they come. */
+void listener_set_shut(struct listener *l, bool shut);
 void listener_stop(struct listener *l);        /* accepts no more; guests go on */
 int listener_guests(const struct listener *l); /* still showing their heads */
 /* Drops all guests; closed() is called when the last uv handle is closed, *l is then freed. */

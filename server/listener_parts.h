@@ -28,7 +28,7 @@ struct listener {
     uv_timer_t pause; /* until descriptors may be free again */
     int spare_fd;     /* given up to accept and refuse one when there are no descriptors */
     uint64_t told_ms; /* when the log last heard of missing descriptors */
-    bool stopped, closing;
+    bool stopped, closing, shut;
     struct guest *first;
     struct peers *peers;    /* of those who show their heads; NULL = not counted */
     int showing, lingering; /* guests by state */

@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "server/jobs.h"
 #include "server/metrics.h"
+#include "server/pressure.h"
 #include "server/serve.h"
 #include "server/systemd.h"
 
@@ -48,6 +49,7 @@ struct serve {
     struct taca_mailbox written;  /* writes from the store's thread */
     struct service_status status;
     struct systemd systemd;
+    struct pressure pressure;
     struct front *front;
     struct pool *pool;
     struct encode *encode;
@@ -110,11 +112,18 @@ static void on_wake(uv_async_t *a) {
 
 static void on_expiry(uv_timer_t *t) { pump(t->data); }
 
+static void watch_memory(struct serve *s) {
+    if (!pressure_look(&s->pressure)) return;
+    atomic_store(&s->status.pressure, (int)s->pressure.level);
+    if (s->front) front_set_shut(s->front, s->pressure.level == PRESSURE_SHUT);
+}
+
 static void on_beat(uv_timer_t *t) {
     struct serve *s = t->data;
     int64_t now_us = taca_now_us();
     atomic_store(&s->status.last_beat_us, now_us);
     systemd_beat(&s->systemd, now_us / 1000);
+    watch_memory(s);
     if (s->phase == PHASE_SERVING && s->status.model_loaded_s)
         systemd_status(&s->systemd, "%s with %s: %d waiting, %d running",
                        atomic_load(&s->status.workers) ? "ready" : "no worker", s->status.model.id,
@@ -513,7 +522,9 @@ static enum taca_code check_sockets(const struct serve *s, struct taca_err *err)
 }
 
 enum taca_code taca_serve_check(const struct serve_opts *opts, struct taca_err *err) {
+    struct pressure pressure;
     enum taca_code rc = check_opts(opts, err);
+    if (rc == TACA_OK) rc = pressure_open(&pressure, opts->memory_probe, "", err);
     return rc == TACA_OK ? front_check(&opts->front, err) : rc;
 }
 
@@ -535,6 +546,7 @@ int taca_serve(const struct serve_opts *opts) {
     signal(SIGXFSZ, SIG_IGN);
     enum taca_code rc = systemd_open(&s->systemd, &err); /* no other thread is there yet */
     if (!rc) rc = check_sockets(s, &err);
+    if (!rc) rc = pressure_open(&s->pressure, opts->memory_probe, "", &err);
     init_handles(s);
     if (!rc) rc = open_parts(s, &err);
     if (rc) {

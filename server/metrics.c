@@ -36,6 +36,7 @@ static const char *const rejections[] = {"queue_full",
                                          "conflict",
                                          "key_concurrency",
                                          "rate_limited",
+                                         "overloaded",
                                          "forbidden",
                                          "storage_unavailable",
                                          "invalid_api_key",
@@ -106,6 +107,8 @@ static const struct gauge_info {
                             "1 when the options that were read last are in force.", false},
     [METRIC_RELOAD_TIME] = {"taca_config_reload_success_timestamp_seconds",
                             "When options were last taken over.", false},
+    [METRIC_OVERLOAD] = {"taca_overload_level", "What is given up because memory is short, 0 to 3.",
+                         false},
 };
 enum { N_GAUGES = sizeof gauges / sizeof gauges[0] };
 

@@ -41,7 +41,8 @@ enum metric_gauge {
     METRIC_MODEL_LOADED,
     METRIC_MODEL_LOAD_SECONDS,
     METRIC_RELOAD_GOOD, /* 1 when the options that were read last are in force */
-    METRIC_RELOAD_TIME  /* when options were last taken over */
+    METRIC_RELOAD_TIME, /* when options were last taken over */
+    METRIC_OVERLOAD
 };
 enum metric_histogram {
     METRIC_QUEUE_WAIT, /* seconds; by size class, as the next one: metric_observe_sized */

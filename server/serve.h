@@ -43,6 +43,7 @@ struct serve_opts {
     /* a worker that is silent for so long, and for 20 times what its work usually takes, is killed;
      * ten times as long for work that was never measured */
     int step_timeout_ms;
+    const char *memory_probe; /* as in pressure.h */
     struct serve_reload reload;
     bool insecure; /* sockets that others can reach are fine without keys */
 };

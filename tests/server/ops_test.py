@@ -68,6 +68,7 @@ def test_a_configuration_is_checked_without_being_started():
                           ({"api-key-file": "/nowhere"}, "--api-key-file /nowhere: No such file"),
                           ({"host": "0.0.0.0"}, "--insecure"),
                           ({"model": "/nowhere"}, "--model /nowhere"),
+                          ({"memory-probe": "/nowhere"}, "--memory-probe must be auto, none"),
                           ({"cors-origin": "*"}, "--cors-origin")):
         path = write("bad.json", content)
         for command in ("--check-config", "--log-level=error"):
@@ -270,6 +271,48 @@ def test_a_supervisor_that_does_not_listen_is_no_matter():
     for name in ("/nowhere/notify", "@", "relative", "/" + "x" * 200):
         with Service(env={"NOTIFY_SOCKET": name}) as s:
             assert s.post(prompt="a", steps=1)[0] == 200
+
+
+# ---- memory ----------------------------------------------------------------------------------
+
+
+def test_when_memory_is_short_work_is_given_up_in_steps_and_taken_again():
+    probe = write("share", "0.5\n")
+    with Service("--memory-probe", probe, "--admin-listen", "127.0.0.1:0") as s:
+        admin = s.wait_for(lambda r: r.get("admin_port"))["admin_port"]
+
+        def level(share, want):
+            write("share", f"{share}\n")
+            end = time.monotonic() + 5  # the promise, and of a slow machine too
+            while True:
+                text = ask(admin, b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").decode()
+                if f"taca_overload_level {want}\n" in text:
+                    return
+                assert time.monotonic() < end, (share, want)
+                time.sleep(0.05)
+
+        def post(**headers):
+            got = s.request("POST", "/v1/generate", json.dumps({"prompt": "a", "steps": 1}),
+                            dict({"Content-Type": "application/json"}, **headers))
+            if got[0] == 503:
+                assert error_of(got[2])["code"] == "overloaded" and got[1]["retry-after"] == "5", got
+            return got[0]
+
+        later = {"Prefer": "respond-async"}
+        for share, want, answers in ((0.5, 0, (200, 202)), (0.93, 1, (200, 503)),
+                                     (0.96, 2, (503, 503)), (0.5, 0, (200, 202))):
+            level(share, want)
+            assert (post(), post(**later)) == answers, share
+            assert s.request("GET", "/v1/models")[0] == s.request("GET", "/readyz")[0] == 200
+        level(0.99, 3)
+        for where in ("/v1/models", "/livez"):
+            status, headers, body = s.request("GET", where)
+            assert status == 503 and error_of(body)["code"] == "overloaded", (where, body)
+        assert ask(admin, GET).startswith(b"HTTP/1.1 200 ")
+        level(0.5, 0)
+        assert post() == 200
+        s.wait_for(lambda r: r["msg"] == "99 % of memory in use: refusing new connections")
+        assert s.metrics()['taca_rejected_total{reason="overloaded"}'] == 5
 
 
 # ---- traces and the log ----------------------------------------------------------------------
