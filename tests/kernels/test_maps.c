@@ -238,6 +238,9 @@ static void conv_body(void) {
         one_conv((int64_t[]){1, 8, 10}, 8, 8, 3, down, d); /* padded right and below only */
         one_conv((int64_t[]){1, 17, 33}, 4, 48, 3, same, d);
         one_conv((int64_t[]){1, 12, 12}, 32, 3, 3, same, d);
+        one_conv((int64_t[]){2, 7, 11}, 8, 130, 3, same, d); /* tiles of 128 cut both ways */
+        one_conv((int64_t[]){1, 9, 9}, 40, 70, 3, down, d);
+        one_conv((int64_t[]){1, 6, 5}, 12, 33, 3, same, d);
     }
 }
 static void test_conv2d_follows_its_sum(void) { fx_each(conv_body); }
