@@ -216,7 +216,10 @@ void config_print(const struct flag_set *set, const char *path, FILE *to) {
         struct taca_buf text;
         if (f->not_in_file) continue;
         taca_buf_init(&text, 1 << 20);
-        flags_text(f, &text);
+        if (f->secret && *(const char **)f->out)
+            taca_buf_puts(&text, "\"(secret)\"");
+        else
+            flags_text(f, &text);
         fprintf(to, "%-20s %-24s ", f->name, text.data && !text.failed ? text.data : "?");
         taca_buf_finish(&text);
         switch (source->from) {

@@ -39,6 +39,7 @@ struct flag {
     const char *arg;     /* "N" in the help; NULL for a switch */
     const char *help;    /* one sentence; NULL hides the option */
     bool live;           /* may change while the service runs */
+    bool secret;         /* the value is told to nobody */
     bool not_in_file;    /* says what to do now: belongs on the command line */
 };
 

@@ -23,6 +23,7 @@ struct reading {
 struct settings {
     int argc;
     char **argv;
+    char *api_key;           /* TACA_API_KEY, which is not for workers */
     struct reading *first;   /* what was started with, and some of it is for good */
     struct reading *current; /* in force */
     struct reading *next;    /* read, not in force yet */
@@ -68,10 +69,27 @@ static bool host_is_local(const char *list) {
     return *list != 0;
 }
 
+/* Out of the environment that workers inherit, which is read again on SIGHUP. */
+static void keep_key(struct settings *s) {
+    const char *key = getenv("TACA_API_KEY");
+    if (key && key[0]) s->api_key = strdup(key);
+    unsetenv("TACA_API_KEY");
+}
+
+static void use_key(const struct settings *s, struct reading *r) {
+    for (int i = 0; s->api_key && i < r->table.n; i++) {
+        if (r->table.flags[i].out != &r->options.serve.front.api_key) continue;
+        if (r->sources[i].from != FLAG_DEFAULT) return;
+        r->options.serve.front.api_key = s->api_key;
+        r->sources[i].from = FLAG_ENV;
+    }
+}
+
 /* Behind flags_read: the file, and what must fit together. */
-static enum taca_code finish_reading(struct reading *r, struct flag_set *set,
-                                     struct taca_err *err) {
+static enum taca_code finish_reading(const struct settings *s, struct reading *r,
+                                     struct flag_set *set, struct taca_err *err) {
     struct serve_options *o = &r->options;
+    use_key(s, r);
     enum taca_code rc = TACA_OK;
     if (o->config_file && o->config_file[0]) rc = config_read(&r->file, set, o->config_file, err);
     if (rc == TACA_OK) rc = serve_options_apply(o, err);
@@ -81,7 +99,8 @@ static enum taca_code finish_reading(struct reading *r, struct flag_set *set,
     if (!o->serve.engine.model_path && !o->serve.engine.transformer)
         return taca_fail_param(err, "model",
                                "no model: give --model PATH (the demo model was not found)");
-    if (!host_is_local(o->serve.front.host) && !o->serve.insecure && !o->serve.front.api_key_file)
+    if (!host_is_local(o->serve.front.host) && !o->serve.insecure &&
+        !front_wants_keys(&o->serve.front))
         return taca_fail_param(err, "host",
                                "nobody has to log in to this service; to let other machines in all "
                                "the same, add --api-key-file or --insecure to --host %s",
@@ -100,7 +119,7 @@ static enum taca_code read_again(void *ctx, const struct serve_opts **out, struc
     if (!s->next) return TACA_ENOMEM;
     struct flag_set set = set_of(s->next);
     enum taca_code rc = flags_read(&set, s->argc, s->argv, err);
-    if (rc == TACA_OK) rc = finish_reading(s->next, &set, err);
+    if (rc == TACA_OK) rc = finish_reading(s, s->next, &set, err);
     if (rc == TACA_OK) *out = &s->next->options.serve;
     return rc;
 }
@@ -175,7 +194,7 @@ static int check(const struct serve_opts *o) {
 static int run(struct settings *s, struct flag_set *set) {
     struct reading *r = s->first;
     struct taca_err err = {0};
-    if (finish_reading(r, set, &err) != TACA_OK) return bad_config(&err);
+    if (finish_reading(s, r, set, &err) != TACA_OK) return bad_config(&err);
     if (r->options.print_config) config_print(set, r->options.config_file, stdout);
     if (r->options.check_config) return check(&r->options.serve);
     if (r->options.print_config) return EXIT_OK;
@@ -189,6 +208,7 @@ int cli_serve(int argc, char **argv) {
     struct settings s = {.argc = argc, .argv = argv, .first = open_reading(&err)};
     if (!s.first) return bad_config(&err);
     s.current = s.first;
+    keep_key(&s);
     struct flag_set set = set_of(s.first);
     enum flags_result parsed = flags_parse(&set, argc, argv);
     int exit_code = parsed == FLAGS_HELP ? EXIT_OK : EXIT_USAGE;
@@ -196,6 +216,7 @@ int cli_serve(int argc, char **argv) {
     if (s.current != s.first) close_reading(s.current);
     close_reading(s.next);
     close_reading(s.first);
+    free(s.api_key);
     return exit_code;
 }
 

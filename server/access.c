@@ -76,6 +76,14 @@ void access_headers(const struct access *a, const char *origin, struct taca_buf 
 
 /* ---- keys ------------------------------------------------------------------------------------ */
 
+static enum taca_code keep_key(struct access *a, const struct key *k, struct taca_err *err) {
+    struct key *grown = realloc(a->keys, (size_t)(a->n_keys + 1) * sizeof *k);
+    if (!grown) return taca_fail(err, TACA_ENOMEM, "reading the API keys");
+    a->keys = grown;
+    a->keys[a->n_keys++] = *k;
+    return TACA_OK;
+}
+
 static enum taca_code add_key(struct access *a, const char *path, const char *line, int number,
                               struct taca_err *err) {
     struct key k;
@@ -91,11 +99,7 @@ static enum taca_code add_key(struct access *a, const char *path, const char *li
     if (a->n_keys == ACCESS_MAX_KEYS)
         return taca_fail_param(err, "api-key-file", "--api-key-file %s: more than %d keys", path,
                                ACCESS_MAX_KEYS);
-    struct key *grown = realloc(a->keys, (size_t)(a->n_keys + 1) * sizeof k);
-    if (!grown) return taca_fail(err, TACA_ENOMEM, "reading --api-key-file");
-    a->keys = grown;
-    a->keys[a->n_keys++] = k;
-    return TACA_OK;
+    return keep_key(a, &k, err);
 }
 
 static enum taca_code read_keys(struct access *a, const char *path, struct taca_err *err) {
@@ -123,6 +127,21 @@ static enum taca_code read_keys(struct access *a, const char *path, struct taca_
     if (rc == TACA_OK && a->n_keys == 0)
         rc = taca_fail_param(err, "api-key-file", "--api-key-file %s: there is no key in it", path);
     return rc;
+}
+
+static enum taca_code take_key(struct access *a, const char *key, struct taca_err *err) {
+    struct key k = {.client.name = "api-key"};
+    size_t len = key ? strlen(key) : 0;
+    if (len == 0) return TACA_OK;
+    a->keys_wanted = true;
+    for (size_t i = 0; i < len; i++)
+        if (key[i] <= ' ' || key[i] > '~') len = MAX_KEY_BYTES + 1;
+    if (len > MAX_KEY_BYTES)
+        return taca_fail_param(err, "api-key",
+                               "--api-key must be 1..%d printable ASCII characters, no space",
+                               MAX_KEY_BYTES);
+    sha256(k.hash, key, len);
+    return keep_key(a, &k, err);
 }
 
 /* Every key is compared to its end, whichever fits: time tells nothing. */
@@ -159,12 +178,13 @@ int access_check(const struct access *a, const char *path, const char *authoriza
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-enum taca_code access_open(struct access **out, const char *origins, const char *key_file,
+enum taca_code access_open(struct access **out, const struct access_opts *opts,
                            struct taca_err *err) {
     struct access *a = calloc(1, sizeof *a);
     if (!a) return taca_fail(err, TACA_ENOMEM, "opening the lists of who may ask");
-    enum taca_code rc = read_origins(a, origins, err);
-    if (rc == TACA_OK) rc = read_keys(a, key_file, err);
+    enum taca_code rc = read_origins(a, opts->origins, err);
+    if (rc == TACA_OK) rc = read_keys(a, opts->key_file, err);
+    if (rc == TACA_OK) rc = take_key(a, opts->key, err);
     if (rc == TACA_OK)
         *out = a;
     else

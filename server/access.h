@@ -38,10 +38,14 @@ void access_narrow(const struct access_client *c, struct api_limits *l);
 bool access_allows_model(const struct access_client *c, const char *id);
 
 struct access;
+struct access_opts {
+    const char *origins, *key_file, *key;
+};
 /* origins: "https://a.example,https://b.example:8443", exact; NULL or "" = none.
  * key_file: a line for each key; empty lines and those that begin with # are skipped. NULL = no
- * keys. */
-enum taca_code access_open(struct access **out, const char *origins, const char *key_file,
+ * keys.
+ * key: one more, itself, called "api-key" and without limits; NULL or "" = none. */
+enum taca_code access_open(struct access **out, const struct access_opts *opts,
                            struct taca_err *err) TACA_MUST_USE;
 void access_close(struct access *a); /* NULL is fine */
 

@@ -209,16 +209,22 @@ static void start_handles(struct front *f, const struct front_opts *o) {
     uv_timer_start(&f->tick, on_tick, (uint64_t)tick_ms, (uint64_t)tick_ms);
 }
 
+static enum taca_code open_access(struct access **out, const struct front_opts *o,
+                                  struct taca_err *err) {
+    return access_open(out, &(struct access_opts){o->cors_origin, o->api_key_file, o->api_key},
+                       err);
+}
+
 enum taca_code front_check(const struct front_opts *opts, struct taca_err *err) {
     struct access *access = NULL;
-    enum taca_code rc = access_open(&access, opts->cors_origin, opts->api_key_file, err);
+    enum taca_code rc = open_access(&access, opts, err);
     access_close(access);
     return rc;
 }
 
 enum taca_code front_reload(struct front *f, const struct front_opts *opts, struct taca_err *err) {
     struct access *access = NULL;
-    enum taca_code rc = access_open(&access, opts->cors_origin, opts->api_key_file, err);
+    enum taca_code rc = open_access(&access, opts, err);
     return rc == TACA_OK ? rules_set(&f->rules, access, &opts->limits, err) : rc;
 }
 

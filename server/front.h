@@ -44,6 +44,7 @@ struct front_opts {
     struct api_limits limits;
     const char *cors_origin;  /* as in access.h, "" or NULL = none */
     const char *api_key_file; /* the same */
+    const char *api_key;      /* the same */
     bool ui;                  /* the pages for people: the playground */
 };
 
@@ -61,6 +62,11 @@ struct front_hooks {
     /* Any http thread: the text of /metrics. */
     void (*metrics)(void *ctx, struct taca_buf *out);
 };
+
+/* Whether those options ask for a key. */
+static inline bool front_wants_keys(const struct front_opts *o) {
+    return o->api_key_file || (o->api_key && o->api_key[0]);
+}
 
 struct front;
 /* Whether front_open would like them. */

@@ -514,7 +514,7 @@ static void announce(struct serve *s) {
 
 static enum taca_code check_sockets(const struct serve *s, struct taca_err *err) {
     const struct serve_opts *o = s->opts;
-    if (o->insecure || o->front.api_key_file || !systemd_is_open_to_others(&s->systemd))
+    if (o->insecure || front_wants_keys(&o->front) || !systemd_is_open_to_others(&s->systemd))
         return TACA_OK;
     return taca_fail_param(err, "LISTEN_FDS",
                            "nobody has to log in to this service; to let other machines in at the "

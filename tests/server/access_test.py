@@ -6,6 +6,7 @@ usage: access_test.py TACA_FAKE [SUBSTRING]   (only tests whose name has the sub
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -68,6 +69,30 @@ def test_without_a_key_nothing_under_v1_answers():
         assert record["key"] == "ann", record
         assert s.metrics()['taca_rejected_total{reason="invalid_api_key"}'] == 72
         assert "secret" not in "".join(s.lines)
+    os.unlink(path)
+
+
+def test_one_key_without_a_file():
+    path = key_file(line("ann", "1"))
+    for args, env in ((("--api-key", "given"), None), ((), {"TACA_API_KEY": "given"}),
+                      (("--api-key", "given", "--api-key-file", path), {"TACA_API_KEY": "other"})):
+        with Service(*args, env=env) as s:
+            assert post(s, "given", steps=1)[0] == 200
+            assert post(s, "other", steps=1)[0] == post(s, "", steps=1)[0] == 401
+            assert post(s, "1", steps=1)[0] == (200 if path in args else 401)
+            assert s.wait_for(lambda r: r.get("msg") == "request")["key"] == "api-key"
+            with open(f"/proc/{s.worker()}/environ", "rb") as f:
+                assert b"given" not in f.read()
+            s.process.send_signal(signal.SIGHUP)
+            s.wait_for(lambda r: r["msg"] == "reloaded; changed: nothing")
+            assert post(s, "given", steps=1)[0] == 200
+            assert "given" not in s.stop()
+        told = subprocess.run([base.BINARY, "serve", "--model", base.MODEL, "--print-config", *args],
+                              capture_output=True, text=True, timeout=30, check=True,
+                              env=dict(os.environ, **(env or {}))).stdout
+        assert '"(secret)"' in told and "given" not in told, told
+    for bad in ("a b", "\u00e4", "x" * 513):
+        assert "--api-key must be" in refused("--api-key", bad)
     os.unlink(path)
 
 

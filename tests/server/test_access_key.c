@@ -163,7 +163,7 @@ static void test_time_does_not_tell_how_much_of_a_key_is_right(void) {
     sha256(hash, key, 400);
     for (int i = 0; i < SHA256_BYTES; i++) snprintf(line + 4 + 2 * i, 3, "%02x", hash[i]);
     CHECK(fd >= 0 && write(fd, line, 68) == 68 && close(fd) == 0);
-    CHECK_OK(access_open(&a, NULL, path, &err), err);
+    CHECK_OK(access_open(&a, &(struct access_opts){.key_file = path}, &err), err);
     unlink(path);
     for (int i = 0; a && i < 3 && told == (told > 0 ? i : -i); i++) {
         double t = round_of(a, &random);
