@@ -12,7 +12,7 @@
 #include "base/log.h"
 #include "server/metrics_internal.h"
 
-enum { MAX_LABELS = 24 };
+enum { MAX_LABELS = 40 };
 
 /* Values of the one label of a counter; the last one also takes what is not in the list. */
 static const char *const outcomes[] = {"ok", "cancelled", "failed", "rejected", "expired", NULL};
@@ -43,6 +43,7 @@ static const char *const rejections[] = {"queue_full",
                                          "expired",
                                          "other",
                                          NULL};
+_Static_assert(sizeof rejections / sizeof *rejections <= MAX_LABELS, "a row for every reason");
 static const char *const cancels[] = {"disconnect", "deadline", "client", "other", NULL};
 static const char *const restarts[] = {"signal", "exit",  "hang", "protocol",
                                        "device", "other", NULL};
