@@ -58,22 +58,19 @@ static struct disk_write *next_of(struct disk_write *w) {
     return (struct disk_write *)w->mail.next;
 }
 
-/* All that are still fine, or none. */
-static bool write_together(struct disk *d, struct disk_write *first) {
+enum together { WRITTEN, ONE_LESS, NONE };
+
+/* All that are still fine, or none: what fails is marked and the others may try again. */
+static enum together write_together(struct disk *d, struct disk_write *first) {
     struct taca_err err = {0};
-    enum taca_code rc = db_begin(d->db, &err);
-    if (rc) return false;
-    for (struct disk_write *w = first; w && !rc; w = next_of(w)) {
-        if (w->rc) continue;
-        rc = apply(d, w);
-        w->err = (struct taca_err){0};
-    }
-    if (rc) {
+    if (db_begin(d->db, &err)) return NONE;
+    for (struct disk_write *w = first; w; w = next_of(w)) {
+        if (w->rc || !(w->rc = apply(d, w))) continue;
         db_rollback(d->db);
-        return false;
+        return ONE_LESS;
     }
     metric_add(METRIC_STORE_TRANSACTIONS, NULL, 1);
-    return db_commit(d->db, &err) == TACA_OK;
+    return db_commit(d->db, &err) == TACA_OK ? WRITTEN : NONE;
 }
 
 static void write_alone(struct disk *d, struct disk_write *w) {
@@ -112,8 +109,10 @@ static void write_all(struct disk *d, struct disk_write *first) {
         w->rc = synced;
         w->err = err;
     }
-    if (!write_together(d, first))
-        for (struct disk_write *w = first; w; w = next_of(w)) write_alone(d, w);
+    enum together went;
+    do went = write_together(d, first);
+    while (went == ONE_LESS);
+    for (struct disk_write *w = first; went == NONE && w; w = next_of(w)) write_alone(d, w);
     metric_set(METRIC_STORE_BROKEN, db_is_broken(d->db));
 }
 
