@@ -113,8 +113,8 @@ static void add_queue(struct serve_table *t, struct serve_options *o) {
          .arg = "WHAT",
          .help = "auto: the container's limit, none, or a file with the share in use, 0 to 1; new "
                  "work is refused when memory is short"},
-        {"policy", 0, FLAG_CHOICE, &o->policy, .choices = "edf|fcfs", .env = "TACA_POLICY",
-         .arg = "P", .help = "order by deadlines, or as they come"},
+        {"policy", 0, FLAG_CHOICE, &o->policy, .choices = "edf|fcfs|fill", .env = "TACA_POLICY",
+         .arg = "P", .help = "order by deadlines, as they come, or as they come and all together"},
         {"deadline-factor", 0, FLAG_NUMBER, &s->deadline_factor, 1, 1000,
          .env = "TACA_DEADLINE_FACTOR", .arg = "K",
          .help = "without deadline_ms: so many times what it takes alone", .live = true},

@@ -166,7 +166,7 @@ void sched_order(struct sched *s, struct sched_seq *seqs, int n, double now_ms) 
         if (steps && seqs[i].level > top_level) top_level = seqs[i].level;
     }
     sum_held(s, seqs, n);
-    if (s->policy == SCHED_FCFS || n < 1) return; /* as they came */
+    if (s->policy != SCHED_EDF || n < 1) return; /* as they came */
     sched_fair_begin(&s->fair);
     for (int i = 0; i < n; i++)
         if (seqs[i].stage != SCHED_FINISHED)
@@ -249,10 +249,14 @@ static bool fits(const struct fill *f, int i) {
     const struct sched *s = f->s;
     double ms;
     if (f->count == 0) return true;
-    int64_t limit = s->limits.batch_tokens > 0 ? s->limits.batch_tokens : f->costs->saturation;
+    int64_t limit = s->limits.batch_tokens > 0 ? s->limits.batch_tokens
+                    : s->policy == SCHED_FILL  ? INT64_MAX
+                                               : f->costs->saturation;
     const struct sched_seq *leader = &f->seqs[f->picked[0]];
     if (f->seqs[i].alone || leader->alone || f->seqs[i].model != leader->model) return false;
-    if (f->load.tokens + f->seqs[i].tokens > limit || !gains(f, i, &ms)) return false;
+    if (f->load.tokens + f->seqs[i].tokens > limit) return false;
+    if (s->policy == SCHED_FILL) return true;
+    if (!gains(f, i, &ms)) return false;
     if (s->policy == SCHED_FCFS) return true;
     return sched_fair_may_ride(&s->fair, f->seqs[i].flow) && deadlines_hold(f, i, ms);
 }
@@ -290,7 +294,7 @@ int sched_pick(const struct sched *s, int device, int *picked, const struct sche
         bool room = !waits || held < places(s, device);
         if (!room || !fits(&f, i)) {
             /* first come, first served: a small one behind must not overtake a large one */
-            if (s->policy == SCHED_FCFS) break;
+            if (s->policy != SCHED_EDF) break;
             continue;
         }
         held += waits;
@@ -309,7 +313,7 @@ static int to_evict(const struct sched *s, int d, const struct sched_seq *seqs, 
     int first = 0, last = -1, oldest = oldest_aged(s, d, seqs, n);
     while (first < n && (seqs[first].stage == SCHED_FINISHED || !concerns(s, d, &seqs[first])))
         first++;
-    if (s->policy == SCHED_FCFS || first == n || seqs[first].stage != SCHED_WAITING ||
+    if (s->policy != SCHED_EDF || first == n || seqs[first].stage != SCHED_WAITING ||
         s->now_ms + left_on(s, d, &seqs[first]) > seqs[first].deadline_ms ||
         better_elsewhere(s, d, &seqs[first], (double[SCHED_DEVICES]){0}) >= 0)
         return -1;

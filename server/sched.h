@@ -23,7 +23,9 @@
 #include "server/sched_cost.h"
 #include "server/sched_fair.h"
 
-enum sched_policy { SCHED_EDF, SCHED_FCFS };
+/* By deadlines; as they came, joined while that pays; as they came, and every step as full as the
+ * limits let it be, whatever it costs (a baseline, and the same choice on every machine). */
+enum sched_policy { SCHED_EDF, SCHED_FCFS, SCHED_FILL };
 
 enum sched_stage {
     SCHED_WAITING, /* nothing is held for it yet */

@@ -29,8 +29,8 @@ def mixed(k):
 
 
 def test_fifty_mixed_requests_at_once_give_what_each_gives_alone():
-    # first come, first served fills every step; the default policy joins requests only while that pays
-    with Service("--deterministic", "--max-queue", "100", "--policy", "fcfs") as s:
+    # the other policies join requests only while that pays, which depends on the machine
+    with Service("--deterministic", "--max-queue", "100", "--policy", "fill") as s:
         together, lock = {}, threading.Lock()
 
         def one(k):
@@ -43,16 +43,15 @@ def test_fifty_mixed_requests_at_once_give_what_each_gives_alone():
             t.start()
         for t in threads:
             t.join()
+        steps = s.metric("taca_steps_total")
+        joint = s.metric("taca_step_batch_images_sum") / max(1, s.metric("taca_step_batch_images_count"))
+        print(f"    {steps:.0f} steps, {joint:.2f} sequences a forward on average")
+        check(joint > 2, "requests shared forwards", f"{joint}")
         for k in range(50):
             status, _, alone = s.post(mixed(k), "image/png")
             equal(status, 200, f"request {k} alone")
             equal(together[k][0], 200, f"request {k} in the crowd")
             check(together[k][1] == alone, f"request {k} is byte for byte the same", str(mixed(k)))
-        steps = s.metric("taca_steps_total")
-        joint = s.metric("taca_step_batch_images_sum") / max(1, s.metric("taca_step_batch_images_count"))
-        print(f"    {steps:.0f} steps, {joint:.2f} sequences a forward on average")
-        if "TACA_PATIENCE" not in os.environ:  # under a sanitizer opening takes longer than a few steps
-            check(joint > 1.2, "requests shared forwards", f"{joint}")
         equal(s.metric("taca_step_padding_tokens_total"), 0, "no padding")
 
 

@@ -157,6 +157,35 @@ static void test_first_come_is_first_served_without_gaps(void) {
     }
 }
 
+/* A machine where a joint step costs more than the steps apart: only the baseline still joins. */
+static void test_fill_joins_whatever_it_costs_within_the_limits(void) {
+    static const struct {
+        enum sched_policy policy;
+        int batch_tokens;
+        int wanted;
+    } cases[] = {{SCHED_EDF, 0, 1}, {SCHED_FCFS, 0, 1}, {SCHED_FILL, 0, 8}, {SCHED_FILL, 250, 2}};
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        struct sched s = known(cases[k].policy, 8);
+        struct sched_seq seqs[10];
+        int picked[64];
+        s.limits.batch_tokens = cases[k].batch_tokens;
+        for (int i = 0; i < 200; i++) {
+            sched_saw_step(s.devices->costs, (int[]){100}, 1, 10);
+            for (int rows = 2; rows <= 8; rows++)
+                sched_saw_step(s.devices->costs, (int[]){100, 100, 100, 100, 100, 100, 100, 100},
+                               rows, 15.0 * rows);
+        }
+        for (int i = 0; i < 10; i++) {
+            seqs[i] = job(100, 4, 1e6 + i);
+            seqs[i].id = i;
+            seqs[i].stage = SCHED_OPEN;
+        }
+        sched_order(&s, seqs, 10, 0);
+        CHECK_INT(sched_pick(&s, 0, picked, seqs, 10), cases[k].wanted);
+        sched_finish(&s);
+    }
+}
+
 static void test_sequences_held_at_once_are_bounded(void) {
     struct sched s = known(SCHED_FCFS, 8);
     struct sched_seq seqs[10];
@@ -310,6 +339,7 @@ static void lose_nobody(enum sched_policy policy, int events) {
 
 static void test_nobody_is_lost_whatever_happens(void) {
     lose_nobody(SCHED_FCFS, 20000);
+    lose_nobody(SCHED_FILL, 5000);
     lose_nobody(SCHED_EDF, 100000); /* about two million decisions */
 }
 
@@ -470,6 +500,7 @@ int main(void) {
     TEST(test_a_fill_must_gain);
     TEST(test_one_sequence_larger_than_the_budget_still_runs);
     TEST(test_first_come_is_first_served_without_gaps);
+    TEST(test_fill_joins_whatever_it_costs_within_the_limits);
     TEST(test_sequences_held_at_once_are_bounded);
     TEST(test_at_most_one_is_decoded_between_two_steps_of_others);
     TEST(test_nobody_is_lost_whatever_happens);
