@@ -26,6 +26,7 @@ static void put_json(const struct taca_bench_row *r) {
     }
     if (r->share > 0) printf(",\"share\":%.4f,\"cpu_share\":%.4f", r->share, r->cpu_share);
     if (r->ratio > 0) printf(",\"ratio\":%.4f", r->ratio);
+    if (r->device) printf(",\"device\":true");
     printf("}\n");
 }
 

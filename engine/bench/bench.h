@@ -17,6 +17,7 @@ struct taca_bench_row {
     const char *name;
     const char *dtype; /* "f32", "bf16", "int8" */
     int threads, n;    /* runs */
+    bool device;       /* no CPU did it: ceilings are not its own */
     double gflop;      /* of one run; ceilings: GFLOP/s */
     double mbyte;      /* moved by one run at least, 0 = of no interest; ceilings: MB/s */
     struct taca_bench_times wall_ms;

@@ -15,21 +15,23 @@ static double ms_of(clockid_t clock) {
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
 }
 
-void bench_once(struct bench_sample *s, void (*fn)(void *ctx), void *ctx) {
+void bench_once(struct bench_sample *s, const struct bench_work *w) {
     const double wall = ms_of(CLOCK_MONOTONIC), cpu = ms_of(CLOCK_PROCESS_CPUTIME_ID);
-    fn(ctx);
-    if (s->n == BENCH_MAX_RUNS) return;
+    w->fn(w->ctx);
+    if (taca_sync(w->b, &s->err) != TACA_OK || s->n == BENCH_MAX_RUNS) return;
     s->wall_ms[s->n] = ms_of(CLOCK_MONOTONIC) - wall;
     s->cpu_ms[s->n++] = ms_of(CLOCK_PROCESS_CPUTIME_ID) - cpu;
 }
 
 void bench_repeat(struct bench_sample *s, const struct taca_bench *b, int least,
-                  void (*fn)(void *ctx), void *ctx) {
+                  const struct bench_work *w) {
     s->n = 0;
-    fn(ctx);
+    s->err = (struct taca_err){0};
+    bench_once(s, w);
+    s->n = 0;
     const double end = ms_of(CLOCK_MONOTONIC) + b->budget_ms;
-    while (s->n < BENCH_MAX_RUNS && (s->n < least || ms_of(CLOCK_MONOTONIC) < end))
-        bench_once(s, fn, ctx);
+    while (!s->err.code && s->n < BENCH_MAX_RUNS && (s->n < least || ms_of(CLOCK_MONOTONIC) < end))
+        bench_once(s, w);
 }
 
 static int by_value(const void *a, const void *b) {
@@ -54,17 +56,22 @@ void bench_send(const struct taca_bench *b, struct taca_bench_row *row, struct b
     row->n = s->n;
     row->wall_ms = times_of(s->wall_ms, s->n);
     row->cpu_ms = times_of(s->cpu_ms, s->n);
-    if (row->gflop > 0 && ceiling > 0) {
+    if (row->gflop > 0 && ceiling > 0 && !row->device) {
         row->share = row->gflop / row->wall_ms.min * 1e3 / ceiling;
         row->cpu_share = row->gflop / row->cpu_ms.min * 1e3 * row->threads / ceiling;
     }
     b->row(b->ctx, row);
 }
 
-double bench_ratio(const struct bench_sample *a, const struct bench_sample *b) {
+bool bench_on_device(const struct taca_backend *b) {
+    return strcmp(taca_backend_name(b), "cpu") != 0;
+}
+
+double bench_ratio(const struct bench_sample *a, const struct bench_sample *b, bool wall) {
     double ratio[BENCH_MAX_RUNS];
     const int n = a->n < b->n ? a->n : b->n;
-    for (int i = 0; i < n; i++) ratio[i] = a->cpu_ms[i] / b->cpu_ms[i];
+    const double *x = wall ? a->wall_ms : a->cpu_ms, *y = wall ? b->wall_ms : b->cpu_ms;
+    for (int i = 0; i < n; i++) ratio[i] = x[i] / y[i];
     return times_of(ratio, n).median;
 }
 
@@ -77,15 +84,22 @@ static float uniform(uint64_t *state) {
     return (float)(*state >> 40) * 0x1p-24f;
 }
 
-void bench_fill(void *data, enum taca_dtype dtype, int64_t n) {
+enum { FILL_AT_ONCE = 1 << 14 };
+
+void bench_fill(struct taca_backend *b, void *data, enum taca_dtype dtype, int64_t n) {
+    static float wide[FILL_AT_ONCE];
+    static uint16_t narrow[FILL_AT_ONCE];
     uint64_t state = 88172645463325252u;
-    for (int64_t i = 0; i < n; i++) {
-        const float radius = sqrtf(-2 * logf(1 - uniform(&state)));
-        const float x = radius * cosf(6.2831853f * uniform(&state));
-        if (dtype == TACA_F32)
-            ((float *)data)[i] = x;
-        else
-            ((uint16_t *)data)[i] = taca_f32_to_bf16(x);
+    for (int64_t done = 0; done < n; done += FILL_AT_ONCE) {
+        const int64_t k = n - done < FILL_AT_ONCE ? n - done : FILL_AT_ONCE;
+        for (int64_t i = 0; i < k; i++) {
+            const float radius = sqrtf(-2 * logf(1 - uniform(&state)));
+            wide[i] = radius * cosf(6.2831853f * uniform(&state));
+            narrow[i] = taca_f32_to_bf16(wide[i]);
+        }
+        const size_t bytes = taca_dtype_bytes(dtype);
+        const void *from = dtype == TACA_F32 ? (const void *)wide : (const void *)narrow;
+        taca_upload(b, (char *)data + (size_t)done * bytes, from, (size_t)k * bytes);
     }
 }
 
@@ -95,6 +109,15 @@ enum taca_code bench_open_backend(struct taca_backend **out, const struct taca_b
                                         .precision = precision_dtype(b->precision),
                                         .narrow = precision_narrow(b->precision)};
     return taca_backend_open(out, b->device, &o, err);
+}
+
+enum taca_code bench_finds_device(const struct taca_bench *b, bool *device, struct taca_err *err) {
+    struct taca_backend *probe;
+    enum taca_code rc = bench_open_backend(&probe, b, err);
+    if (rc) return rc;
+    *device = bench_on_device(probe);
+    taca_backend_close(probe);
+    return TACA_OK;
 }
 
 const char *bench_dtype(const struct taca_backend *b) { return precision_name(b); }

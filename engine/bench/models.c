@@ -1,5 +1,6 @@
-/* models.c - whole forwards: SD3.5-medium with a CFG pair, a share of FLUX, the decoder of their
- * VAE, at 256 x 256 pixels, weights drawn on the spot. */
+/* models.c - whole forwards with weights drawn on the spot. On a CPU SD3.5-medium with a CFG pair,
+ * a share of FLUX and the decoder of their VAE at 256 x 256 pixels; on a device SD3.5-medium and
+ * -large and all of FLUX up to 1024 x 1024. */
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,13 +24,23 @@ static const char flux_part[] =
     "\"num_single_layers\":2,\"num_attention_heads\":24,\"attention_head_dim\":128,"
     "\"joint_attention_dim\":4096,\"pooled_projection_dim\":768,\"guidance_embeds\":true,"
     "\"axes_dims_rope\":[16,56,56]}";
+static const char flux_dev[] =
+    "{\"_class_name\":\"FluxTransformer2DModel\",\"in_channels\":64,\"num_layers\":19,"
+    "\"num_single_layers\":38,\"num_attention_heads\":24,\"attention_head_dim\":128,"
+    "\"joint_attention_dim\":4096,\"pooled_projection_dim\":768,\"guidance_embeds\":true,"
+    "\"axes_dims_rope\":[16,56,56]}";
+static const char sd35_large[] =
+    "{\"_class_name\":\"SD3Transformer2DModel\",\"sample_size\":128,\"patch_size\":2,"
+    "\"in_channels\":16,\"out_channels\":16,\"num_layers\":38,\"num_attention_heads\":38,"
+    "\"attention_head_dim\":64,\"joint_attention_dim\":4096,\"caption_projection_dim\":2432,"
+    "\"pooled_projection_dim\":2048,\"pos_embed_max_size\":96,\"qk_norm\":\"rms_norm\"}";
 static const char sd3_vae[] =
     "{\"_class_name\":\"AutoencoderKL\",\"in_channels\":3,\"out_channels\":3,"
     "\"latent_channels\":16,\"block_out_channels\":[128,256,512,512],\"layers_per_block\":2,"
     "\"norm_num_groups\":32,\"scaling_factor\":1.5305,\"shift_factor\":0.0609,"
     "\"use_quant_conv\":false,\"use_post_quant_conv\":false}";
 
-enum { SIDE = 32, CHANNELS = 16, MAX_ITEMS = 2 };
+enum { CHANNELS = 16, MAX_ITEMS = 2 };
 
 struct model_case {
     const char *name, *taca_name;
@@ -38,12 +49,29 @@ struct model_case {
     int items;
     int64_t side, text; /* of the latent; tokens */
 };
-static const struct model_case models[] = {
+/* Cases of one config that stand together share its weights. */
+static const struct model_case cpu_models[] = {
     {"SD3.5-medium, CFG pair, 256 x 256, 333 text tokens",
-     "SD3.5-medium, CFG pair, TACA on against off", sd35_medium, NULL, 2, SIDE, 333},
+     "SD3.5-medium, CFG pair, TACA on against off", sd35_medium, NULL, 2, 32, 333},
     {"FLUX, 1 of 19 parts, 256 x 256, 512 text tokens", "FLUX, 1 of 19 parts, TACA on against off",
-     flux_part, NULL, 1, SIDE, 512},
+     flux_part, NULL, 1, 32, 512},
 };
+static const struct model_case device_models[] = {
+    {"FLUX.1-dev, 1024 x 1024", "FLUX.1-dev, 1024 x 1024, TACA on against off", flux_dev, NULL, 1,
+     128, 512},
+    {"FLUX.1-dev, 512 x 512", "FLUX.1-dev, 512 x 512, TACA on against off", flux_dev, NULL, 1, 64,
+     512},
+    {"FLUX.1-dev, 256 x 256", "FLUX.1-dev, 256 x 256, TACA on against off", flux_dev, NULL, 1, 32,
+     512},
+    {"SD3.5-large, CFG pair, 1024 x 1024", "SD3.5-large, CFG pair, TACA on against off", sd35_large,
+     NULL, 2, 128, 333},
+    {"SD3.5-medium, CFG pair, 1024 x 1024", "SD3.5-medium, CFG pair, TACA on against off",
+     sd35_medium, NULL, 2, 128, 333},
+};
+static const struct decode_case {
+    const char *name;
+    int64_t side;
+} cpu_decode = {"VAE decode, 256 x 256", 32}, device_decode = {"VAE decode, 1024 x 1024", 128};
 
 struct forward {
     struct taca_backend *b;
@@ -54,6 +82,7 @@ struct forward {
     struct taca_layout layout[2]; /* without and with TACA */
     int n_items, with;
     struct taca_map image;
+    int64_t side; /* of the latent to decode */
 };
 
 static void run_forward(void *ctx) {
@@ -70,7 +99,7 @@ static void run_decode(void *ctx) {
 
 static struct taca_mat normal_mat(struct forward *f, int64_t rows, int64_t cols) {
     struct taca_mat m = taca_scratch_mat(&f->fixed, TACA_F32, rows, cols);
-    if (m.data) bench_fill(m.data, TACA_F32, rows * cols);
+    if (m.data) bench_fill(f->b, m.data, TACA_F32, rows * cols);
     return m;
 }
 
@@ -135,18 +164,23 @@ static enum taca_code measure_forward(struct taca_bench *b, struct forward *f,
                                  .name = c->name,
                                  .dtype = bench_dtype(f->b),
                                  .threads = bench_threads(b),
+                                 .device = bench_on_device(f->b),
                                  .gflop = counts->flops * 1e-9,
                                  .mbyte = counts->weight_bytes * 1e-6};
-    s[0].n = s[1].n = 0;
-    run_forward(f);
+    const struct bench_work work = {f->b, run_forward, f};
+    for (f->with = 0; f->with < 2; f->with++) { /* once unmeasured */
+        s[f->with].err = (struct taca_err){0};
+        bench_once(&s[f->with], &work);
+        s[f->with].n = 0;
+    }
     const int runs = 5 + (int)(b->budget_ms / 250);
     for (int i = 0; i < 2 * runs; i++) {
         f->with = i % 2;
-        bench_once(&s[f->with], run_forward, f);
+        bench_once(&s[f->with], &work);
     }
-    enum taca_code rc = taca_sync(f->b, err);
-    if (rc) return rc;
-    const double ratio = bench_ratio(&s[1], &s[0]);
+    for (int i = 0; i < 2; i++)
+        if (s[i].err.code) return taca_fail(err, s[i].err.code, "%s", s[i].err.text);
+    const double ratio = bench_ratio(&s[1], &s[0], row.device);
     bench_send(b, &row, &s[0]);
     row.name = c->taca_name;
     row.ratio = ratio;
@@ -176,20 +210,29 @@ static enum taca_code open_dit(struct forward *f, const struct model_case *c,
     return rc;
 }
 
-static enum taca_code bench_model(struct taca_bench *b, const struct model_case *c,
-                                  struct taca_err *err) {
-    struct forward f = {0};
+/* One size of an open model. */
+static enum taca_code bench_size(struct taca_bench *b, struct forward *f,
+                                 const struct model_case *c, struct taca_err *err) {
     struct taca_counts counts;
     size_t fixed;
+    f->s = f->fixed = (struct taca_scratch){.b = f->b};
+    enum taca_code rc = count_forward(f, c, &counts, &fixed, err);
+    if (!rc) rc = taca_scratch_reserve(&f->fixed, fixed, err);
+    if (!rc) rc = taca_scratch_reserve(&f->s, counts.scratch_bytes, err);
+    if (!rc) rc = lay_out(f, c, err);
+    if (!rc) rc = measure_forward(b, f, c, &counts, err);
+    finish(f);
+    return rc;
+}
+
+/* The first n cases are of one model. */
+static enum taca_code bench_model(struct taca_bench *b, const struct model_case *c, int n,
+                                  struct taca_err *err) {
+    struct forward f = {0};
     enum taca_code rc = bench_open_backend(&f.b, b, err);
-    f.s.b = f.fixed.b = f.b;
     if (!rc) rc = open_dit(&f, c, err);
-    if (!rc) rc = count_forward(&f, c, &counts, &fixed, err);
-    if (!rc) rc = taca_scratch_reserve(&f.fixed, fixed, err);
-    if (!rc) rc = taca_scratch_reserve(&f.s, counts.scratch_bytes, err);
-    if (!rc) rc = lay_out(&f, c, err);
-    if (!rc) rc = measure_forward(b, &f, c, &counts, err);
-    finish(&f);
+    for (int i = 0; i < n && !rc; i++)
+        if (!c[i].config || bench_wanted(b, "model", c[i].name)) rc = bench_size(b, &f, &c[i], err);
     dit_close(f.dit);
     taca_backend_close(f.b);
     return rc;
@@ -198,14 +241,14 @@ static enum taca_code bench_model(struct taca_bench *b, const struct model_case 
 /* ---- the decoder ----------------------------------------------------------------------------- */
 
 static void lay_out_decode(struct forward *f) {
-    f->items[0].latent = latent(f, CHANNELS, SIDE);
-    const int64_t side = SIDE * vae_get_info(f->vae)->factor;
+    f->items[0].latent = latent(f, CHANNELS, f->side);
+    const int64_t side = f->side * vae_get_info(f->vae)->factor;
     f->image = taca_scratch_map(&f->fixed, TACA_F32, 1, side, side, 3);
 }
 
 static enum taca_code count_decode(const struct forward *f, struct taca_counts *out,
                                    size_t *fixed_bytes, struct taca_err *err) {
-    struct forward dry = {.vae = f->vae};
+    struct forward dry = {.vae = f->vae, .side = f->side};
     enum taca_code rc = taca_count_open(&dry.b, taca_backend_precision(f->b), err);
     if (rc) return rc;
     dry.s.b = dry.fixed.b = dry.b;
@@ -220,14 +263,15 @@ static enum taca_code count_decode(const struct forward *f, struct taca_counts *
     return rc;
 }
 
-static enum taca_code bench_decoder(struct taca_bench *b, const char *name, struct taca_err *err) {
+static enum taca_code bench_decoder(struct taca_bench *b, const struct decode_case *d,
+                                    struct taca_err *err) {
     static struct bench_sample s;
-    struct forward f = {0};
+    struct forward f = {.side = d->side};
     struct taca_ckpt *ckpt = NULL;
     struct taca_counts counts;
     size_t fixed;
     json_t *config = json_loads(sd3_vae, 0, NULL);
-    enum taca_code rc = config ? TACA_OK : taca_fail(err, TACA_ENOMEM, "%s", name);
+    enum taca_code rc = config ? TACA_OK : taca_fail(err, TACA_ENOMEM, "%s", d->name);
     if (!rc) rc = bench_open_backend(&f.b, b, err);
     f.s.b = f.fixed.b = f.b;
     if (!rc) rc = taca_ckpt_open_random(&ckpt, 1, err);
@@ -237,12 +281,13 @@ static enum taca_code bench_decoder(struct taca_bench *b, const char *name, stru
     if (!rc) rc = taca_scratch_reserve(&f.s, counts.scratch_bytes, err);
     if (!rc) {
         lay_out_decode(&f);
-        bench_repeat(&s, b, 5, run_decode, &f);
-        rc = taca_sync(f.b, err);
+        bench_repeat(&s, b, 5, &(struct bench_work){f.b, run_decode, &f});
+        if (s.err.code) rc = taca_fail(err, s.err.code, "%s", s.err.text);
     }
     if (!rc) {
         struct taca_bench_row row = {.group = "model",
-                                     .name = name,
+                                     .name = d->name,
+                                     .device = bench_on_device(f.b),
                                      .dtype = taca_dtype_name(taca_backend_precision(f.b)),
                                      .threads = bench_threads(b),
                                      .gflop = counts.flops * 1e-9};
@@ -256,12 +301,25 @@ static enum taca_code bench_decoder(struct taca_bench *b, const char *name, stru
     return rc;
 }
 
+static bool wanted_any(const struct taca_bench *b, const struct model_case *c, int n) {
+    for (int i = 0; i < n; i++)
+        if (bench_wanted(b, "model", c[i].name)) return true;
+    return false;
+}
+
 enum taca_code taca_bench_models(struct taca_bench *b, struct taca_err *err) {
-    static const char decoder[] = "VAE decode, 256 x 256";
-    enum taca_code rc = TACA_OK;
-    if (bench_wanted(b, "model", decoder)) rc = bench_decoder(b, decoder, err);
-    for (size_t i = 0; i < sizeof models / sizeof *models && !rc; i++)
-        if (bench_wanted(b, "model", models[i].name)) rc = bench_model(b, &models[i], err);
+    bool device;
+    enum taca_code rc = bench_finds_device(b, &device, err);
+    if (rc) return rc;
+    const struct decode_case *decode = device ? &device_decode : &cpu_decode;
+    const struct model_case *c = device ? device_models : cpu_models;
+    const int all =
+        (int)(device ? sizeof device_models / sizeof *c : sizeof cpu_models / sizeof *c);
+    if (bench_wanted(b, "model", decode->name)) rc = bench_decoder(b, decode, err);
+    for (int i = 0, n; i < all && !rc; i += n) {
+        for (n = 1; i + n < all && c[i + n].config == c[i].config;) n++;
+        if (wanted_any(b, c + i, n)) rc = bench_model(b, c + i, n, err);
+    }
     return rc;
 }
 
@@ -273,5 +331,5 @@ enum taca_code taca_bench_transformer(struct taca_bench *b, const struct taca_be
                                  .items = shape->items > MAX_ITEMS ? MAX_ITEMS : shape->items,
                                  .side = shape->latent_side,
                                  .text = shape->text_tokens};
-    return bench_model(b, &c, err);
+    return bench_model(b, &c, 1, err);
 }

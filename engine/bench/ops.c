@@ -59,17 +59,18 @@ struct ops {
     const struct taca_bench *bench;
     struct taca_ckpt *ckpt;
     struct taca_err *err;
+    bool device; /* no CPU computes */
 };
 
 static struct taca_mat normal_mat(struct op *o, enum taca_dtype t, int64_t rows, int64_t cols) {
     struct taca_mat m = taca_scratch_mat(&o->s, t, rows, cols);
-    if (m.data) bench_fill(m.data, t, rows * cols);
+    if (m.data) bench_fill(o->b, m.data, t, rows * cols);
     return m;
 }
 
 static struct taca_map normal_map(struct op *o, enum taca_dtype t, int64_t side, int64_t c) {
     struct taca_map m = taca_scratch_map(&o->s, t, 1, side, side, c);
-    if (m.data) bench_fill(m.data, t, side * side * c);
+    if (m.data) bench_fill(o->b, m.data, t, side * side * c);
     return m;
 }
 
@@ -103,10 +104,11 @@ static enum taca_code measure(struct ops *w, struct op *o, const char *group, co
                                  .threads = bench_threads(w->bench),
                                  .gflop = cost[0] * 1e-9,
                                  .mbyte = cost[1] * 1e-6};
-    bench_repeat(&s, w->bench, 5, fn, o);
-    const enum taca_code rc = taca_sync(o->b, w->err);
-    if (!rc) bench_send(w->bench, &row, &s);
-    return rc;
+    row.device = bench_on_device(o->b);
+    bench_repeat(&s, w->bench, 5, &(struct bench_work){o->b, fn, o});
+    if (s.err.code) return taca_fail(w->err, s.err.code, "%s", s.err.text);
+    bench_send(w->bench, &row, &s);
+    return TACA_OK;
 }
 
 /* ---- linear maps ----------------------------------------------------------------------------- */
@@ -131,6 +133,12 @@ static const struct linear_case linears[] = {
     {"FLUX single down, 768 rows", 768, 15360, 3072, TACA_ACT_NONE},
     {"FLUX out, 4096 rows", 4096, 3072, 3072, TACA_ACT_NONE},
     {"demo qkv, 128 rows", 128, 256, 768, TACA_ACT_NONE},
+    {"a cube of 8192", 8192, 8192, 8192, TACA_ACT_NONE},
+    {"FLUX qkv, 4608 rows", 4608, 3072, 9216, TACA_ACT_NONE},
+    {"FLUX up + GELU, 4096 rows", 4096, 3072, 12288, TACA_ACT_GELU_TANH},
+    {"FLUX single in, 4608 rows", 4608, 3072, 21504, TACA_ACT_NONE},
+    {"FLUX single down, 4608 rows", 4608, 15360, 3072, TACA_ACT_NONE},
+    {"SD3.5-large up + GELU, 8192 rows", 8192, 2432, 9728, TACA_ACT_GELU_TANH},
 };
 
 static enum taca_code bench_linear(struct ops *w, const struct linear_case *c) {
@@ -169,6 +177,10 @@ static const struct attention_case attentions[] = {
     {"SD3.5-medium, 1024 + 333, head 64", 1, 1024, 333, 24, 64, 1},
     {"FLUX, 256 + 512, head 128", 1, 256, 512, 24, 128, 1},
     {"VAE middle, 1024 tokens, head 512", 1, 1024, 0, 1, 512, 1},
+    {"FLUX, 4096 + 512, head 128", 1, 4096, 512, 24, 128, 1},
+    {"FLUX, 4096 + 512, head 128, TACA", 1, 4096, 512, 24, 128, 1.2f},
+    {"SD3.5-large, 2 x (4096 + 333), head 64", 2, 4096, 333, 38, 64, 1},
+    {"VAE middle, 16384 tokens, head 512", 1, 16384, 0, 1, 512, 1},
 };
 
 static struct taca_qkv cut_qkv(struct taca_mat m, int64_t d) {
@@ -212,6 +224,10 @@ static const struct row_case {
     {"gate + add, 1178 x 1536", 1178, 1536, run_gate, {8, 1}},
     {"head RMS norm, 1178 x 1536", 1178, 1536, run_head_norm, {0, 2}},
     {"rotary places, 768 x 3072", 768, 3072, run_rope, {0, 2}},
+    {"norm + modulate, 4608 x 3072", 4608, 3072, run_modulate, {4, 1}},
+    {"gate + add, 4608 x 3072", 4608, 3072, run_gate, {8, 1}},
+    {"head RMS norm, 4608 x 3072", 4608, 3072, run_head_norm, {0, 2}},
+    {"rotary places, 4608 x 3072", 4608, 3072, run_rope, {0, 2}},
 };
 
 static enum taca_code bench_rows(struct ops *w, const struct row_case *c) {
@@ -248,6 +264,9 @@ static const struct map_case {
     {"3 x 3, 128 -> 128 at 256 x 256", 256, 128, 128},
     {"3 x 3, 128 -> 3 at 256 x 256", 256, 128, 3},
     {"group norm + SiLU, 256 at 256 x 256", 256, 256, 0},
+    {"3 x 3, 512 -> 512 at 256 x 256", 256, 512, 512},
+    {"3 x 3, 128 -> 128 at 1024 x 1024", 1024, 128, 128},
+    {"group norm + SiLU, 128 at 1024 x 1024", 1024, 128, 0},
 };
 
 static enum taca_code open_map_weights(struct ops *w, struct op *o, const struct map_case *c) {
@@ -283,18 +302,37 @@ static enum taca_code bench_map(struct ops *w, const struct map_case *c) {
     return end(w, &o, rc);
 }
 
+/* What would be seconds of a CPU is for devices alone. */
+static bool wanted(const struct ops *w, const char *group, const char *name, double flops) {
+    return (w->device || flops < 1.2e11) && bench_wanted(w->bench, group, name);
+}
+
+static double linear_flops(const struct linear_case *c) {
+    return 2.0 * (double)(c->rows * c->in) * (double)c->out;
+}
+static double attention_flops(const struct attention_case *c) {
+    return 4.0 * c->segs * pow((double)(c->img + c->txt), 2) * (double)(c->heads * c->d);
+}
+/* Of the 3 x 3 convolution that a norm stands before. */
+static double map_flops(const struct map_case *c) {
+    return 18.0 * (double)(c->side * c->side * c->c_in) * (double)(c->c_out ? c->c_out : c->c_in);
+}
+
 enum taca_code taca_bench_ops(struct taca_bench *b, struct taca_err *err) {
     struct ops w = {.bench = b, .err = err};
-    enum taca_code rc = taca_ckpt_open_random(&w.ckpt, 1, err);
+    enum taca_code rc = bench_finds_device(b, &w.device, err);
+    if (!rc) rc = taca_ckpt_open_random(&w.ckpt, 1, err);
     for (size_t i = 0; i < sizeof linears / sizeof *linears && !rc; i++)
-        if (bench_wanted(b, "linear", linears[i].name)) rc = bench_linear(&w, &linears[i]);
+        if (wanted(&w, "linear", linears[i].name, linear_flops(&linears[i])))
+            rc = bench_linear(&w, &linears[i]);
     for (size_t i = 0; i < sizeof attentions / sizeof *attentions && !rc; i++)
-        if (bench_wanted(b, "attention", attentions[i].name))
+        if (wanted(&w, "attention", attentions[i].name, attention_flops(&attentions[i])))
             rc = bench_attention(&w, &attentions[i]);
     for (size_t i = 0; i < sizeof row_cases / sizeof *row_cases && !rc; i++)
-        if (bench_wanted(b, "by row", row_cases[i].name)) rc = bench_rows(&w, &row_cases[i]);
+        if (wanted(&w, "by row", row_cases[i].name, 0)) rc = bench_rows(&w, &row_cases[i]);
     for (size_t i = 0; i < sizeof map_cases / sizeof *map_cases && !rc; i++)
-        if (bench_wanted(b, "conv", map_cases[i].name)) rc = bench_map(&w, &map_cases[i]);
+        if (wanted(&w, "conv", map_cases[i].name, map_flops(&map_cases[i])))
+            rc = bench_map(&w, &map_cases[i]);
     taca_ckpt_close(w.ckpt);
     return rc;
 }
