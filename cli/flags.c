@@ -2,9 +2,12 @@
 #include "cli/flags.h"
 
 #include <math.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/near.h"
@@ -200,43 +203,75 @@ void flags_text(const struct flag *f, struct taca_buf *out) {
     }
 }
 
-static void print_default(const struct flag *f) {
-    const char *s;
-    switch (f->type) {
-    case FLAG_STRING:
-        s = *(const char **)f->out;
-        if (s && *s) printf(" [%s]", s);
-        break;
-    case FLAG_INT:
-        if (*(int *)f->out >= f->min) printf(" [%d]", *(int *)f->out);
-        break;
-    case FLAG_NUMBER:
-        if (!isnan(*(double *)f->out)) printf(" [%g]", *(double *)f->out);
-        break;
-    case FLAG_CHOICE: printf(" (%s)", f->choices); break;
-    case FLAG_SWITCH:
-        if (*(bool *)f->out) printf(" [on]");
-        break;
-    case FLAG_LIST: printf(" (repeatable)"); break;
+/* ---- help ------------------------------------------------------------------------------------ */
+
+enum { HELP_COLUMN = 33, HELP_WIDTH = 100, HELP_LEAST = 64, HELP_MOST = 120 };
+
+/* What may be given, what is taken when nothing is, and the twin in the environment. */
+static void put_notes(struct taca_buf *b, const struct flag *f) {
+    const char *s = f->type == FLAG_STRING ? *(const char **)f->out : NULL;
+    if (f->type == FLAG_CHOICE) taca_buf_printf(b, " (%s)", f->choices);
+    if (f->type == FLAG_LIST) taca_buf_puts(b, " (repeatable)");
+    if (s && *s) taca_buf_printf(b, " [%s]", s);
+    if (f->type == FLAG_INT && *(int *)f->out >= f->min)
+        taca_buf_printf(b, " [%d]", *(int *)f->out);
+    if (f->type == FLAG_NUMBER && !isnan(*(double *)f->out) && *(double *)f->out >= f->min)
+        taca_buf_printf(b, " [%.15g]", *(double *)f->out);
+    if (f->type == FLAG_SWITCH && *(bool *)f->out) taca_buf_printf(b, " [on; --no-%s]", f->name);
+    if (f->env) taca_buf_printf(b, " {%s}", f->env);
+}
+
+/* Off a terminal every option is one line, for grep. */
+static size_t help_width(void) {
+    struct winsize term = {0};
+    if (!isatty(STDOUT_FILENO)) return SIZE_MAX;
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &term) != 0 || term.ws_col == 0) return HELP_WIDTH;
+    return term.ws_col < HELP_LEAST  ? HELP_LEAST
+           : term.ws_col > HELP_MOST ? HELP_MOST
+                                     : term.ws_col;
+}
+
+/* Words from column HELP_COLUMN on; `at` is where the cursor is. */
+static void print_wrapped(const char *text, size_t at, size_t width) {
+    bool begun = false;
+    if (at >= HELP_COLUMN && width < SIZE_MAX) printf("\n"), at = 0;
+    while (*text) {
+        const size_t n = strcspn(text, " ");
+        if (begun && at + 1 + n > width) printf("\n"), at = 0, begun = false;
+        const int gap = begun ? 1 : at < HELP_COLUMN ? (int)(HELP_COLUMN - at) : 1;
+        printf("%*s%.*s", gap, "", (int)n, text);
+        at += (size_t)gap + n;
+        begun = true;
+        text += n + strspn(text + n, " ");
     }
+    printf("\n");
+}
+
+static void print_flag(const struct flag *f, size_t width) {
+    struct taca_buf b;
+    char left[80];
+    if (f->group) printf("\n%s:\n", f->group);
+    int n = f->letter ? snprintf(left, sizeof left, "  -%c, --%s", f->letter, f->name)
+                      : snprintf(left, sizeof left, "      --%s", f->name);
+    if (f->arg && n > 0 && (size_t)n < sizeof left)
+        n += snprintf(left + n, sizeof left - (size_t)n, " %s", f->arg);
+    printf("%s", left);
+    taca_buf_init(&b, 1 << 16);
+    taca_buf_puts(&b, f->help);
+    put_notes(&b, f);
+    print_wrapped(b.data ? b.data : f->help, (size_t)n, width);
+    taca_buf_finish(&b);
 }
 
 static void print_help(const struct flag_set *set) {
-    printf("usage: taca %s\n\n%s\n\noptions:\n", set->usage, set->about);
-    for (int i = 0; i < set->n_flags; i++) {
-        const struct flag *f = &set->flags[i];
-        char left[64];
-        if (!f->help) continue;
-        int n = f->letter ? snprintf(left, sizeof left, "-%c, --%s", f->letter, f->name)
-                          : snprintf(left, sizeof left, "    --%s", f->name);
-        if (f->arg && n > 0 && (size_t)n < sizeof left)
-            snprintf(left + n, sizeof left - (size_t)n, " %s", f->arg);
-        printf("  %-30s %s", left, f->help);
-        print_default(f);
-        if (f->env) printf(" {%s}", f->env);
-        printf("\n");
-    }
-    printf("  %-30s %s\n", "-h, --help", "this text");
+    const size_t width = help_width();
+    printf("usage: taca %s\n\n%s\n", set->usage, set->about);
+    if (set->n_flags == 0 || !set->flags[0].group) printf("\noptions:\n");
+    for (int i = 0; i < set->n_flags; i++)
+        if (set->flags[i].help) print_flag(&set->flags[i], width);
+    printf("%s  %-*s%s\n", set->n_flags > 0 && set->flags[0].group ? "\n" : "", HELP_COLUMN - 2,
+           "-h, --help", "this text");
+    if (set->examples) printf("\n%s", set->examples);
 }
 
 static enum taca_code from_environment(struct flag_set *set, struct taca_err *err) {

@@ -38,6 +38,7 @@ struct flag {
     const char *env;     /* "TACA_PORT" or NULL */
     const char *arg;     /* "N" in the help; NULL for a switch */
     const char *help;    /* one sentence; NULL hides the option */
+    const char *group;   /* of the first of several: their heading in the help */
     bool live;           /* may change while the service runs */
     bool secret;         /* the value is told to nobody */
     bool not_in_file;    /* says what to do now: belongs on the command line */
@@ -51,8 +52,9 @@ struct flag_source {
 };
 
 struct flag_set {
-    const char *usage; /* "generate PROMPT [options]" */
-    const char *about; /* what the command does, some lines */
+    const char *usage;    /* "generate PROMPT [options]" */
+    const char *about;    /* what the command does, some lines */
+    const char *examples; /* behind the help, with its newlines; or NULL */
     const struct flag *flags;
     int n_flags;
     struct flag_source *sources; /* [n_flags], filled; NULL = nobody asks */

@@ -19,10 +19,10 @@ static void add(struct table *t, const struct flag *flags, int n) {
 
 static void add_output(struct table *t, struct gen_opts *o) {
     const struct flag flags[] = {
-        {"output", 'o', FLAG_STRING, &o->output, .arg = "FILE",
+        {"output", 'o', FLAG_STRING, &o->output, .arg = "FILE", .group = "from where and where to",
          .help = "where the PNG goes; - or a pipe: stdout"},
         {"from", 'f', FLAG_STRING, &o->from, .arg = "FILE",
-         .help = "repeat this picture of ours; what else is given changes it"},
+         .help = "repeat this picture; what else is given changes it"},
         {"server", 's', FLAG_STRING, &o->server, .arg = "URL",
          .help = "let the service at http://HOST:PORT or unix:/PATH make it"},
         {"api-key", 0, FLAG_STRING, &o->api_key, .env = "TACA_API_KEY", .arg = "KEY",
@@ -38,7 +38,8 @@ static void add_output(struct table *t, struct gen_opts *o) {
 
 static void add_picture(struct table *t, struct gen_opts *o) {
     const struct flag flags[] = {
-        {"size", 0, FLAG_STRING, &o->size, .arg = "WxH", .help = "size in pixels"},
+        {"size", 0, FLAG_STRING, &o->size, .arg = "WxH", .group = "the picture",
+         .help = "size in pixels"},
         {"width", 0, FLAG_INT, &o->width, 1, 1 << 16, .arg = "N", .help = "width in pixels"},
         {"height", 0, FLAG_INT, &o->height, 1, 1 << 16, .arg = "N", .help = "height in pixels"},
         {"round-size", 0, FLAG_SWITCH, &o->round_size,
@@ -72,7 +73,7 @@ static void add_picture(struct table *t, struct gen_opts *o) {
 static void add_steps(struct table *t, struct gen_opts *o) {
     const struct flag flags[] = {
         {"sampler", 0, FLAG_CHOICE, &o->sampler, .arg = "NAME",
-         .choices = "euler|heun|dpmpp_2m|euler_ancestral|lcm",
+         .choices = "euler|heun|dpmpp_2m|euler_ancestral|lcm", .group = "how it is stepped",
          .help = "how a step uses the model; heun runs it twice"},
         {"schedule", 0, FLAG_CHOICE, &o->schedule, .arg = "NAME",
          .choices = "default|simple|normal|sgm_uniform|beta|karras|exponential",
@@ -93,7 +94,7 @@ static void add_steps(struct table *t, struct gen_opts *o) {
 
 static void add_taca(struct table *t, struct gen_opts *o) {
     const struct flag flags[] = {
-        {"taca", 0, FLAG_SWITCH, &o->taca,
+        {"taca", 0, FLAG_SWITCH, &o->taca, .group = "TACA and adapters",
          .help = "let the picture attend more to its prompt in the first steps"},
         {"no-taca", 0, FLAG_SWITCH, &o->no_taca, .help = "leave that out, whatever --from says"},
         {"taca-scale", 0, FLAG_NUMBER, &o->taca_scale, 0, 10, .arg = "X",
@@ -115,10 +116,10 @@ static void add_taca(struct table *t, struct gen_opts *o) {
 static void add_manner(struct table *t, struct gen_opts *o) {
     const struct flag flags[] = {
         CLI_MACHINE_FLAGS(&o->engine, &o->precision),
-        {"deterministic", 0, FLAG_SWITCH, &o->engine.deterministic,
+        {"deterministic", 0, FLAG_SWITCH, &o->engine.deterministic, .group = "manner",
          .help = "bits do not depend on what is computed together"},
         {"png-level", 0, FLAG_INT, &o->png_level, 0, 9, .arg = "N", .help = "zlib level"},
-        {"metadata", 0, FLAG_SWITCH, &o->metadata, .help = "parameters in the PNG (--no-metadata)"},
+        {"metadata", 0, FLAG_SWITCH, &o->metadata, .help = "parameters in the PNG"},
         {"preview", 'p', FLAG_SWITCH, &o->preview,
          .help = "show the picture in the terminal while it is made"},
         {"json", 0, FLAG_SWITCH, &o->json, .help = "one line of JSON about each picture on stderr"},
@@ -196,6 +197,10 @@ enum flags_result gen_options(struct gen_opts *o, int argc, char **argv) {
         .about = "Makes a picture from PROMPT and writes it as a PNG with its parameters inside.\n"
                  "With --from FILE the PROMPT may be left out; with --server URL a service makes "
                  "it,\nand Ctrl-C cancels it there.",
+        .examples = "examples:\n"
+                    "  taca generate \"two green cones\" --taca -o cones.png\n"
+                    "  taca generate --from cones.png --seed 8 -o others.png\n"
+                    "  taca generate \"two green cones\" -s http://127.0.0.1:8080 --preview\n",
         .flags = t.flags,
         .n_flags = t.n,
         .sources = sources,

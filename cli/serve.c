@@ -20,7 +20,7 @@ static void add_engine(struct serve_table *t, struct serve_options *o) {
     struct taca_engine_opts *e = &o->serve.engine;
     const struct flag flags[] = {
         {"model", 'm', FLAG_STRING, &e->model_path, .env = "TACA_MODEL", .arg = "PATH",
-         .help = "model directory or file"},
+         .group = "the model", .help = "model directory or file"},
         CLI_PART_FLAGS(e),
         {"model-id", 0, FLAG_STRING, &e->model_id, .env = "TACA_MODEL_ID", .arg = "NAME",
          .help = "what clients call it"},
@@ -43,6 +43,7 @@ static void add_front(struct serve_table *t, struct serve_options *o) {
     struct front_opts *f = &o->serve.front;
     const struct flag flags[] = {
         {"host", 0, FLAG_STRING, &f->host, .env = "TACA_HOST", .arg = "ADDR",
+         .group = "where it listens, and to whom",
          .help = "address, localhost, unix:/PATH, or a comma-separated list"},
         {"port", 'p', FLAG_INT, &f->port, 0, 65535, .env = "TACA_PORT", .arg = "N",
          .help = "0 = any free one, see the log"},
@@ -83,7 +84,8 @@ static void add_limits(struct serve_table *t, struct serve_options *o) {
     struct api_limits *l = &o->serve.front.limits;
     const struct flag flags[] = {
         {"max-pixels", 0, FLAG_INT, &o->max_pixels, 4096, 1 << 28, .env = "TACA_MAX_PIXELS",
-         .arg = "N", .help = "width times height of one image", .live = true},
+         .arg = "N", .group = "what may be asked", .help = "width times height of one image",
+         .live = true},
         {"max-image-pixels", 0, FLAG_INT, &o->max_image_pixels, 4096, 1 << 28,
          .env = "TACA_MAX_IMAGE_PIXELS", .arg = "N",
          .help = "width times height of a picture that is sent in", .live = true},
@@ -105,6 +107,7 @@ static void add_queue(struct serve_table *t, struct serve_options *o) {
     struct serve_opts *s = &o->serve;
     const struct flag flags[] = {
         {"max-queue", 0, FLAG_INT, &s->max_queue, 0, 1000000, .env = "TACA_MAX_QUEUE", .arg = "N",
+         .group = "the line, its steps and their end",
          .help = "requests that may wait; more get 429", .live = true},
         {"max-backlog-seconds", 0, FLAG_NUMBER, &s->max_backlog_s, 0, 1e6,
          .env = "TACA_MAX_BACKLOG_SECONDS", .arg = "S",
@@ -166,7 +169,8 @@ static void add_queue(struct serve_table *t, struct serve_options *o) {
 static void add_log(struct serve_table *t, struct serve_options *o) {
     const struct flag flags[] = {
         {"log-format", 0, FLAG_CHOICE, &o->log_format, .choices = LOG_FORMATS,
-         .env = "TACA_LOG_FORMAT", .arg = "F", .help = "auto: text on a terminal, else JSON"},
+         .env = "TACA_LOG_FORMAT", .arg = "F", .group = "the log",
+         .help = "auto: text on a terminal, else JSON"},
         {"log-level", 0, FLAG_CHOICE, &o->log_level, .choices = LOG_LEVELS, .env = "TACA_LOG_LEVEL",
          .arg = "L", .help = "least level to log", .live = true},
         {"log-prompts", 0, FLAG_SWITCH, &o->serve.log_prompts, .env = "TACA_LOG_PROMPTS",
@@ -190,6 +194,7 @@ static void add_worker_log(struct serve_table *t, struct serve_options *o) {
 static void add_config(struct serve_table *t, struct serve_options *o) {
     const struct flag flags[] = {
         {"config", 0, FLAG_STRING, &o->config_file, .env = "TACA_CONFIG", .arg = "FILE",
+         .group = "configuration",
          .help = "options as one JSON object; environment and command line are stronger",
          .not_in_file = true},
         {"print-config", 0, FLAG_SWITCH, &o->print_config, .not_in_file = true,

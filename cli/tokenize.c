@@ -71,15 +71,15 @@ int cli_tokenize(int argc, char **argv) {
     struct job j = {.json = false};
     const struct flag flags[] = {
         {"clip", 0, FLAG_STRING, &clip, .arg = "DIR",
-         .help = "Directory of a CLIP tokenizer (vocab.json and merges.txt, or tokenizer.json)."},
+         .help = "directory of a CLIP tokenizer (vocab.json and merges.txt, or tokenizer.json)"},
         {"t5", 0, FLAG_STRING, &t5, .arg = "DIR",
-         .help = "Directory of a T5 tokenizer (tokenizer.json or spiece.model)."},
+         .help = "directory of a T5 tokenizer (tokenizer.json or spiece.model)"},
         {"json", 0, FLAG_SWITCH, &j.json,
-         .help = "Print {\"ids\":[...],\"n\":length before padding and cutting}."},
+         .help = "print {\"ids\":[...],\"n\":length before padding and cutting}"},
         {"pad", 0, FLAG_INT, &j.pad, 2, 1 << 20, .arg = "N",
-         .help = "Pad or cut to exactly N ids, as an encoder gets them."},
+         .help = "pad or cut to exactly N ids, as an encoder gets them"},
         {"null", '0', FLAG_SWITCH, &null,
-         .help = "Texts on standard input end with NUL instead of a newline."},
+         .help = "texts on standard input end with NUL instead of a newline"},
     };
     struct flag_set set = {
         .usage = "tokenize --clip DIR | --t5 DIR [options] TEXT",

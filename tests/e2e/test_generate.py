@@ -1,6 +1,7 @@
 """test_generate.py - `taca generate` through a service, and from pictures: the same bytes as by the engine in
 its own process, over a network that breaks, and what it says when something is wrong."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import struct
 import subprocess
 import tempfile
+import termios
 import time
 import zlib
 
@@ -208,6 +210,31 @@ def test_a_unix_socket_does_as_well():
                 equal(p.returncode, 0, f"healthcheck {argv} {p.stderr}")
 
 
+def test_the_help_of_every_command_fits_the_terminal():
+    commands = re.findall(r"^  (\w+) ", subprocess.run([TACA, "--help"], capture_output=True, text=True,
+                                                       check=True).stdout, re.M)
+    check({"generate", "serve", "bench", "inspect"} <= set(commands), "the commands", str(commands))
+    for command in commands:
+        main_end, end = pty.openpty()
+        fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        p = subprocess.Popen([TACA, command, "--help"], stdout=end)
+        os.close(end)
+        shown = b""
+        try:
+            while data := os.read(main_end, 65536):
+                shown += data
+        except OSError:
+            pass
+        os.close(main_end)
+        equal(p.wait(), 0, command)
+        options = shown.decode().split("\r\n\r\n", 2)[-1].splitlines()
+        long = [line for line in options if len(line) > 80 and " " in line[33:]]
+        check(not long, f"{command} --help keeps to 80 columns", str(long))
+        piped = subprocess.run([TACA, command, "--help"], capture_output=True, text=True, check=True).stdout
+        lines = [line for line in piped.splitlines() if re.match(r"  (-.,|   ) --", line)]
+        equal(len(lines), len(re.findall(r"^  (?:-.,|   ) --", shown.decode(), re.M)), f"{command}: an option a line")
+
+
 def test_a_terminal_shows_line_bar_and_picture():
     with Service() as s, tempfile.TemporaryDirectory() as d:
         for how in [(), ("--server", url(s))]:
@@ -303,6 +330,7 @@ if __name__ == "__main__":
         test_mistakes_are_told_as_if_they_were_ours,
         test_a_key_opens_a_service_that_wants_one,
         test_a_unix_socket_does_as_well,
+        test_the_help_of_every_command_fits_the_terminal,
         test_a_terminal_shows_line_bar_and_picture,
         test_ctrl_c_cancels_the_job_there,
         test_a_full_service_is_asked_again_when_it_says,
