@@ -26,10 +26,12 @@ struct api_draft {
     bool round_size;
     bool openai;            /* fields are read as OpenAI means them */
     int quality;            /* openai: index into its list */
+    char notes[1024];       /* a1111: JSON strings, "," between them */
     char ignored[256];      /* openai: names, ", " between them */
     const char *taca_lora;  /* the adapter that follows the TACA window; NULL = none */
     const char *size_param; /* "size" once that field gave the sides, else NULL */
     struct api_file image, mask;
+    json_t *root;               /* owned: what they lie in, when it is not the object of fields */
     const char *strength_param; /* as it was spelt; NULL = not given */
     bool mask_is_holes;         /* repaint where the mask is clear, instead of where it is white */
     bool mask_inverted;         /* repaint the rest */
@@ -106,6 +108,10 @@ struct api_form;
 int api_openai_form(struct api_draft *d, json_t **out, const struct api_form *form);
 /* Once all fields are read: what quality asks for. */
 void api_openai_finish(struct api_draft *d, bool steps_given);
+
+bool api_is_field(const char *name); /* of the table */
+/* a1111.c: the object that their request stands for, to be read like JSON. r.edit: of img2img. */
+int api_a1111_fields(struct api_draft *d, json_t **out, json_t *theirs);
 
 /* suggest.c: the known name that `name` was likely meant to be, or NULL. */
 const char *api_suggest(const char *name);

@@ -41,7 +41,7 @@ static void put_windowed(struct taca_buf *out, const struct taca_gen_params *p) 
 }
 
 /* As other programs write it into their pictures. */
-static const char *people_call(enum taca_sampler s) {
+const char *api_sampler_title(enum taca_sampler s) {
     static const char *const names[] = {"Euler", "Heun", "DPM++ 2M", "Euler a", "LCM"};
     return names[s];
 }
@@ -55,7 +55,7 @@ void api_png_parameters(struct taca_buf *out, const struct taca_gen_params *p,
         taca_buf_puts(out, "\nNegative prompt: ");
         taca_buf_puts(out, p->negative_prompt);
     }
-    taca_buf_printf(out, "\nSteps: %d, Sampler: %s", p->steps, people_call(p->sampler));
+    taca_buf_printf(out, "\nSteps: %d, Sampler: %s", p->steps, api_sampler_title(p->sampler));
     if (p->schedule != TACA_LEVELS_DEFAULT)
         taca_buf_printf(out, ", Schedule type: %s", taca_levels_names[p->schedule]);
     taca_buf_puts(out, ", CFG scale: ");

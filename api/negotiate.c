@@ -137,7 +137,7 @@ int api_negotiate(enum api_reply *out, const char *accept, const struct api_requ
     struct wish wishes[N_OFFERS] = {0};
     if (r->stream) return *out = API_REPLY_EVENTS, 0;
     /* its clients send Accept: application/json whatever they ask for */
-    if (r->openai) return *out = API_REPLY_JSON, 0;
+    if (r->openai || r->a1111) return *out = API_REPLY_JSON, 0;
     if (r->response == API_RESPONSE_BINARY) return *out = API_REPLY_IMAGE, 0;
     if (!accept || !read_accept(wishes, accept)) return *out = API_REPLY_JSON, 0;
 

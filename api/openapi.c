@@ -92,6 +92,16 @@ static int set_preview_methods(json_t *fields, const json_t *capabilities) {
     return set_values(member(json_array_get(forms, 1), method), member(capabilities, known));
 }
 
+/* Routes that this server does not have. */
+static void drop_paths(json_t *doc, const char *prefix) {
+    json_t *paths = json_object_get(doc, "paths"), *item;
+    const char *path;
+    void *next;
+    json_object_foreach_safe(paths, next, path, item) {
+        if (strncmp(path, prefix, strlen(prefix)) == 0) json_object_del(paths, path);
+    }
+}
+
 static int complete(json_t *doc, const json_t *capabilities) {
     static const char *const fields[] = {"components", "schemas", "GenerateRequest", "properties",
                                          NULL};
@@ -104,7 +114,7 @@ static int complete(json_t *doc, const json_t *capabilities) {
 }
 
 void api_openapi_json(struct taca_buf *out, const void *base, size_t len,
-                      const struct taca_model_info *m, const struct api_limits *l) {
+                      const struct taca_model_info *m, const struct api_limits *l, bool a1111) {
     struct taca_buf text;
     taca_buf_init(&text, MAX_CAPABILITIES);
     api_capabilities_json(&text, m, l);
@@ -113,6 +123,7 @@ void api_openapi_json(struct taca_buf *out, const void *base, size_t len,
     json_t *doc = taca_json_parse(base, len, &why, &no_memory);
     json_t *known = text.failed ? NULL : taca_json_parse(text.data, text.len, &why, &no_memory);
     char *made = NULL;
+    if (doc && !a1111) drop_paths(doc, "/sdapi/");
     if (doc && known && complete(doc, known) == 0) made = json_dumps(doc, JSON_COMPACT);
     if (made)
         taca_buf_puts(out, made);

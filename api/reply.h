@@ -97,8 +97,9 @@ void api_loras_json(struct taca_buf *out, const struct taca_model_info *m);
 void api_capabilities_json(struct taca_buf *out, const struct taca_model_info *m,
                            const struct api_limits *l);
 /* `base` is an OpenAPI document without the ranges, values and defaults of fields, which come from
- * the capabilities; sets out->failed when it is not one, or without memory. */
+ * the capabilities, and without the routes of A1111's API where they are off; sets out->failed when
+ * it is not one, or without memory. */
 void api_openapi_json(struct taca_buf *out, const void *base, size_t len,
-                      const struct taca_model_info *m, const struct api_limits *l);
+                      const struct taca_model_info *m, const struct api_limits *l, bool a1111);
 
 #endif

@@ -77,6 +77,8 @@ static const struct api_field *find(const char *name) {
     return NULL;
 }
 
+bool api_is_field(const char *name) { return find(name) != NULL; }
+
 static int unknown(const char *key, struct api_error *err) {
     const char *meant = api_suggest(key);
     return api_fail(err, 400, "unknown_parameter", key, "there is no parameter \"%s\"%s%s%s",
@@ -197,6 +199,13 @@ static int normalise(struct api_draft *d, size_t body_len) {
 /* The body as an object of fields; the files of a form stay in it. */
 static int load_fields(struct api_draft *d, json_t **root, const struct api_source *from) {
     struct api_form *form;
+    if (d->r.a1111) {
+        json_t *theirs;
+        int rc = load(&theirs, from->body, from->len, d->limits, d->err);
+        if (rc) return rc;
+        d->root = theirs; /* pictures stay in it */
+        return api_a1111_fields(d, root, theirs);
+    }
     if (from->dialect != API_OPENAI_EDIT || !api_is_form(from->content_type))
         return load(root, from->body, from->len, d->limits, d->err);
     int rc = check_length(from->len, d->limits, d->err);
@@ -209,14 +218,19 @@ static int load_fields(struct api_draft *d, json_t **root, const struct api_sour
     return rc;
 }
 
-static int finish_openai(struct api_draft *d, const json_t *root) {
-    api_openai_finish(d, given(root, "steps") || given(root, "num_inference_steps"));
-    if (d->r.edit && !d->image.bytes)
+static bool keep_text(struct api_draft *d, const char **out, const char *text) {
+    if (!*text) return true;
+    *out = taca_arena_strndup(&d->r.arena, text, strlen(text));
+    return *out != NULL;
+}
+
+/* What only the dialects of others have. */
+static int finish_dialect(struct api_draft *d, const json_t *root) {
+    if (d->openai) api_openai_finish(d, given(root, "steps") || given(root, "num_inference_steps"));
+    if (d->openai && d->r.edit && !d->image.bytes)
         return api_refuse(d->err, (struct api_name){"image", "image"}, "image is required");
-    if (d->ignored[0] &&
-        !(d->r.ignored = taca_arena_strndup(&d->r.arena, d->ignored, strlen(d->ignored))))
-        return api_fail(d->err, 503, "gpu_oom", NULL, "out of memory reading the request");
-    return 0;
+    if (keep_text(d, &d->r.ignored, d->ignored) && keep_text(d, &d->r.notes, d->notes)) return 0;
+    return api_fail(d->err, 503, "gpu_oom", NULL, "out of memory reading the request");
 }
 
 static int parse(struct api_draft *d, const struct api_source *from, uint64_t random_seed) {
@@ -224,7 +238,7 @@ static int parse(struct api_draft *d, const struct api_source *from, uint64_t ra
     bool sized;
     int rc = load_fields(d, &root, from);
     if (!rc) rc = read_fields(d, root);
-    if (!rc && d->openai) rc = finish_openai(d, root);
+    if (!rc) rc = finish_dialect(d, root);
     sized = d->size_param != NULL;
     if (!rc)
         rc = api_pictures_open(d, sized || given(root, "width"), sized || given(root, "height"));
@@ -233,6 +247,7 @@ static int parse(struct api_draft *d, const struct api_source *from, uint64_t ra
     if (!rc) rc = normalise(d, from->len);
     api_pictures_finish(d);
     json_decref(root);
+    json_decref(d->root);
     if (rc) api_request_finish(&d->r);
     return rc;
 }
@@ -242,8 +257,10 @@ int api_request_read(struct api_request *out, const struct api_source *from,
                      uint64_t random_seed, struct api_error *err) {
     struct api_draft d;
     api_draft_init(&d, model, limits, err);
-    d.openai = d.r.openai = d.mask_is_holes = from->dialect != API_NATIVE;
-    d.r.edit = from->dialect == API_OPENAI_EDIT;
+    d.openai = from->dialect == API_OPENAI || from->dialect == API_OPENAI_EDIT;
+    d.r.openai = d.mask_is_holes = d.openai;
+    d.r.edit = from->dialect == API_OPENAI_EDIT || from->dialect == API_A1111_IMAGE;
+    d.r.a1111 = from->dialect == API_A1111 || from->dialect == API_A1111_IMAGE;
     int rc = parse(&d, from, random_seed);
     if (!rc) *out = d.r;
     return rc;

@@ -43,6 +43,10 @@ struct api_request {
     bool edit;            /* openai: of a picture */
     bool openai;          /* read by api_request_parse_openai */
     bool progress_events; /* openai: queued and progress in the stream too */
+    bool a1111;           /* of their API */
+    bool send_images;     /* a1111: in the reply */
+    const char *echo;     /* a1111: what was asked, as JSON */
+    const char *notes;    /* a1111: how it was understood, JSON strings with "," between; NULL */
     const char *quality;  /* openai: as asked, a constant */
     const char *ignored;  /* openai: names that mean nothing here, "a, b"; NULL = none */
     char *json;           /* the request as it will be repeated: normalised, seed fixed */
@@ -55,7 +59,7 @@ int api_request_parse(struct api_request *out, const char *body, size_t len,
                       const struct taca_model_info *model, const struct api_limits *limits,
                       uint64_t random_seed, struct api_error *err);
 /* What a body is the body of. */
-enum api_dialect { API_NATIVE, API_OPENAI, API_OPENAI_EDIT };
+enum api_dialect { API_NATIVE, API_OPENAI, API_OPENAI_EDIT, API_A1111, API_A1111_IMAGE };
 struct api_source {
     enum api_dialect dialect;
     const char *content_type; /* a form for OPENAI_EDIT, or anything else for JSON; NULL = JSON */

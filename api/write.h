@@ -11,6 +11,8 @@
 void api_put_double(struct taca_buf *out, double v);
 /* Milliseconds to the microsecond; negative (unknown) becomes null. */
 void api_put_ms(struct taca_buf *out, double ms);
+/* As other programs call it: "DPM++ 2M". */
+const char *api_sampler_title(enum taca_sampler s);
 /* A JSON string; NULL becomes null. */
 void api_put_string(struct taca_buf *out, const char *s);
 /* false, or the object a request would give: {"scale":1.2,"fraction":0.1}. */

@@ -56,6 +56,8 @@ static void add_front(struct serve_table *t, struct serve_options *o) {
          .help = "permissions of Unix sockets, octal"},
         {"insecure", 0, FLAG_SWITCH, &o->serve.insecure, .env = "TACA_INSECURE",
          .help = "listen beyond this machine though nobody has to log in", .live = true},
+        {"enable-a1111", 0, FLAG_SWITCH, &f->a1111, .env = "TACA_ENABLE_A1111",
+         .help = "the routes of AUTOMATIC1111's API at /sdapi/v1"},
         {"ui", 0, FLAG_SWITCH, &f->ui, .env = "TACA_UI", .help = "the playground at /"},
         {"api-key-file", 0, FLAG_STRING, &f->api_key_file, .env = "TACA_API_KEY_FILE",
          .arg = "FILE", .help = "what `taca key` makes, a line each; /v1/ then wants a key",

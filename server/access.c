@@ -8,6 +8,7 @@
 #include <strings.h>
 #include <sys/stat.h>
 
+#include "api/reply.h"
 #include "base/log.h"
 
 enum { MAX_ORIGINS = 64, MAX_KEY_BYTES = 512, MAX_LINE = 1024 };
@@ -157,17 +158,37 @@ static const struct key *find_key(const struct access *a, const char *token, siz
     return found;
 }
 
+static const struct key *bearer_key(const struct access *a, const char *authorization) {
+    static const char bearer[] = "Bearer ";
+    if (strncasecmp(authorization, bearer, sizeof bearer - 1) != 0) return NULL;
+    const char *token = authorization + sizeof bearer - 1;
+    size_t len = strlen(token);
+    return len > 0 && len <= MAX_KEY_BYTES ? find_key(a, token, len) : NULL;
+}
+
+/* What clients of A1111's API send: any name, and the key as its password. */
+static const struct key *basic_key(const struct access *a, const char *authorization) {
+    static const char basic[] = "Basic ";
+    uint8_t pair[2 * MAX_KEY_BYTES];
+    size_t len = 0, sent = strlen(authorization);
+    if (strncasecmp(authorization, basic, sizeof basic - 1) != 0) return NULL;
+    sent -= sizeof basic - 1;
+    if (sent / 4 * 3 + 2 > sizeof pair ||
+        !api_base64_read(pair, &len, authorization + sizeof basic - 1, sent))
+        return NULL;
+    const uint8_t *colon = memchr(pair, ':', len);
+    size_t left = colon ? len - (size_t)(colon + 1 - pair) : 0;
+    return left > 0 && left <= MAX_KEY_BYTES ? find_key(a, (const char *)colon + 1, left) : NULL;
+}
+
 int access_check(const struct access *a, const char *path, const char *authorization,
                  struct access_client *out, struct api_error *e) {
-    static const char bearer[] = "Bearer ";
+    const bool theirs = strncmp(path, "/sdapi/", 7) == 0;
     *out = (struct access_client){0};
-    if (!a->keys_wanted || strncmp(path, "/v1/", 4) != 0) return 0; /* pages and probes */
+    if (!a->keys_wanted || (!theirs && strncmp(path, "/v1/", 4) != 0)) return 0; /* pages, probes */
     const struct key *k = NULL;
-    if (authorization && strncasecmp(authorization, bearer, sizeof bearer - 1) == 0) {
-        const char *token = authorization + sizeof bearer - 1;
-        size_t len = strlen(token);
-        if (len > 0 && len <= MAX_KEY_BYTES) k = find_key(a, token, len);
-    }
+    if (authorization) k = bearer_key(a, authorization);
+    if (authorization && !k && theirs) k = basic_key(a, authorization);
     if (!k)
         return api_fail(e, 401, "invalid_api_key", NULL,
                         "%s: send Authorization: Bearer and a key of this service",

@@ -9,7 +9,16 @@
 #include "server/access.h"
 #include "server/reader.h"
 
-enum ask_kind { ASK_STATUS, ASK_EVENTS, ASK_IMAGE, ASK_CANCEL, ASK_QUEUE };
+/* The last two are of AUTOMATIC1111's API and name no job. */
+enum ask_kind {
+    ASK_STATUS,
+    ASK_EVENTS,
+    ASK_IMAGE,
+    ASK_CANCEL,
+    ASK_QUEUE,
+    ASK_PROGRESS,
+    ASK_INTERRUPT
+};
 
 struct ask {
     struct taca_mail mail; /* first: the mailbox links it */

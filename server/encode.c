@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/a1111.h"
 #include "api/png.h"
 #include "base/clock.h"
 #include "server/metrics.h"
@@ -136,6 +137,8 @@ static enum taca_code render_images(struct encode_task *t, struct api_result_ima
         put_events(t, images);
     else if (t->render.openai)
         api_openai_json(&t->frame, j->created_s, &j->request, t->model, images);
+    else if (j->request.a1111)
+        api_a1111_json(&t->frame, j->created_s, &j->request, t->model, images, t->render.warnings);
     else
         api_reply_json(&t->frame, j->id, j->created_s, &j->request, t->model, images, j->request.n,
                        &t->render.timings, t->render.warnings);

@@ -233,7 +233,7 @@ enum taca_code front_open(struct front **out, uv_loop_t *loop, const struct fron
     struct front *f = calloc(1, sizeof *f);
     if (!f) return taca_fail(err, TACA_ENOMEM, "front door");
     f->loop = loop;
-    f->routes = (struct routes){.hooks = *hooks, .ui = opts->ui};
+    f->routes = (struct routes){.hooks = *hooks, .ui = opts->ui, .a1111 = opts->a1111};
     rules_init(&f->rules);
     raise_descriptor_limit(opts->max_connections);
     start_handles(f, opts);

@@ -46,6 +46,7 @@ struct front_opts {
     const char *api_key_file; /* the same */
     const char *api_key;      /* the same */
     bool ui;                  /* the pages for people: the playground */
+    bool a1111;               /* the routes of /sdapi/v1 */
 };
 
 struct front_hooks {

@@ -145,7 +145,7 @@ static bool open_reader(struct job *j, const struct http_request *q, struct http
 /* ---- jobs ------------------------------------------------------------------------------------ */
 
 static bool set_key(struct job *j, const char *key, enum api_dialect dialect, struct api_error *e) {
-    static const char letters[] = {'n', 'o', 'e'}; /* of the dialects */
+    static const char letters[] = {'n', 'o', 'e', 'a', 'i'}; /* of the dialects */
     size_t len = key ? strlen(key) : 0;
     if (!key) return true;
     for (size_t i = 0; i < len; i++)
@@ -287,6 +287,16 @@ void openai_answer(const struct routes *r, const struct http_request *q, struct 
 
 void edit_answer(const struct routes *r, const struct http_request *q, struct http_reply *out) {
     make_job(r, q, NULL, API_OPENAI_EDIT, out);
+}
+
+void a1111_text_answer(const struct routes *r, const struct http_request *q,
+                       struct http_reply *out) {
+    make_job(r, q, NULL, API_A1111, out);
+}
+
+void a1111_image_answer(const struct routes *r, const struct http_request *q,
+                        struct http_reply *out) {
+    make_job(r, q, NULL, API_A1111_IMAGE, out);
 }
 
 void job_put_answer(const struct routes *r, const struct http_request *q, struct http_reply *out) {

@@ -6,7 +6,7 @@
 #include <string.h>
 
 enum { MAX_SIDE = 1 << 16 };
-enum { REQUEST_MAGIC = 0x54524A01, OUTCOME_MAGIC = 0x544F4A01 }; /* change with the members */
+enum { REQUEST_MAGIC = 0x54524A02, OUTCOME_MAGIC = 0x544F4A01 }; /* change with the members */
 
 /* Writes to `out`, or reads from `at` when there is none. */
 struct record {
@@ -169,6 +169,10 @@ static void move_request(struct record *r, struct job *job, bool pixels) {
     move_int(r, &disconnect, API_DISCONNECT_DEFAULT, API_DISCONNECT_CONTINUE);
     move_bool(r, &q->edit);
     move_bool(r, &q->openai);
+    move_bool(r, &q->a1111);
+    move_bool(r, &q->send_images);
+    move_string(r, &q->echo);
+    move_string(r, &q->notes);
     move_bool(r, &q->progress_events);
     move_quality(r, &q->quality);
     move_string(r, &q->user);

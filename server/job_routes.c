@@ -27,7 +27,7 @@ void job_id_from(char out[API_ID_MAX + 1], const char *path) {
     out[n] = 0;
 }
 
-static struct ask *open_ask(enum ask_kind kind, enum api_reply form, const struct http_request *q) {
+struct ask *job_ask_open(enum ask_kind kind, enum api_reply form, const struct http_request *q) {
     struct ask *a = calloc(1, sizeof *a);
     if (a) a->reader = reader_open(form);
     if (!a || !a->reader) {
@@ -36,23 +36,24 @@ static struct ask *open_ask(enum ask_kind kind, enum api_reply form, const struc
     }
     a->kind = kind;
     a->client = q->client;
-    if (kind != ASK_QUEUE) job_id_from(a->id, q->path);
+    bool of_one = kind != ASK_QUEUE && kind != ASK_PROGRESS && kind != ASK_INTERRUPT;
+    if (of_one) job_id_from(a->id, q->path);
     request_base(a->reader->base, q);
     return a;
 }
 
 void job_status_answer(const struct routes *r, const struct http_request *q,
                        struct http_reply *out) {
-    reply_when_asked(r, open_ask(ASK_STATUS, API_REPLY_JSON, q), out);
+    reply_when_asked(r, job_ask_open(ASK_STATUS, API_REPLY_JSON, q), out);
 }
 
 void job_cancel_answer(const struct routes *r, const struct http_request *q,
                        struct http_reply *out) {
-    reply_when_asked(r, open_ask(ASK_CANCEL, API_REPLY_JSON, q), out);
+    reply_when_asked(r, job_ask_open(ASK_CANCEL, API_REPLY_JSON, q), out);
 }
 
 void queue_answer(const struct routes *r, const struct http_request *q, struct http_reply *out) {
-    reply_when_asked(r, open_ask(ASK_QUEUE, API_REPLY_JSON, q), out);
+    reply_when_asked(r, job_ask_open(ASK_QUEUE, API_REPLY_JSON, q), out);
 }
 
 /* An image may be large: its event here says where it is, so every line stays short. */
@@ -60,7 +61,7 @@ void job_events_answer(const struct routes *r, const struct http_request *q,
                        struct http_reply *out) {
     /* a stream without a body has no end to wait for */
     bool head = strcmp(q->method, "HEAD") == 0;
-    struct ask *a = open_ask(ASK_EVENTS, head ? API_REPLY_JSON : API_REPLY_EVENTS, q);
+    struct ask *a = job_ask_open(ASK_EVENTS, head ? API_REPLY_JSON : API_REPLY_EVENTS, q);
     if (a) {
         a->head = head;
         a->reader->urls = true;
@@ -73,7 +74,7 @@ void job_events_answer(const struct routes *r, const struct http_request *q,
 
 void job_image_answer(const struct routes *r, const struct http_request *q,
                       struct http_reply *out) {
-    struct ask *a = open_ask(ASK_IMAGE, API_REPLY_IMAGE, q);
+    struct ask *a = job_ask_open(ASK_IMAGE, API_REPLY_IMAGE, q);
     if (a) {
         a->index =
             (int)strtol(strrchr(q->path, '/') + 1, NULL, 10); /* the table's pattern: digits */

@@ -144,7 +144,9 @@ static void answer_events_head(struct ask *a, const struct job *job) {
 
 static void answer(struct jobs *js, struct ask *a, struct job *job) {
     switch (a->kind) {
-    case ASK_QUEUE: break;
+    case ASK_QUEUE:
+    case ASK_PROGRESS:
+    case ASK_INTERRUPT: break;
     case ASK_STATUS: tell_status(js, job, a->reader, 200); break;
     case ASK_IMAGE: answer_image(js, a, job); break;
     case ASK_CANCEL: answer_cancel(js, a, job); break;
@@ -162,6 +164,8 @@ static void answer(struct jobs *js, struct ask *a, struct job *job) {
 void jobs_ask(struct jobs *js, struct ask *a) {
     if (a->kind == ASK_QUEUE) {
         answer_queue(js, a);
+    } else if (a->kind == ASK_PROGRESS || a->kind == ASK_INTERRUPT) {
+        jobs_answer_a1111(js, a);
     } else {
         struct job *job = store_find(js->store, a->id);
         if (job && is_own(&job->client, &a->client)) /* others' jobs are not there at all */

@@ -118,6 +118,9 @@ int64_t readers_next_us(const struct job *job); /* when the next gives up waitin
 void readers_give_up(struct jobs *js, struct job *job, int64_t now_us);
 bool readers_watch(const struct job *job); /* somebody follows the events */
 
+/* ---- jobs_a1111.c */
+void jobs_answer_a1111(struct jobs *js, const struct ask *a);
+
 /* ---- jobs_ask.c */
 /* True when the request is one that is known, or contradicts one: the job is then used up. */
 bool jobs_join(struct jobs *js, struct job *job);

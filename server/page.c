@@ -75,5 +75,5 @@ void openapi_answer(const struct routes *r, const struct http_request *q, struct
     (void)q;
     if (refuse_unless_ready(r, out)) return; /* the ranges are the model's */
     reply_json(out, 200);
-    api_openapi_json(&out->body, a->bytes, a->len, &r->hooks.status->model, &r->limits);
+    api_openapi_json(&out->body, a->bytes, a->len, &r->hooks.status->model, &r->limits, r->a1111);
 }

@@ -112,7 +112,7 @@ static void metrics(const struct routes *r, const struct http_request *q, struct
 
 /* ---- the table ------------------------------------------------------------------------------- */
 
-enum { PUBLIC = 1, ADMIN = 2, BOTH = 3 };
+enum { PUBLIC = 1, ADMIN = 2, BOTH = 3, A1111 = 4 };    /* the last only when it is asked for */
 enum method { GET = 1, POST = 2, PUT = 4, DELETE = 8 }; /* GET is HEAD too */
 
 /* A path may be here once for each method. {id} stands for a job's id, {k} for a small number,
@@ -141,6 +141,29 @@ static const struct route {
     {"/v1/loras", PUBLIC, GET, loras, NULL},
     {"/v1/capabilities", PUBLIC, GET, capabilities, NULL},
     {"/v1/queue", PUBLIC, GET, queue_answer, NULL},
+    {"/sdapi/v1/txt2img", A1111, POST, a1111_text_answer, generate_early},
+    {"/sdapi/v1/img2img", A1111, POST, a1111_image_answer, generate_early},
+    {"/sdapi/v1/progress", A1111, GET, a1111_progress_answer, NULL},
+    {"/sdapi/v1/interrupt", A1111, POST, a1111_interrupt_answer, NULL},
+    {"/sdapi/v1/skip", A1111, POST, a1111_interrupt_answer, NULL},
+    {"/sdapi/v1/options", A1111, POST, a1111_options_answer, NULL},
+    {"/sdapi/v1/png-info", A1111, POST, a1111_png_info_answer, NULL},
+    {"/sdapi/v1/refresh-checkpoints", A1111, POST, a1111_nothing_answer, NULL},
+    {"/sdapi/v1/sd-models", A1111, GET, a1111_list_answer, NULL},
+    {"/sdapi/v1/samplers", A1111, GET, a1111_list_answer, NULL},
+    {"/sdapi/v1/schedulers", A1111, GET, a1111_list_answer, NULL},
+    {"/sdapi/v1/loras", A1111, GET, a1111_list_answer, NULL},
+    {"/sdapi/v1/upscalers", A1111, GET, a1111_list_answer, NULL},
+    {"/sdapi/v1/sd-vae", A1111, GET, a1111_list_answer, NULL},
+    {"/sdapi/v1/sd-modules", A1111, GET, a1111_list_answer, NULL},
+    {"/sdapi/v1/latent-upscale-modes", A1111, GET, a1111_list_answer, NULL},
+    {"/sdapi/v1/hypernetworks", A1111, GET, a1111_list_answer, NULL},
+    {"/sdapi/v1/face-restorers", A1111, GET, a1111_list_answer, NULL},
+    {"/sdapi/v1/prompt-styles", A1111, GET, a1111_list_answer, NULL},
+    {"/sdapi/v1/embeddings", A1111, GET, a1111_list_answer, NULL},
+    {"/sdapi/v1/scripts", A1111, GET, a1111_list_answer, NULL},
+    {"/sdapi/v1/cmd-flags", A1111, GET, a1111_list_answer, NULL},
+    {"/sdapi/v1/options", A1111, GET, a1111_list_answer, NULL},
     {"/health", BOTH, GET, health_answer, NULL},
     {"/livez", BOTH, GET, livez_answer, NULL},
     {"/readyz", BOTH, GET, readyz_answer, NULL},
@@ -182,8 +205,9 @@ static int method_of(const char *name) {
 }
 
 /* The route for path and method; NULL with the methods that the path has, 0 = no such path. */
-static const struct route *find(const struct http_request *q, const char **pattern, int *allowed) {
-    int here = q->admin ? ADMIN : PUBLIC, method = method_of(q->method);
+static const struct route *find(const struct routes *r, const struct http_request *q,
+                                const char **pattern, int *allowed) {
+    int here = q->admin ? ADMIN : r->a1111 ? PUBLIC | A1111 : PUBLIC, method = method_of(q->method);
     const struct route *found = NULL;
     *allowed = 0;
     for (size_t i = 0; i < N_ROUTES; i++) {
@@ -242,9 +266,12 @@ static void answer_preflight(const struct http_request *q, int methods, struct h
         taca_buf_puts(&out->headers, "Access-Control-Allow-Private-Network: true\n");
 }
 
-static void refuse_stranger(const struct api_error *e, struct http_reply *out) {
+static void refuse_stranger(const struct http_request *q, const struct api_error *e,
+                            struct http_reply *out) {
+    bool theirs = strncmp(q->path, "/sdapi/", 7) == 0;
     reply_refuse(out, e);
-    taca_buf_puts(&out->headers, "WWW-Authenticate: Bearer\n");
+    taca_buf_puts(&out->headers, theirs ? "WWW-Authenticate: Basic realm=\"taca\", Bearer\n"
+                                        : "WWW-Authenticate: Bearer\n");
 }
 
 /* The route to call, or NULL with *out filled. */
@@ -259,7 +286,7 @@ static const struct route *pick(const struct routes *r, struct http_request *q,
         answer_options(GET | POST | PUT | DELETE, out);
         return NULL;
     }
-    const struct route *t = find(q, &out->route, &allowed);
+    const struct route *t = find(r, q, &out->route, &allowed);
     if (options && allowed) { /* tells nothing, and preflights come without a key */
         if (q->wanted_method && access_lets_in(r->access, q->origin))
             answer_preflight(q, allowed, out);
@@ -268,7 +295,7 @@ static const struct route *pick(const struct routes *r, struct http_request *q,
         return NULL;
     }
     if (!q->admin && access_check(r->access, q->path, q->authorization, &q->client, &e)) {
-        refuse_stranger(&e, out);
+        refuse_stranger(q, &e, out);
         return NULL;
     }
     memcpy(out->key, q->client.name, sizeof out->key);

@@ -9,7 +9,8 @@
 struct routes {
     struct front_hooks hooks;
     struct api_limits limits;
-    bool ui; /* the pages for people */
+    bool ui;    /* the pages for people */
+    bool a1111; /* the routes of /sdapi */
     const struct access *access;
 };
 
@@ -36,6 +37,10 @@ void edit_answer(const struct routes *r, const struct http_request *q, struct ht
 bool generate_early(const struct routes *r, const struct http_request *q, struct http_reply *out);
 void generate_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
 void openai_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
+void a1111_text_answer(const struct routes *r, const struct http_request *q,
+                       struct http_reply *out);
+void a1111_image_answer(const struct routes *r, const struct http_request *q,
+                        struct http_reply *out);
 void job_put_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
 /* job_routes.c */
 size_t job_id_len(const char *s); /* of the id that s begins with; 0 = none is there */
@@ -49,6 +54,20 @@ void job_image_answer(const struct routes *r, const struct http_request *q, stru
 void job_cancel_answer(const struct routes *r, const struct http_request *q,
                        struct http_reply *out);
 void queue_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
+struct ask *job_ask_open(enum ask_kind kind, enum api_reply form, const struct http_request *q);
+/* a1111.c */
+void a1111_list_answer(const struct routes *r, const struct http_request *q,
+                       struct http_reply *out);
+void a1111_options_answer(const struct routes *r, const struct http_request *q,
+                          struct http_reply *out);
+void a1111_png_info_answer(const struct routes *r, const struct http_request *q,
+                           struct http_reply *out);
+void a1111_nothing_answer(const struct routes *r, const struct http_request *q,
+                          struct http_reply *out);
+void a1111_progress_answer(const struct routes *r, const struct http_request *q,
+                           struct http_reply *out);
+void a1111_interrupt_answer(const struct routes *r, const struct http_request *q,
+                            struct http_reply *out);
 /* page.c */
 #define PAGE_FILES "/ui/"
 bool page_wanted(const struct http_request *q); /* a browser asks */

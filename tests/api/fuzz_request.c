@@ -1,9 +1,10 @@
-/* fuzz_request.c - any bytes as a request body, ours and OpenAI's, and as an Accept header: a
- * refusal is a client's error with words and valid JSON, an accepted request normalises to a body
- * that gives the same request again. For libFuzzer (preset fuzz). */
+/* fuzz_request.c - any bytes as a request body, ours, OpenAI's and A1111's, and as an Accept
+ * header: a refusal is a client's error with words and valid JSON, an accepted request normalises
+ * to a body that gives the same request again. For libFuzzer (preset fuzz). */
 #include <jansson.h>
 #include <stdlib.h>
 
+#include "api/a1111.h"
 #include "tests/api/common.h"
 
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
@@ -30,6 +31,7 @@ static void check_error(const struct api_error *e, int rc) {
 static void check_request(const struct api_request *r) {
     struct api_request again;
     struct api_error e;
+    if (r->params.image) return; /* which the normal form is without */
     int rc = parse(&again, &e, r->json);
     demand(rc == 0, "the normalised request parses", e.message);
     demand(strcmp(again.json, r->json) == 0, "and gives itself", again.json);
@@ -46,6 +48,35 @@ static void check_parsed(struct api_request *r, const struct api_error *e, int r
     api_request_finish(r);
 }
 
+/* What is told back is JSON, whatever was asked. */
+static void check_reply(const struct api_request *r) {
+    struct taca_buf b;
+    struct api_request shown = *r;
+    struct api_result_image none[API_MAX_N] = {{0}};
+    shown.send_images = false;
+    taca_buf_init(&b, 1 << 26);
+    api_a1111_json(&b, 1, &shown, &demo, none, 0);
+    demand(!b.failed, "a reply", "");
+    json_t *json = json_loadb(b.data, b.len, JSON_REJECT_DUPLICATES, NULL);
+    const char *info = json_string_value(json_object_get(json, "info"));
+    json_t *inner = info ? json_loads(info, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    demand(json && inner, "JSON, and JSON inside", b.data);
+    json_decref(inner);
+    json_decref(json);
+    taca_buf_finish(&b);
+}
+
+static void parse_a1111(enum api_dialect dialect, const unsigned char *data, size_t size) {
+    struct api_request r = {0};
+    struct api_error e = {0};
+    struct api_limits limits;
+    const struct api_source from = {dialect, NULL, (const char *)data, size};
+    api_limits_init(&limits);
+    int rc = api_request_read(&r, &from, &demo, &limits, RANDOM_SEED, &e);
+    if (!rc) check_reply(&r);
+    check_parsed(&r, &e, rc);
+}
+
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
     struct api_request r;
     struct api_error e;
@@ -59,6 +90,8 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
     rc = api_request_parse_openai(&r, (const char *)data, size, &demo, &limits, RANDOM_SEED, &e);
     check_parsed(&r, &e, rc);
 
+    parse_a1111(API_A1111, data, size);
+    parse_a1111(API_A1111_IMAGE, data, size);
     char *accept = calloc(1, size + 1);
     if (!accept) return 0;
     memcpy(accept, data, size);

@@ -5,6 +5,7 @@ usage: durable_test.py TACA_FAKE [SUBSTRING]   (only tests whose name has the su
 
 TACA_KILLS=200 in the environment kills the service so often instead of 50 times."""
 
+import base64
 import http.client
 import json
 import os
@@ -20,7 +21,7 @@ import time
 
 import service_test as base
 from jobs_test import finish, local, look, send, start
-from service_test import Service, error_of, events_of
+from service_test import Service, error_of, events_of, picture
 
 KILLS = int(os.environ.get("TACA_KILLS", "50"))
 JSON = {"Content-Type": "application/json"}
@@ -109,6 +110,40 @@ def test_openai_replies_are_repeated_too():
         with f.service() as s:
             again = send(s, "POST", "/v1/images/generations", fields, Idempotency_Key="k")
             assert first[0] == again[0] == 200 and first[2] == again[2], (first, again)
+
+
+def test_replies_of_edits_and_of_a1111_are_repeated_too():
+    start = base64.b64encode(picture(64, 64)).decode()
+    asked = (("/v1/images/edits", {"prompt": "a", "image": start}),
+             ("/sdapi/v1/txt2img", {"prompt": "a", "steps": 2, "sampler_name": "UniPC", "n_iter": 2}),
+             ("/sdapi/v1/img2img", {"prompt": "a", "steps": 2, "init_images": [start], "foo": 1}))
+    with Folder() as f:
+        with f.service("--enable-a1111") as s:
+            first = [send(s, "POST", path, fields, Idempotency_Key="k") for path, fields in asked]
+        with f.service("--enable-a1111") as s:
+            again = [send(s, "POST", path, fields, Idempotency_Key="k") for path, fields in asked]
+            for a, b in zip(first, again):
+                assert a[0] == b[0] == 200 and a[2] == b[2], (a[2][:200], b[2][:200])
+            assert s.metrics()["taca_images_total"] == 0
+
+
+def test_a_job_that_starts_from_a_picture_still_does_after_a_crash():
+    image, mask = (base64.b64encode(picture(96, 64, k)).decode() for k in (1, 2))
+    fields = dict(prompt="p", steps=20, seed=5, image=image, mask=mask, strength=0.9)
+    with Service() as s:
+        plain = s.png(**fields)
+    with Folder() as f:
+        s = f.service("--max-batch-images", 1, step_ms=40)
+        jobs = [start(s, **fields)["id"] for _ in range(3)]
+        s.until(lambda m: m["taca_steps_total"] >= 3)
+        crash(s)
+        held = f.rows("SELECT max(length(request)) FROM job WHERE state<2")[0][0]
+        assert held > 96 * 64 * 4, held
+        with f.service() as s:
+            assert all(finish(s, j)["status"] == "completed" for j in jobs)
+            for job in jobs:
+                assert s.request("GET", f"/v1/jobs/{job}/images/0")[2] == plain
+        assert f.rows("SELECT max(length(request)) FROM job")[0][0] < 5000, "the pixels are not kept"
 
 
 def test_waiting_and_running_jobs_go_on_in_order_with_their_seeds():

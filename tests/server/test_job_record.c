@@ -41,6 +41,7 @@ static struct job *full_job(void) {
     q->n = 3;
     q->png_level = 9;
     q->metadata = q->stream = q->openai = q->edit = q->progress_events = true;
+    q->a1111 = q->send_images = true;
     q->response = API_RESPONSE_URL;
     q->previews = 4;
     q->preview_every = 2;
@@ -52,6 +53,8 @@ static struct job *full_job(void) {
     q->user = "ann";
     q->ignored = "style, moderation";
     q->quality = "medium";
+    q->echo = "{\"n_iter\":2}";
+    q->notes = "\"a\",\"b\"";
     q->warnings = TACA_WARN_IMAGE_SCALED;
     snprintf(j->request_id, sizeof j->request_id, "req.1");
     snprintf(j->client.name, sizeof j->client.name, "ann");
@@ -100,6 +103,9 @@ static void test_a_request_comes_back_as_it_was(void) {
     CHECK_STR(k->request.params.prompt, "a \"cat\"\n\xC3\xA9");
     CHECK_STR(k->request.params.loras[0].id, "ink");
     CHECK_STR(k->request.quality, "medium");
+    CHECK(k->request.a1111 && k->request.send_images);
+    CHECK_STR(k->request.echo, "{\"n_iter\":2}");
+    CHECK_STR(k->request.notes, "\"a\",\"b\"");
     CHECK_STR(k->request_id, "req.1");
     CHECK(k->request.params.seed == (UINT64_C(1) << 53) - 9 && k->request.n == 3);
     CHECK(k->request.priority == -10 && k->request.edit && k->named);

@@ -1,16 +1,22 @@
 #!/usr/bin/env bash
-# tools.sh - fetches the official Python client of the OpenAI API, which a test drives against the
-# service. Without it that test says that it was skipped.
+# tools.sh - fetches the official Python client of the OpenAI API and one of AUTOMATIC1111's, which
+# tests drive against the service. Without them these tests say that they were skipped.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-venv=build/tools/openai
-wanted="openai==3.57.0"
-[ "$(cat "$venv/taca-wanted" 2>/dev/null)" = "$wanted" ] && exit 0
-echo "== fetching tools of the server tests: $wanted"
-# shellcheck disable=SC2086
-if python3 -m venv "$venv" && "$venv/bin/pip" -q --disable-pip-version-check --retries 0 install $wanted; then
-    echo "$wanted" >"$venv/taca-wanted"
-else
-    rm -rf "$venv"
-    echo "   it is not to be had: the test with that client will be skipped"
-fi
+
+# fetch NAME PACKAGES...: into build/tools/NAME, unless these are there already
+fetch() {
+    local venv=build/tools/$1 wanted
+    shift
+    wanted=$*
+    [ "$(cat "$venv/taca-wanted" 2>/dev/null)" = "$wanted" ] && return
+    echo "== fetching tools of the server tests: $wanted"
+    if python3 -m venv "$venv" && "$venv/bin/pip" -q --disable-pip-version-check --retries 0 install "$@"; then
+        echo "$wanted" >"$venv/taca-wanted"
+    else
+        rm -rf "$venv"
+        echo "   it is not to be had: the test with that client will be skipped"
+    fi
+}
+fetch openai openai==3.57.0
+fetch webuiapi webuiapi==0.9.17 requests==2.34.2 pillow==13.0.0

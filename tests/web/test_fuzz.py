@@ -23,7 +23,7 @@ CHECKS = ("not_a_server_error,status_code_conformance,content_type_conformance,"
 
 def main():
     # small pictures: it is the answers that are tried; the model's defaults are within these
-    service = Service("--max-steps", "28", "--max-side", "128", "--max-n", "2")
+    service = Service("--max-steps", "28", "--max-side", "128", "--max-n", "2", "--enable-a1111")
     examples = os.environ.get("TACA_FUZZ_EXAMPLES", "10")
     try:
         validate(service.json("/openapi.json"))

@@ -21,7 +21,7 @@ static json_t *document(void) {
     fclose(f);
     struct taca_buf b;
     taca_buf_init(&b, DOCUMENT_BYTES);
-    api_openapi_json(&b, base, len, &model, &limits);
+    api_openapi_json(&b, base, len, &model, &limits, true);
     CHECK(!b.failed);
     json_t *doc = json_loadb(b.data, b.len, JSON_REJECT_DUPLICATES, NULL);
     CHECK(doc != NULL);
@@ -243,7 +243,7 @@ static void test_every_field_says_what_it_is_for(void) {
 static void test_what_is_no_document_fails(void) {
     struct taca_buf b;
     taca_buf_init(&b, DOCUMENT_BYTES);
-    api_openapi_json(&b, "{", 1, &model, &limits);
+    api_openapi_json(&b, "{", 1, &model, &limits, true);
     CHECK(b.failed);
     taca_buf_finish(&b);
 }
