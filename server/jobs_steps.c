@@ -230,12 +230,25 @@ static bool fits(const struct jobs *js, const struct wire_msg *m) {
     return true;
 }
 
+static double ms_of(const struct wire_msg *m) {
+    if (m->type == WIRE_OPENED) return m->u.opened.ms;
+    if (m->type == WIRE_STEPPED) return m->u.stepped.ms;
+    return m->type == WIRE_PREVIEWED || m->type == WIRE_DECODED ? m->u.pixels.ms : 0;
+}
+
+static void count_device(const struct wire_msg *m) {
+    enum taca_code code = code_of(m);
+    metric_device_busy(0, ms_of(m) / 1000);
+    if (code != TACA_OK && code != TACA_EINVAL) metric_device_error(0, code);
+}
+
 void jobs_answer(struct jobs *js, const struct wire_msg *m) {
     if (!fits(js, m)) { /* `lost` follows and clears the command */
         js->sick = true;
         pool_condemn(js->ports.pool, "protocol");
         return;
     }
+    count_device(m);
     if (code_of(m) == TACA_EDEVICE) { /* for good: its jobs start again with the next worker */
         js->sick = true;
         pool_condemn(js->ports.pool, "device");

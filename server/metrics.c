@@ -286,6 +286,7 @@ void metrics_render(struct taca_buf *out) {
     for (int i = 0; i < N_COUNTERS; i++) render_counter(out, i);
     for (int i = 0; i < N_GAUGES; i++) render_gauge(out, i);
     for (int i = 0; i < N_HISTOGRAMS; i++) render_histogram(out, i);
+    metrics_render_devices(out);
     metrics_render_keys(out);
     metrics_render_http(out);
     metrics_head(out, "taca_log_dropped_total", "Log records lost to a full pipe.", "counter");

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "base/buf.h"
+#include "base/err.h"
 
 /* Counters with one label each; values are fixed lists in metrics.c. */
 enum metric_counter {
@@ -70,6 +71,10 @@ void metric_inc(enum metric_gauge g, int by);
 void metric_observe(enum metric_histogram h, double v);
 /* size_class s m l xl: up to 256, 512, 1024 pixels squared, and more. */
 void metric_observe_sized(enum metric_histogram h, double pixels, double v);
+/* taca_gpu_busy_seconds_total{gpu} and taca_gpu_errors_total{gpu,code}, by the device's number. */
+enum { METRIC_DEVICES = 16 };
+void metric_device_busy(int device, double seconds);
+void metric_device_error(int device, enum taca_code code);
 /* taca_http_requests_total{route,method,code} and its duration. `route` is a constant pattern. */
 void metric_http(const char *route, const char *method, int code, double seconds);
 /* taca_key_requests_total{key,outcome} and taca_key_pixel_steps_total{key}; name "" = nobody's. The

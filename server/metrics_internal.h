@@ -18,6 +18,7 @@ void histogram_add(struct histogram *h, const double *bounds, double v);
 void histogram_render(struct taca_buf *out, const char *name, const char *labels,
                       struct histogram *h, const double *bounds);
 void metrics_head(struct taca_buf *out, const char *name, const char *help, const char *type);
+void metrics_render_devices(struct taca_buf *out);
 void metrics_render_keys(struct taca_buf *out);
 void metrics_render_http(struct taca_buf *out);
 void metrics_render_process(struct taca_buf *out);

@@ -10,7 +10,8 @@ panels = board["panels"]
 equal(board["id"], None, "the id, which is the importing Grafana's to choose")
 check(board["uid"] and board["title"], "it has a uid and a title")
 equal([p["title"] for p in panels if p["type"] == "row"],
-      ["Traffic", "Queue", "Batching", "Stages", "Memory and process", "Cancels and rejections"],
+      ["Traffic", "Queue", "Batching", "Stages", "Memory and process", "Cancels and rejections",
+       "Devices and keys"],
       "rows")
 equal(len({p["id"] for p in panels}), len(panels), "different ids")
 

@@ -611,7 +611,9 @@ def test_a_broken_device_ends_its_worker():
         status, _, body = s.post(prompt="device", steps=5, deadline_ms=600)
         assert status == 504, (status, body)
         assert s.png(prompt="fine", steps=5)
-        assert s.metrics()['taca_worker_restarts_total{reason="device"}'] >= 1
+        m = s.metrics()
+        assert m['taca_worker_restarts_total{reason="device"}'] >= 1
+        assert m['taca_gpu_errors_total{gpu="0",code="device"}'] >= 1
 
 
 def test_the_worker_does_not_outlive_the_service():
@@ -775,6 +777,8 @@ def test_metrics_please_promtool_and_never_fall():
         assert after["taca_steps_total"] == 6 and after["taca_images_total"] == 2
         assert after["taca_pixels_total"] == 2 * 128 * 128
         assert after["taca_step_padding_tokens_total"] == 0
+        # six steps of 5 ms at least, one after the other
+        assert after['taca_gpu_busy_seconds_total{gpu="0"}'] >= 0.03
         assert after["taca_queue_backlog_gpu_seconds"] == 0
         if not shutil.which("promtool"):
             print("    promtool is not installed (Debian package prometheus): not asked")
