@@ -23,6 +23,8 @@ static std::mutex running;
 static std::vector<fiber> fibers;
 static std::vector<int> met;   /* lanes of each warp that wait in a collective */
 static std::vector<int> ready; /* indices of fibers that may run, in no order */
+static std::vector<int> late;  /* those of the warp that is held back in this block */
+static int slow_warp;          /* -1: none */
 static std::function<void()> kernel_body;
 static void *scheduler_pointer;
 static uint64_t rng = [] {
@@ -110,7 +112,17 @@ void yield(state s) {
 
 static void wake(fiber &f) {
     f.st = READY;
-    ready.push_back((int)(&f - fibers.data()));
+    (f.warp == slow_warp ? late : ready).push_back((int)(&f - fibers.data()));
+}
+
+/* One that may run; of the slow warp only when nobody else can. */
+static fiber *next() {
+    std::vector<int> &from = ready.empty() ? late : ready;
+    size_t k = chance() % from.size();
+    fiber *f = &fibers[(size_t)from[k]];
+    from[k] = from.back();
+    from.pop_back();
+    return f;
 }
 
 void meet(const void *in, void *out, const std::function<void(fiber *)> &f) {
@@ -139,17 +151,16 @@ static void release_barrier(size_t left) {
 static void run_block() {
     size_t left = fibers.size();
     ready.clear();
+    late.clear();
+    slow_warp = chance() & 1 ? (int)(chance() % (left / WARP)) : -1;
     met.assign(left / WARP, 0);
     for (auto &f : fibers) {
         prepare(f);
-        ready.push_back((int)(&f - fibers.data()));
+        wake(f);
     }
     while (left) {
-        if (ready.empty()) release_barrier(left);
-        size_t k = chance() % ready.size();
-        cur = &fibers[(size_t)ready[k]];
-        ready[k] = ready.back();
-        ready.pop_back();
+        if (ready.empty() && late.empty()) release_barrier(left);
+        cur = next();
         taca_host_switch(&scheduler_pointer, cur->stack_pointer);
         if (cur->st == DONE) left--;
     }

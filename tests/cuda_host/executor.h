@@ -1,10 +1,11 @@
 /* executor.h - runs CUDA kernels on the CPU, one block after the other, each thread a fiber.
  *
  * A fiber runs until it meets a barrier or a warp collective; the next one is picked at random
- * (TACA_CUDA_HOST_SEED), so that code which forgets a barrier gives different results from seed to
- * seed. Device memory is host memory: under AddressSanitizer every stray access of a kernel is an
- * error with a line number. Shared memory starts as NaN in every block. Not thread-safe: one
- * thread launches at a time (a mutex in launch()). */
+ * (TACA_CUDA_HOST_SEED), and in every other block one warp runs only when all others wait, so that
+ * code which forgets a barrier gives different results from seed to seed. Device memory is host
+ * memory: under AddressSanitizer every stray access of a kernel is an error with a line number.
+ * Shared memory starts as NaN in every block. Not thread-safe: one thread launches at a time (a
+ * mutex in launch()). */
 #pragma once
 #include <cstddef>
 #include <cstdint>
