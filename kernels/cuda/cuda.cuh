@@ -116,6 +116,9 @@ static __device__ __forceinline__ float act_of(float x, enum taca_act act) {
     return x;
 }
 
+/* N neighbours at once: one access of at most 16 bytes, or two. */
+template <class T, int N> struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) pack { T v[N]; };
+
 /* The sum over a warp, in every lane. */
 static __device__ __forceinline__ float warp_sum(float x) {
     for (int m = 16; m; m >>= 1) x += __shfl_xor_sync(~0u, x, m);
@@ -195,17 +198,20 @@ void cuda_unpatchify(struct taca_backend *b, struct taca_chw y, struct taca_mat 
                      enum taca_patch order);
 void cuda_add_position(struct taca_backend *b, struct taca_mat x, struct taca_mat table,
                        int64_t side, int64_t h, int64_t w);
-/* conv.cu, map.cu */
+/* conv.cu */
 enum taca_code cuda_conv_open(struct taca_backend *b, struct taca_conv **out,
                               const struct taca_tensor *weight, const struct taca_tensor *bias,
                               const struct taca_conv *shape, struct taca_err *err);
 struct taca_weight_bytes cuda_weigh_conv(struct taca_backend *b, struct taca_conv *w);
 void cuda_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
                  const struct taca_conv *w);
-void cuda_chw_to_map(struct taca_backend *b, struct taca_map y, struct taca_chw x);
-void cuda_map_to_chw(struct taca_backend *b, struct taca_chw y, struct taca_map x);
+/* group_norm.cu */
+static const size_t CUDA_GROUP_BYTES = 4 << 20; /* its work memory */
 void cuda_group_norm(struct taca_backend *b, struct taca_map y, struct taca_map x,
                      const float *gain, const float *bias, int groups, float eps,
                      enum taca_act act);
+/* map.cu */
+void cuda_chw_to_map(struct taca_backend *b, struct taca_map y, struct taca_chw x);
+void cuda_map_to_chw(struct taca_backend *b, struct taca_chw y, struct taca_map x);
 void cuda_upsample2(struct taca_backend *b, struct taca_map y, struct taca_map x);
 bool cuda_map_to_rgb8(struct taca_backend *b, uint8_t *host_dst, struct taca_map x);

@@ -1,4 +1,4 @@
-/* map.cu - feature maps: group norm, upsampling, and the ways in and out of the VAE. */
+/* map.cu - feature maps: upsampling, and the ways in and out of the VAE. */
 #include <cstdlib>
 
 #include "kernels/cuda/cuda.cuh"
@@ -51,63 +51,6 @@ void cuda_upsample2(struct taca_backend *b, struct taca_map y, struct taca_map x
                blocks_for(y.n * y.h * y.w * y.c, THREADS), THREADS, 0, c->stream, y, x);
     });
     (void)cuda_launched(c, "upsample2");
-}
-
-/* ---- group norm ------------------------------------------------------------------------------ */
-
-struct group_shared {
-    float part[THREADS / 32];
-};
-
-/* The sum over a block, in every thread. */
-static __device__ float block_sum(float x, group_shared *s) {
-    x = warp_sum(x);
-    __syncthreads(); /* the last sum has been read */
-    if (threadIdx.x % 32 == 0) s->part[threadIdx.x / 32] = x;
-    __syncthreads();
-    float sum = 0;
-    for (int i = 0; i < THREADS / 32; i++) sum += s->part[i];
-    return sum;
-}
-
-/* One block per image and group: mean, then variance about it, then the values. */
-template <class Y, class X>
-static __global__ void group_norm_kernel(struct taca_map y, struct taca_map x, const float *gain,
-                                         const float *bias, int groups, float eps,
-                                         enum taca_act act) {
-    group_shared *s = dynamic_shared<group_shared>();
-    const int64_t width = x.c / groups, pixels = x.h * x.w, n = pixels * width;
-    const int64_t image = blockIdx.x / (unsigned)groups, g = blockIdx.x % (unsigned)groups;
-    const int64_t base = image * pixels * x.c + g * width;
-    const X *in = (const X *)x.data + base;
-    Y *out = (Y *)y.data + base;
-    float sum = 0, squares = 0;
-    for (int64_t k = threadIdx.x; k < n; k += THREADS)
-        sum += to_float(in[k / width * x.c + k % width]);
-    const float mean = block_sum(sum, s) / (float)n;
-    for (int64_t k = threadIdx.x; k < n; k += THREADS) {
-        const float d = to_float(in[k / width * x.c + k % width]) - mean;
-        squares += d * d;
-    }
-    const float inverse = rsqrtf(block_sum(squares, s) / (float)n + eps);
-    for (int64_t k = threadIdx.x; k < n; k += THREADS) {
-        const int64_t at = k / width * x.c + k % width, ch = g * width + k % width;
-        const float v =
-            (to_float(in[at]) - mean) * inverse * (gain ? gain[ch] : 1) + (bias ? bias[ch] : 0);
-        out[at] = from_float<Y>(act_of(v, act));
-    }
-}
-
-void cuda_group_norm(struct taca_backend *b, struct taca_map y, struct taca_map x,
-                     const float *gain, const float *bias, int groups, float eps,
-                     enum taca_act act) {
-    struct cuda *c = cuda_of(b);
-    by_dtypes(y.dtype, x.dtype, [&](auto *p, auto *q) {
-        launch(group_norm_kernel<element<decltype(p)>, element<decltype(q)>>,
-               (unsigned)(x.n * groups), THREADS, sizeof(group_shared), c->stream, y, x, gain, bias,
-               groups, eps, act);
-    });
-    (void)cuda_launched(c, "group_norm");
 }
 
 /* ---- pixels ---------------------------------------------------------------------------------- */

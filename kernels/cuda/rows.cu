@@ -1,122 +1,170 @@
-/* rows.cu - norms and rotary places: one warp per row (or head), float inside.
+/* rows.cu - norms and rotary places: a warp per short row or head, a block per long row; float
+ * inside.
  *
- * Memory bound: each reads a row once from memory (the later passes find it in L1) and writes it
- * once, 16 bytes a lane where the views allow. */
+ * Memory bound: a row is read once, kept in registers while it is measured, and written once, 16
+ * bytes a thread. Rows of more than BLOCK * KEPT values, and views that do not begin on 16 bytes,
+ * are read again for each pass. */
 #include "kernels/cuda/cuda.cuh"
 
-enum { WARPS = 4, LANES = 32 };
-
-/* N neighbours of a row at once: N * sizeof(T) is 16 bytes, or N is 1. */
-template <class T, int N> struct alignas(N == 1 ? sizeof(T) : 16) pack { T v[N]; };
-
-/* 16-byte steps need rows that begin and end on 16 bytes. */
-static bool wide(struct taca_mat m) {
-    const int64_t n = 16 / (int64_t)taca_dtype_bytes(m.dtype);
-    return m.cols % n == 0 && m.ld % n == 0 && (uintptr_t)m.data % 16 == 0;
-}
-
-template <class T, int N, class F>
-static __device__ void each(const T *row, int64_t cols, int lane, F f) {
-    for (int64_t i = (int64_t)lane * N; i < cols; i += LANES * N) {
-        pack<T, N> p = *(const pack<T, N> *)(row + i);
-        for (int j = 0; j < N; j++) f(i + j, to_float(p.v[j]));
-    }
-}
-
-/* y_i = f(i, x_i), x and y may be the same row; y's type may be of another size. */
-template <class Y, class X, int N, class F>
-static __device__ void map_row(Y *y, const X *x, int64_t cols, int lane, F f) {
-    for (int64_t i = (int64_t)lane * N; i < cols; i += LANES * N) {
-        pack<X, N> p = *(const pack<X, N> *)(x + i);
-        for (int j = 0; j < N; j++) y[i + j] = from_float<Y>(f(i + j, to_float(p.v[j])));
-    }
-}
-
-struct moments {
-    float mean, inverse; /* 1 / sqrt(var + eps) */
+enum {
+    WARPS = 4,
+    LANES = 32,
+    BLOCK = WARPS * LANES,
+    KEPT = 32 /* values of a row a thread keeps */
 };
-template <class X, int N>
-static __device__ moments measure(const X *x, int64_t cols, int lane, float eps) {
-    float sum = 0, squares = 0;
-    each<X, N>(x, cols, lane, [&](int64_t, float v) { sum += v; });
-    const float mean = warp_sum(sum) / (float)cols;
-    each<X, N>(x, cols, lane, [&](int64_t, float v) { squares += (v - mean) * (v - mean); });
-    return {mean, rsqrtf(warp_sum(squares) / (float)cols + eps)};
+
+struct sums {
+    float part[WARPS];
+};
+
+/* The sum over T threads, in each of them. */
+template <int T> static __device__ float sum_over(float x) {
+    x = warp_sum(x);
+    if (T == LANES) return x;
+    sums *s = dynamic_shared<sums>();
+    __syncthreads(); /* the last sum has been read */
+    if (threadIdx.x % LANES == 0) s->part[threadIdx.x / LANES] = x;
+    __syncthreads();
+    x = 0;
+    for (int i = 0; i < WARPS; i++) x += s->part[i];
+    return x;
 }
 
-template <class X, int N>
-static __device__ float inverse_rms(const X *x, int64_t cols, int lane, float eps) {
-    float squares = 0;
-    each<X, N>(x, cols, lane, [&](int64_t, float v) { squares += v * v; });
-    return rsqrtf(warp_sum(squares) / (float)cols + eps);
+/* One row, N neighbours at a time, shared by T threads; IN_REGISTERS when cols <= T * KEPT. */
+template <class X, int N, int T, bool IN_REGISTERS> struct row {
+    const X *x;
+    int64_t cols;
+    int at; /* this thread's place among the T */
+    pack<X, N> kept[IN_REGISTERS ? KEPT / N : 1];
+
+    __device__ row(const X *from, int64_t n) : x(from), cols(n), at((int)threadIdx.x % T) {
+        if constexpr (IN_REGISTERS) {
+#pragma unroll
+            for (int i = 0; i < KEPT / N; i++)
+                if ((at + i * T) * N < cols)
+                    kept[i] = *(const pack<X, N> *)(x + (int64_t)(at + i * T) * N);
+        }
+    }
+    /* f(first column, the N values) */
+    template <class F> __device__ __forceinline__ void each(F f) {
+        if constexpr (IN_REGISTERS) {
+#pragma unroll
+            for (int i = 0; i < KEPT / N; i++)
+                if ((at + i * T) * N < cols) give(f, (at + i * T) * N, kept[i]);
+        } else {
+            for (int64_t k = (int64_t)at * N; k < cols; k += T * N)
+                give(f, k, *(const pack<X, N> *)(x + k));
+        }
+    }
+    template <class F>
+    static __device__ __forceinline__ void give(F f, int64_t k, const pack<X, N> &p) {
+        float v[N];
+#pragma unroll
+        for (int j = 0; j < N; j++) v[j] = to_float(p.v[j]);
+        f(k, v);
+    }
+    __device__ float sum(bool squares, float about) {
+        float s = 0;
+        each([&](int64_t, const float(&v)[N]) {
+#pragma unroll
+            for (int j = 0; j < N; j++) s += squares ? (v[j] - about) * (v[j] - about) : v[j];
+        });
+        return sum_over<T>(s);
+    }
+};
+
+template <class Y, int N> static __device__ void put(Y *to, const float (&v)[N]) {
+    pack<Y, N> p;
+#pragma unroll
+    for (int j = 0; j < N; j++) p.v[j] = from_float<Y>(v[j]);
+    *(pack<Y, N> *)to = p;
+}
+/* N values of a vector, `otherwise` where there is none */
+template <int N> static __device__ pack<float, N> some(const float *v, int64_t k, float otherwise) {
+    if (v) return *(const pack<float, N> *)(v + k);
+    pack<float, N> p;
+    for (int j = 0; j < N; j++) p.v[j] = otherwise;
+    return p;
 }
 
 /* ---- kernels --------------------------------------------------------------------------------- */
 
-/* A warp's row; -1 past the end. */
-static __device__ int64_t my_row(int64_t rows) {
-    int64_t r = (int64_t)blockIdx.x * WARPS + threadIdx.x / LANES;
+/* The row of these T threads; -1 past the end. */
+template <int T> static __device__ int64_t my_row(int64_t rows) {
+    const int64_t r = (int64_t)blockIdx.x * (BLOCK / T) + threadIdx.x / T;
     return r < rows ? r : -1;
 }
 
-template <class Y, class X, int N>
-static __global__ void layer_norm_kernel(struct taca_mat y, struct taca_mat x, const float *gain,
-                                         const float *bias, float eps) {
-    const int64_t r = my_row(x.rows);
-    const int lane = (int)threadIdx.x % LANES;
-    if (r < 0) return;
-    const X *in = (const X *)x.data + r * x.ld;
-    const moments m = measure<X, N>(in, x.cols, lane, eps);
-    map_row<Y, X, N>((Y *)y.data + r * y.ld, in, x.cols, lane, [&](int64_t i, float v) {
-        return (v - m.mean) * m.inverse * (gain ? gain[i] : 1) + (bias ? bias[i] : 0);
+/* y = (x - mean) / sqrt(var + eps) * (plus + by) + to */
+template <class Y, class X, int N, int T, bool K>
+static __device__ void normalize(Y *y, const X *x, int64_t cols, float eps, const float *by,
+                                 float plus, const float *to) {
+    row<X, N, T, K> r(x, cols);
+    const float mean = r.sum(false, 0) / (float)cols;
+    const float inverse = rsqrtf(r.sum(true, mean) / (float)cols + eps);
+    r.each([&](int64_t k, float(&v)[N]) {
+        const pack<float, N> b = some<N>(by, k, 1), t = some<N>(to, k, 0);
+#pragma unroll
+        for (int j = 0; j < N; j++) v[j] = (v[j] - mean) * inverse * (plus + b.v[j]) + t.v[j];
+        put<Y, N>(y + k, v);
     });
 }
 
-template <class Y, class X, int N>
+template <class Y, class X, int N, int T, bool K>
+static __global__ void layer_norm_kernel(struct taca_mat y, struct taca_mat x, const float *gain,
+                                         const float *bias, float eps) {
+    const int64_t r = my_row<T>(x.rows);
+    if (r < 0) return;
+    normalize<Y, X, N, T, K>((Y *)y.data + r * y.ld, (const X *)x.data + r * x.ld, x.cols, eps,
+                             gain, 0, bias);
+}
+
+template <class Y, class X, int N, int T, bool K>
 static __global__ void norm_modulate_kernel(struct taca_mat y, struct taca_mat x,
                                             struct taca_mat shift, struct taca_mat scale,
                                             const int32_t *seg_of_row, float eps) {
-    const int64_t r = my_row(x.rows);
-    const int lane = (int)threadIdx.x % LANES;
+    const int64_t r = my_row<T>(x.rows);
     if (r < 0) return;
     const int64_t s = seg_of_row[r];
-    const X *in = (const X *)x.data + r * x.ld;
-    const float *by = (const float *)scale.data + s * scale.ld;
-    const float *plus = (const float *)shift.data + s * shift.ld;
-    const moments m = measure<X, N>(in, x.cols, lane, eps);
-    map_row<Y, X, N>((Y *)y.data + r * y.ld, in, x.cols, lane, [&](int64_t i, float v) {
-        return (v - m.mean) * m.inverse * (1 + by[i]) + plus[i];
+    normalize<Y, X, N, T, K>((Y *)y.data + r * y.ld, (const X *)x.data + r * x.ld, x.cols, eps,
+                             (const float *)scale.data + s * scale.ld, 1,
+                             (const float *)shift.data + s * shift.ld);
+}
+
+template <class Y, class X, int N, int T, bool K>
+static __device__ void scale_by_rms(Y *y, const X *x, int64_t cols, const float *gain, float eps) {
+    row<X, N, T, K> r(x, cols);
+    const float inverse = rsqrtf(r.sum(true, 0) / (float)cols + eps);
+    r.each([&](int64_t k, float(&v)[N]) {
+        const pack<float, N> g = some<N>(gain, k, 1);
+#pragma unroll
+        for (int j = 0; j < N; j++) v[j] = v[j] * inverse * g.v[j];
+        put<Y, N>(y + k, v);
     });
 }
 
-template <class Y, class X, int N>
+template <class Y, class X, int N, int T, bool K>
 static __global__ void rms_norm_kernel(struct taca_mat y, struct taca_mat x, const float *gain,
                                        float eps) {
-    const int64_t r = my_row(x.rows);
-    const int lane = (int)threadIdx.x % LANES;
+    const int64_t r = my_row<T>(x.rows);
     if (r < 0) return;
-    const X *in = (const X *)x.data + r * x.ld;
-    const float inverse = inverse_rms<X, N>(in, x.cols, lane, eps);
-    map_row<Y, X, N>((Y *)y.data + r * y.ld, in, x.cols, lane,
-                     [&](int64_t i, float v) { return v * inverse * gain[i]; });
+    scale_by_rms<Y, X, N, T, K>((Y *)y.data + r * y.ld, (const X *)x.data + r * x.ld, x.cols, gain,
+                                eps);
 }
 
-/* A warp per head of each row, in place. */
-template <class X, int N>
+/* A row is one head of a row of x, in place. */
+template <class X, int N, int T, bool K>
 static __global__ void head_rms_norm_kernel(struct taca_mat x, const float *gain, int64_t d,
                                             float eps) {
-    const int64_t heads = x.cols / d, k = my_row(x.rows * heads);
-    const int lane = (int)threadIdx.x % LANES;
+    const int64_t heads = x.cols / d, k = my_row<T>(x.rows * heads);
     if (k < 0) return;
     X *head = (X *)x.data + k / heads * x.ld + k % heads * d;
-    const float inverse = inverse_rms<X, N>(head, d, lane, eps);
-    map_row<X, X, N>(head, head, d, lane,
-                     [&](int64_t i, float v) { return v * inverse * gain[i]; });
+    scale_by_rms<X, X, N, T, K>(head, head, d, gain, eps);
 }
 
 /* A warp per row: pair p of every head turns by the row's angle p. */
 template <class X> static __global__ void rope_kernel(struct taca_mat x, struct taca_mat table) {
-    const int64_t r = my_row(x.rows), half = table.cols / 2;
+    const int64_t r = my_row<LANES>(x.rows), half = table.cols / 2;
     if (r < 0) return;
     X *row = (X *)x.data + r * x.ld;
     const float *angles = (const float *)table.data + r * table.ld;
@@ -130,22 +178,48 @@ template <class X> static __global__ void rope_kernel(struct taca_mat x, struct 
 
 /* ---- ops ------------------------------------------------------------------------------------- */
 
-/* f(y's pointer type, x's, integral constant N) */
-template <class F> static void by_width(struct taca_mat y, struct taca_mat x, bool w, F f) {
-    by_dtypes(y.dtype, x.dtype, [&](auto *a, auto *b) {
-        if (w)
-            f(a, b, std::integral_constant<int, (int)(16 / sizeof *b)>());
-        else
-            f(a, b, std::integral_constant<int, 1>());
-    });
+/* Packs of n values need rows that begin and end on 16 bytes. */
+static bool wide(struct taca_mat m, int n) {
+    return m.cols % n == 0 && m.ld * (int64_t)taca_dtype_bytes(m.dtype) % 16 == 0 &&
+           (uintptr_t)m.data % 16 == 0;
+}
+static bool wide(const float *v) { return (uintptr_t)v % 16 == 0; }
+
+/* N, T and whether a row is kept, as the constants of a kernel's instance */
+template <int PACK, int THREADS, bool REGISTERS> struct plan {
+    static constexpr int N = PACK, T = THREADS;
+    static constexpr bool K = REGISTERS;
+};
+
+/* f(plan, blocks) for so many rows; values that do not come in packs are not kept. */
+template <int N, class F> static void by_length(int64_t rows, int64_t cols, F f) {
+    constexpr bool K = N > 1;
+    if (cols <= LANES * KEPT)
+        f(plan<N, LANES, K>(), blocks_for(rows, WARPS));
+    else if (cols <= BLOCK * KEPT)
+        f(plan<N, BLOCK, K>(), (unsigned)rows);
+    else
+        f(plan<N, BLOCK, false>(), (unsigned)rows);
+}
+template <int N, class F> static void by_plan(int64_t rows, int64_t cols, bool packs, F f) {
+    if (packs)
+        by_length<N>(rows, cols, f);
+    else
+        by_length<1>(rows, cols, f);
 }
 
 void cuda_layer_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                      const float *gain, const float *bias, float eps) {
     struct cuda *c = cuda_of(b);
-    by_width(y, x, wide(x), [&](auto *p, auto *q, auto n) {
-        launch(layer_norm_kernel<element<decltype(p)>, element<decltype(q)>, decltype(n)::value>,
-               blocks_for(x.rows, WARPS), WARPS * LANES, 0, c->stream, y, x, gain, bias, eps);
+    by_dtypes(y.dtype, x.dtype, [&](auto *p, auto *q) {
+        typedef element<decltype(p)> Y;
+        typedef element<decltype(q)> X;
+        constexpr int N = 16 / (int)sizeof(X);
+        const bool packs = wide(y, N) && wide(x, N) && wide(gain) && wide(bias);
+        by_plan<N>(x.rows, x.cols, packs, [&](auto l, unsigned blocks) {
+            launch(layer_norm_kernel<Y, X, l.N, l.T, l.K>, blocks, BLOCK, sizeof(sums), c->stream,
+                   y, x, gain, bias, eps);
+        });
     });
     (void)cuda_launched(c, "layer_norm");
 }
@@ -154,10 +228,15 @@ void cuda_norm_modulate(struct taca_backend *b, struct taca_mat y, struct taca_m
                         struct taca_mat shift, struct taca_mat scale, const int32_t *seg_of_row,
                         float eps) {
     struct cuda *c = cuda_of(b);
-    by_width(y, x, wide(x), [&](auto *p, auto *q, auto n) {
-        launch(norm_modulate_kernel<element<decltype(p)>, element<decltype(q)>, decltype(n)::value>,
-               blocks_for(x.rows, WARPS), WARPS * LANES, 0, c->stream, y, x, shift, scale,
-               seg_of_row, eps);
+    by_dtypes(y.dtype, x.dtype, [&](auto *p, auto *q) {
+        typedef element<decltype(p)> Y;
+        typedef element<decltype(q)> X;
+        constexpr int N = 16 / (int)sizeof(X);
+        const bool packs = wide(y, N) && wide(x, N) && wide(shift, N) && wide(scale, N);
+        by_plan<N>(x.rows, x.cols, packs, [&](auto l, unsigned blocks) {
+            launch(norm_modulate_kernel<Y, X, l.N, l.T, l.K>, blocks, BLOCK, sizeof(sums),
+                   c->stream, y, x, shift, scale, seg_of_row, eps);
+        });
     });
     (void)cuda_launched(c, "norm_modulate");
 }
@@ -165,9 +244,15 @@ void cuda_norm_modulate(struct taca_backend *b, struct taca_mat y, struct taca_m
 void cuda_rms_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x, const float *gain,
                    float eps) {
     struct cuda *c = cuda_of(b);
-    by_width(y, x, wide(x), [&](auto *p, auto *q, auto n) {
-        launch(rms_norm_kernel<element<decltype(p)>, element<decltype(q)>, decltype(n)::value>,
-               blocks_for(x.rows, WARPS), WARPS * LANES, 0, c->stream, y, x, gain, eps);
+    by_dtypes(y.dtype, x.dtype, [&](auto *p, auto *q) {
+        typedef element<decltype(p)> Y;
+        typedef element<decltype(q)> X;
+        constexpr int N = 16 / (int)sizeof(X);
+        const bool packs = wide(y, N) && wide(x, N) && wide(gain);
+        by_plan<N>(x.rows, x.cols, packs, [&](auto l, unsigned blocks) {
+            launch(rms_norm_kernel<Y, X, l.N, l.T, l.K>, blocks, BLOCK, sizeof(sums), c->stream, y,
+                   x, gain, eps);
+        });
     });
     (void)cuda_launched(c, "rms_norm");
 }
@@ -175,12 +260,15 @@ void cuda_rms_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
 void cuda_head_rms_norm(struct taca_backend *b, struct taca_mat x, const struct taca_vec *gain,
                         float eps) {
     struct cuda *c = cuda_of(b);
-    struct taca_mat head = x;
-    head.cols = gain->n; /* heads begin on 16 bytes when the first two do */
-    by_width(x, x, wide(head), [&](auto *p, auto *, auto n) {
-        launch(head_rms_norm_kernel<element<decltype(p)>, decltype(n)::value>,
-               blocks_for(x.rows * (x.cols / gain->n), WARPS), WARPS * LANES, 0, c->stream, x,
-               gain->data, gain->n, eps);
+    const int64_t rows = x.rows * (x.cols / gain->n);
+    by_dtype(x.dtype, [&](auto *p) {
+        typedef element<decltype(p)> X;
+        constexpr int N = 16 / (int)sizeof(X);
+        const bool packs = wide(x, N) && gain->n % N == 0 && wide(gain->data);
+        by_plan<N>(rows, gain->n, packs, [&](auto l, unsigned blocks) {
+            launch(head_rms_norm_kernel<X, l.N, l.T, l.K>, blocks, BLOCK, sizeof(sums), c->stream,
+                   x, gain->data, gain->n, eps);
+        });
     });
     (void)cuda_launched(c, "head_rms_norm");
 }
@@ -188,8 +276,8 @@ void cuda_head_rms_norm(struct taca_backend *b, struct taca_mat x, const struct 
 void cuda_rope(struct taca_backend *b, struct taca_mat x, struct taca_mat table) {
     struct cuda *c = cuda_of(b);
     by_dtype(x.dtype, [&](auto *p) {
-        launch(rope_kernel<element<decltype(p)>>, blocks_for(x.rows, WARPS), WARPS * LANES, 0,
-               c->stream, x, table);
+        launch(rope_kernel<element<decltype(p)>>, blocks_for(x.rows, WARPS), BLOCK, 0, c->stream, x,
+               table);
     });
     (void)cuda_launched(c, "rope");
 }

@@ -246,9 +246,9 @@ static void conv_body(void) {
 static void test_conv2d_follows_its_sum(void) { fx_each(conv_body); }
 
 static void group_norm_body(void) {
-    static const int64_t shape[][5] = {
-        {1, 1, 1, 4, 2}, {1, 5, 7, 32, 32}, {2, 9, 3, 48, 4}, {1, 33, 17, 64, 32}, {2, 4, 4, 6, 1}};
-    for (int i = 0; i < 20; i++) {
+    static const int64_t shape[][5] = {{1, 1, 1, 4, 2},     {1, 5, 7, 32, 32}, {2, 9, 3, 48, 4},
+                                       {1, 33, 17, 64, 32}, {2, 4, 4, 6, 1},   {1, 2, 3, 300, 3}};
+    for (int i = 0; i < 24; i++) {
         const int64_t *s = shape[i / 4], c = s[3], px = s[1] * s[2], width = c / s[4];
         struct fx_tensor g = fx_tensor("g", 1, 1, &c), h = fx_tensor("b", 1, 1, &c);
         struct taca_vec gain = fx_vec(&g), bias = fx_vec(&h);

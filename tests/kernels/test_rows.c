@@ -2,7 +2,8 @@
  * odd sizes, strided views, in place, all dtypes, on every backend. */
 #include "tests/kernels/fixture.h"
 
-static const int64_t sizes[][2] = {{1, 1}, {1, 7}, {2, 16}, {7, 17}, {3, 33}, {5, 65}, {33, 130}};
+static const int64_t sizes[][2] = {{1, 1},  {1, 7},    {2, 16},   {7, 17},  {3, 33},
+                                   {5, 65}, {33, 130}, {3, 1040}, {2, 4104}};
 enum { SIZES = sizeof sizes / sizeof *sizes };
 static const enum taca_dtype floats[] = {TACA_F32, TACA_BF16};
 
@@ -179,8 +180,9 @@ static void layer_norm_body(void) {
             int64_t rows = sizes[i][0], cols = sizes[i][1];
             struct fx_tensor g = fx_tensor("g", 1, 1, &cols), h = fx_tensor("b", 1, 1, &cols);
             struct taca_vec gain = fx_vec(&g), bias = fx_vec(&h);
-            struct fx_mat x = fx_new(floats[d & 1], rows, cols, 3, 2);
-            struct fx_mat y = fx_new(floats[d >> 1], rows, cols, 1, 1);
+            const bool on_16 = cols % 8 == 0; /* as the rows of a model are */
+            struct fx_mat x = fx_new(floats[d & 1], rows, cols, on_16 ? 8 : 3, 2);
+            struct fx_mat y = fx_new(floats[d >> 1], rows, cols, on_16 ? 8 : 1, 1);
             double *want = doubles(rows * cols);
             bool affine = i % 2 == 0;
             for (int64_t r = 0; r < rows; r++) {
@@ -214,26 +216,29 @@ static void modulate_body(void) {
     static const int64_t rows[][2] = {{3, 2}, {0, 5}, {17, 0}, {1, 7}};
     struct fx_layout lay;
     fx_layout(&lay, 4, rows, NULL);
-    for (int i = 0; i < 16; i++) {
+    for (int i = 0; i < 32; i++) {
         const int stream = i & 1;
-        const int64_t n = stream == TACA_IMG ? 21 : 14, d = i & 8 ? 40 : 19;
-        struct fx_mat mod = fx_new(TACA_F32, 4, 3 * d + 4, 2, 1);
-        struct fx_mat x = fx_new(TACA_F32, n, d, 3, 2), y = fx_new(floats[i >> 1 & 1], n, d, 1, 1);
+        const bool on_16 = i & 16; /* every row and range begins on 16 bytes */
+        const int64_t n = stream == TACA_IMG ? 21 : 14, o = on_16 ? 8 : 1;
+        const int64_t d = on_16 ? (i & 8 ? 1064 : 48) : i & 8 ? 40 : 19;
+        struct fx_mat mod = fx_new(TACA_F32, 4, 3 * d + 4 * o, on_16 ? 8 : 2, 1);
+        struct fx_mat x = fx_new(TACA_F32, n, d, on_16 ? 8 : 3, 2);
+        struct fx_mat y = fx_new(floats[i >> 1 & 1], n, d, on_16 ? 8 : 1, 1);
         struct fx_mat z = fx_new(floats[i >> 2 & 1], n, d, 0, 1);
         double *want = doubles(n * d), *sum = doubles(n * d);
         for (int64_t r = 0, s = 0, left = rows[0][stream]; r < n; r++, left--) {
             while (left == 0) left = rows[++s][stream];
-            const double *m = mod.v + s * (3 * d + 4);
+            const double *m = mod.v + s * (3 * d + 4 * o);
             norm_row(want + r * d, x.v + r * d, d, 1e-6);
             for (int64_t c = 0; c < d; c++) {
-                want[r * d + c] = want[r * d + c] * (1 + m[2 * d + 4 + c]) + m[1 + c];
-                sum[r * d + c] = x.v[r * d + c] + m[d + 2 + c] * z.v[r * d + c];
+                want[r * d + c] = want[r * d + c] * (1 + m[2 * d + 4 * o + c]) + m[o + c];
+                sum[r * d + c] = x.v[r * d + c] + m[d + 2 * o + c] * z.v[r * d + c];
             }
         }
-        taca_norm_modulate(fx, y.m, x.m, mod.m, 1, 2 * d + 4, &lay.l, (enum taca_stream)stream,
+        taca_norm_modulate(fx, y.m, x.m, mod.m, o, 2 * d + 4 * o, &lay.l, (enum taca_stream)stream,
                            1e-6f);
         fx_check("norm_modulate", &y, want, 5e-6);
-        taca_gate_add(fx, x.m, z.m, mod.m, d + 2, &lay.l, (enum taca_stream)stream);
+        taca_gate_add(fx, x.m, z.m, mod.m, d + 2 * o, &lay.l, (enum taca_stream)stream);
         fx_check("gate_add", &x, sum, 1e-6);
         free(want), free(sum);
         fx_free(&mod), fx_free(&x), fx_free(&y), fx_free(&z);
