@@ -15,7 +15,8 @@
 
 enum {
     LINGER_US = 1000 * 1000,
-    SEND_BUFFER_BYTES = 65536,  /* a stalled reader costs no more kernel memory than this */
+    SEND_BUFFER_BYTES = 65536,  /* a stalled reader of events costs no more kernel memory */
+    NOT_SENT_BYTES = 32768,     /* nor one of a picture, whose buffer grows with a fast line */
     USER_TIMEOUT_MS = 30 * 1000 /* unacknowledged data: the peer has vanished */
 };
 
@@ -108,6 +109,7 @@ static void set_option(int fd, int level, int name, int value) {
 /* A peer that vanishes without a word is found by the kernel, also while nothing is sent. */
 static void tune_socket(int fd) {
     set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, USER_TIMEOUT_MS);
+    set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOT_SENT_BYTES);
     set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
     set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 15);
     set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 5);

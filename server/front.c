@@ -21,6 +21,7 @@
 enum {
     ADMIN_CONNECTIONS = 64,
     TICK_MS = 250,
+    STALL_S = 30,
     CLOSE_TICK_MS = 5,
     CLOSE_PATIENCE_MS = 2000, /* for answers that are being written */
     SPARE_DESCRIPTORS = 256
@@ -145,6 +146,7 @@ static enum taca_code open_http(struct front *f, bool admin, const struct front_
                           .max_connections = admin ? ADMIN_CONNECTIONS : o->max_connections,
                           .count_peers = !admin && o->max_per_ip > 0,
                           .body_timeout_ms = o->body_timeout_ms,
+                          .stall_s = o->stall_s ? o->stall_s : STALL_S,
                           .ping_ms = o->sse_ping_ms,
                           .max_body_bytes = o->limits.max_body_bytes,
                           .watch = admin ? NULL : f->watch,

@@ -41,6 +41,7 @@ struct front_opts {
     int head_timeout_ms;
     int body_timeout_ms;
     int sse_ping_ms;
+    int stall_s; /* of a client that takes nothing of its answer; 0 = 30 */
     struct api_limits limits;
     const char *cors_origin;  /* as in access.h, "" or NULL = none */
     const char *api_key_file; /* the same */

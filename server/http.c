@@ -24,7 +24,6 @@
 
 enum {
     MAX_DAEMONS = 4,
-    STALL_S = 30,           /* neither a byte in nor out */
     BODY_BYTES_PER_MS = 64, /* slower bodies are late */
     /* the library reads events into its pool when it sends chunks, and only else into a block */
     CHUNKED_BLOCK = 16,
@@ -72,9 +71,10 @@ struct request {
 
 /* ---- answers --------------------------------------------------------------------------------- */
 
-static void add_header(struct MHD_Response *r, const char *name, const char *value) {
-    if (MHD_add_response_header(r, name, value) != MHD_YES)
-        taca_log(TACA_LOG_WARN, "the header %s was not added to an answer", name);
+static bool add_header(struct MHD_Response *r, const char *name, const char *value) {
+    if (MHD_add_response_header(r, name, value) == MHD_YES) return true;
+    taca_log(TACA_LOG_WARN, "the header %s was not added to an answer", name);
+    return false;
 }
 
 /* "Name: value\n" lines; the text is cut up in place. */
@@ -96,17 +96,22 @@ static bool names(const char *lines, const char *name) {
     return false;
 }
 
-/* The fixed headers, but for those that the route's own lines or `more` of them replace. */
-static void add_common(struct MHD_Response *r, const struct request *q, const char *content_type,
+/* The fixed headers, but for those that the route's own lines or `more` of them replace. False when
+ * there was no memory for the one that ends the connection: nobody guards a second request on it.
+ */
+static bool add_common(struct MHD_Response *r, const struct request *q, const char *content_type,
                        const char *more) {
+    bool ends = true;
     for (int i = 0; answer_headers[i]; i += 2)
-        if (!names(q->reply.headers.data, answer_headers[i]) && !names(more, answer_headers[i]))
-            add_header(r, answer_headers[i], answer_headers[i + 1]);
+        if (!names(q->reply.headers.data, answer_headers[i]) && !names(more, answer_headers[i]) &&
+            !add_header(r, answer_headers[i], answer_headers[i + 1]))
+            ends = ends && strcmp(answer_headers[i], "Connection") != 0;
     char trace[TRACE_HEADER_LEN + 1];
     add_header(r, "X-Request-Id", q->id);
     trace_header(trace, &q->trace);
     if (trace[0]) add_header(r, "traceparent", trace);
     if (content_type) add_header(r, "Content-Type", content_type);
+    return ends;
 }
 
 /* Takes `body` over. */
@@ -119,13 +124,13 @@ static enum MHD_Result queue_bytes(struct request *q, const struct stream_answer
         free(a->body);
         return MHD_NO;
     }
-    add_common(r, q, a->content_type, a->headers);
+    bool ends = add_common(r, q, a->content_type, a->headers);
     add_lines(r, q->reply.headers.data);
     add_lines(r, a->headers);
     q->status = a->status;
     q->bytes = a->len;
     q->answered_us = taca_now_us();
-    enum MHD_Result rc = MHD_queue_response(q->mhd, (unsigned)a->status, r);
+    enum MHD_Result rc = ends ? MHD_queue_response(q->mhd, (unsigned)a->status, r) : MHD_NO;
     MHD_destroy_response(r);
     return rc;
 }
@@ -172,12 +177,12 @@ static enum MHD_Result queue_events(struct request *q, char *headers) {
     struct MHD_Response *r = MHD_create_response_from_callback(
         MHD_SIZE_UNKNOWN, q->chunks ? CHUNKED_BLOCK : PLAIN_BLOCK, read_events, q, NULL);
     if (!r) return MHD_NO;
-    add_common(r, q, "text/event-stream", headers);
+    bool ends = add_common(r, q, "text/event-stream", headers);
     add_header(r, "X-Accel-Buffering", "no");
     add_lines(r, q->reply.headers.data);
     add_lines(r, headers);
     q->status = MHD_HTTP_OK;
-    enum MHD_Result rc = MHD_queue_response(q->mhd, MHD_HTTP_OK, r);
+    enum MHD_Result rc = ends ? MHD_queue_response(q->mhd, MHD_HTTP_OK, r) : MHD_NO;
     MHD_destroy_response(r);
     return rc;
 }
@@ -291,18 +296,23 @@ static bool count_body(struct request *q) {
 }
 
 static enum MHD_Result take_body(struct request *q, const char *bytes, size_t *len) {
+    const bool fits = !q->body.failed && *len <= q->body.max - q->body.len;
     taca_buf_put(&q->body, bytes, *len);
     *len = 0;
-    if (!q->body.failed && !count_body(q)) {
+    if (q->body.failed && fits) {
+        struct api_error e = {.retry_after_s = 1};
+        api_fail(&e, 503, "out_of_memory", NULL, "the service is out of memory");
+        conn_refuse(q->conn, &e); /* once; later bytes are thrown away */
+    } else if (!q->body.failed && !count_body(q)) {
         struct api_error e = {.retry_after_s = 1};
         api_fail(&e, 503, "too_many_connections", NULL,
                  "too many large requests are being received: try again in a moment");
         conn_refuse(q->conn, &e);
-    } else if (q->body.failed) { /* above the ceiling: only a chunked body can be, or no memory */
+    } else if (q->body.failed) { /* above the ceiling: only a chunked body can be */
         struct api_error e = {0};
         api_fail(&e, 413, "body_too_large", NULL, "the body is larger than %zu bytes",
                  q->http->opts.max_body_bytes);
-        conn_refuse(q->conn, &e); /* once; later bytes are thrown away */
+        conn_refuse(q->conn, &e);
     } else {
         conn_more_body(q->conn, body_deadline_us(q));
     }
@@ -441,8 +451,8 @@ static struct MHD_Daemon *start_daemon(struct http *h, size_t pool_bytes) {
     return MHD_start_daemon(flags, 0, NULL, NULL, on_request, h, /* the logger first */
                             MHD_OPTION_EXTERNAL_LOGGER, on_log, h, MHD_OPTION_CONNECTION_LIMIT,
                             (unsigned)h->opts.max_connections + 16, MHD_OPTION_CONNECTION_TIMEOUT,
-                            (unsigned)STALL_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT, pool_bytes,
-                            MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
+                            (unsigned)h->opts.stall_s, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+                            pool_bytes, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
                             MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_END);
 }
 

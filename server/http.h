@@ -57,6 +57,7 @@ struct http_opts {
     int max_connections;
     bool count_peers;    /* http_connections_of will be asked */
     int body_timeout_ms; /* and a second for every 64 KiB that have come */
+    int stall_s;         /* neither a byte in nor out: dropped */
     int ping_ms;         /* silence on an event stream before a comment is sent */
     size_t max_body_bytes;
     struct rules_place *rules; /* whose pages may read a refusal amid a body; NULL = nobody's */

@@ -12,7 +12,7 @@
 #include "server/jobs_internal.h"
 #include "server/metrics.h"
 
-enum { CALIBRATE_MS = 250 };
+enum { CALIBRATE_MS = 250, STARVED_US = 20 * 1000 };
 
 enum taca_code jobs_open(struct jobs **out, const struct jobs_opts *opts,
                          const struct jobs_ports *ports, struct taca_err *err) {
@@ -230,6 +230,7 @@ static int64_t deadline_us(const struct job *job) {
 
 int64_t jobs_next_expiry_us(const struct jobs *js) {
     int64_t next = store_next_expiry_us(js->store);
+    if (js->starved && next > taca_now_us() + STARVED_US) next = taca_now_us() + STARVED_US;
     for (struct job *job = js->first; job; job = job->next) {
         int64_t start = start_limit_us(js, job), end = deadline_us(job);
         int64_t reader = readers_next_us(job);
@@ -411,7 +412,8 @@ static void start_over(struct jobs *js, const int *picked) {
 void jobs_pump(struct jobs *js) {
     expire(js);
     drop_old(js);
-    if (!jobs_line_up(js)) return; /* out of memory: the next event tries again */
+    js->starved = !jobs_line_up(js);
+    if (js->starved) return;
     bool free = !js->op.active && !js->sick && pool_ready(js->ports.pool);
     if (free && js->opts.calibrate) {
         send_calibrate(js);
@@ -430,6 +432,7 @@ void jobs_pump(struct jobs *js) {
         case SCHED_DO_PREVIEW: send_preview(js, picked); break;
         case SCHED_DO_DECODE: send_decode(js, picked, slot); break;
         }
+        js->starved = plan.act != SCHED_DO_NOTHING && !js->op.active;
     }
     jobs_publish(js);
 }

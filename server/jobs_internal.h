@@ -48,7 +48,8 @@ struct jobs {
     int ending;          /* jobs that are over but for their way to the disk */
     bool stopped;        /* the encoder is gone */
     struct op op;
-    bool sick; /* the worker is condemned: `lost` will come, nothing is sent before */
+    bool starved; /* there was something to send, and no memory for it: try again soon */
+    bool sick;    /* the worker is condemned: `lost` will come, nothing is sent before */
     uint64_t last_seq;
     bool slot_used[POOL_SLOTS];
     struct sched sched;

@@ -3,8 +3,9 @@
  * Pixels are a function of prompt, seed, size, steps and what they start from, and of nothing else,
  * so two runs of a request can be compared byte for byte. TACA_FAKE_STEP_MS is the time of a step,
  * and TACA_FAKE_PIXEL_NS is added for each pixel of those who share it. Words in the prompt make
- * faults: crash, hang, device (in the second step), nan (decoding), refuse (opening), together (a
- * step of more than one fails), slow (ten times the step time). */
+ * faults: crash, garble (what it says to the service), hang, device (in the second step), nan
+ * (decoding), refuse (opening), together (a step of more than one fails), slow (ten times the step
+ * time). */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,10 @@
 #include <unistd.h>
 
 #include "engine/engine.h"
+
+enum { WORKER_PIPE = 3 };
+static const char nonsense[] =
+    "\xff\xfe this is no message that the service knows, nor as long as it says";
 
 struct taca_engine {
     struct taca_model_info info;
@@ -24,7 +29,7 @@ struct taca_engine {
 struct taca_seq {
     uint64_t state;
     int step, steps, width_px, height_px;
-    bool crash, hang, device, nan, together, slow;
+    bool crash, garble, hang, device, nan, together, slow;
 };
 
 enum taca_code taca_engine_open(struct taca_engine **out, const struct taca_engine_opts *opts,
@@ -78,6 +83,7 @@ enum taca_code taca_seq_open(struct taca_engine *e, const struct taca_gen_params
     s->width_px = p->width_px;
     s->height_px = p->height_px;
     s->crash = strstr(p->prompt, "crash") != NULL;
+    s->garble = strstr(p->prompt, "garble") != NULL;
     s->hang = strstr(p->prompt, "hang") != NULL;
     s->device = strstr(p->prompt, "device") != NULL;
     s->nan = strstr(p->prompt, "nan") != NULL;
@@ -111,6 +117,7 @@ enum taca_code taca_step(struct taca_engine *e, struct taca_seq *const *seqs, in
         if (s->step != 1) continue;
         if (s->crash) raise(SIGKILL);
         if (s->hang) pause();
+        if (s->garble) (void)!write(WORKER_PIPE, nonsense, sizeof nonsense);
         if (s->device) return taca_fail(err, TACA_EDEVICE, "the device has fallen off");
     }
     struct timespec t = {us / 1000000, us % 1000000 * 1000};

@@ -306,6 +306,7 @@ int main(int argc, char **argv) {
                            .body_timeout_ms = number(argv, argc, 3, 5000),
                            .sse_ping_ms = number(argv, argc, 4, 15000),
                            .max_per_ip = number(argv, argc, 5, 0),
+                           .stall_s = number(argv, argc, 7, 0),
                            .cors_origin = argc > 6 ? argv[6] : NULL};
     api_limits_init(&o.limits);
     o.limits.max_body_bytes = 262144; /* small, so that tests can pass it */

@@ -26,8 +26,9 @@ JSON = b"Content-Type: application/json\r\n"
 
 
 class Service:
-    def __init__(self, cap=2000, head_ms=5000, body_ms=5000, ping_ms=15000, per_ip=0, cors=""):
-        args = [PROGRAM] + [str(x) for x in (cap, head_ms, body_ms, ping_ms, per_ip, cors)]
+    def __init__(self, cap=2000, head_ms=5000, body_ms=5000, ping_ms=15000, per_ip=0, cors="",
+                 stall_s=0):
+        args = [PROGRAM] + [str(x) for x in (cap, head_ms, body_ms, ping_ms, per_ip, cors, stall_s)]
         self.process = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         text=True)
         self.lines = queue.Queue()
@@ -734,6 +735,41 @@ class OneAddress(WithService):
         for i in range(1000):
             self.assertEqual(self.service.ask(get(b"/livez") if i % 3 else get(b"/", b"")).status,
                              200 if i % 3 else 400)
+
+
+class Stalled(WithService):
+    options = {"stall_s": 1}
+
+    def queued(self, port):
+        """Bytes that the kernel holds for the client at this port."""
+        with open("/proc/net/tcp") as f:
+            for line in list(f)[1:]:
+                _, local, remote, _, queues = line.split()[:5]
+                if (int(local[-4:], 16), int(remote[-4:], 16)) == (self.service.port, port):
+                    return int(queues.split(":")[0], 16)
+        return 0
+
+    def test_who_takes_nothing_of_a_large_answer_is_dropped_and_costs_little(self):
+        def stalls():
+            text = self.service.ask(get(b"/metrics")).body.decode()
+            return int(re.search(r'reason="write_stall"} (\d+)', text).group(1))
+        before, most = stalls(), 0
+        crowd = []
+        for prompt, stream in (("big", False), ("flood", True)) * 5:
+            s = socket.socket()
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            s.connect(("127.0.0.1", self.service.port))
+            s.sendall(generate(prompt, stream))
+            crowd.append(s)
+        end = time.time() + 6 * PATIENCE
+        while stalls() < before + len(crowd) and time.time() < end:
+            most = max([most] + [self.queued(s.getsockname()[1]) for s in crowd])
+            time.sleep(0.05)
+        self.assertEqual(stalls(), before + len(crowd))
+        self.assertGreater(most, 0)
+        self.assertLessEqual(most, 64 << 10)
+        for s in crowd:
+            s.close()
 
 
 class Origins(WithService):
