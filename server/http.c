@@ -35,18 +35,20 @@ enum {
 };
 
 /* The library touches all of a connection's pool, so an idle event stream costs that much. A head
- * goes to a daemon whose pools hold it and the answer's: programs to the last ones, browsers to the
- * second, and whatever else the guard lets in to the first. */
+ * goes to the last daemon whose pools hold it and the answer's: whatever the guard lets in to the
+ * first, browsers to the second, programs to the others. What has no body does not share a thread
+ * with thousands of streams that began with one: probes are among that. */
 static const struct {
     size_t pool_bytes, head_bytes;
-} daemons[MAX_DAEMONS] = {{65536, SIZE_MAX}, {8192, 4096}, {4096, 1536}, {4096, 1536}};
+    bool bodies;
+} daemons[MAX_DAEMONS] = {
+    {65536, SIZE_MAX, true}, {8192, 4096, true}, {4096, 1536, true}, {4096, 1536, false}};
 
 struct http {
     struct http_opts opts;
     struct conns *conns;
     struct MHD_Daemon *daemons[MAX_DAEMONS];
     int n_daemons;
-    unsigned next;
     atomic_size_t body_bytes; /* of all bodies that are there */
 };
 
@@ -480,12 +482,11 @@ enum taca_code http_open(struct http **out, const struct http_opts *opts, struct
     return TACA_OK;
 }
 
-/* The last whose pools suffice; equal ones take turns. */
 static struct MHD_Daemon *daemon_for(struct http *h, const struct head *head) {
+    bool body = head->chunked || head->content_length > 0;
     if (head->chunked || head->content_length > LARGE_BODY_BYTES) return h->daemons[0];
     int i = h->n_daemons - 1;
-    while (head->parse_bytes > daemons[i].head_bytes) i--;
-    if (i > 0 && daemons[i - 1].pool_bytes == daemons[i].pool_bytes) i -= (int)(h->next++ % 2);
+    while (head->parse_bytes > daemons[i].head_bytes || (body && !daemons[i].bodies)) i--;
     return h->daemons[i];
 }
 
