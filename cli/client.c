@@ -141,6 +141,9 @@ static enum taca_code understand_head(struct client *c, struct taca_err *err) {
         long s = strtol(value, NULL, 10);
         c->retry_after_s = s < 0 ? 0 : s > 3600 ? 3600 : (int)s;
     }
+    if ((value = header(c->raw.data, "Content-Type")))
+        snprintf(c->content_type, sizeof c->content_type, "%.*s", (int)strcspn(value, "\r\n"),
+                 value);
     c->body = CLIENT_TO_END;
     if ((value = header(c->raw.data, "Content-Length"))) {
         c->body = CLIENT_LENGTH;
@@ -305,9 +308,10 @@ enum taca_code client_url_parse(struct client_url *out, const char *url, const c
     if (strncmp(url, "https://", 8) == 0)
         return taca_fail_param(
             err, param, "\"%.80s\": https is for the proxy in front; this speaks http://", url);
-    if (strncmp(url, scheme, sizeof scheme - 1) != 0)
+    const bool schemed = strncmp(url, scheme, sizeof scheme - 1) == 0;
+    if (!schemed && strstr(url, "://"))
         return taca_fail_param(err, param, "\"%.80s\" does not begin with http:// or unix:/", url);
-    const char *p = url + sizeof scheme - 1;
+    const char *p = schemed ? url + sizeof scheme - 1 : url;
     bool v6 = *p == '[';
     size_t len = v6 ? strcspn(++p, "]") : strcspn(p, ":/?");
     if (len == 0 || len >= sizeof out->host || (v6 && p[len] != ']'))

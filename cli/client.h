@@ -16,7 +16,7 @@ struct client_url {
     int port;
     char path[CLIENT_MAX_PATH]; /* "" or "/..." */
 };
-/* http://HOST[:PORT][/PATH], without a port 80; or unix:/PATH. TACA_EINVAL names `param` and what
+/* [http://]HOST[:PORT][/PATH], without a port 80; or unix:/PATH. TACA_EINVAL names `param` and what
  * was wrong. */
 enum taca_code client_url_parse(struct client_url *out, const char *url, const char *param,
                                 struct taca_err *err) TACA_MUST_USE;
@@ -38,8 +38,9 @@ enum taca_code client_send(const struct client_request *r, int *status, struct t
 struct client {
     int fd; /* < 0 = closed */
     int status;
-    int retry_after_s; /* 0 = none said */
-    bool ended;        /* the body is complete */
+    int retry_after_s;     /* 0 = none said */
+    char content_type[64]; /* as far as it fits; "" = none said */
+    bool ended;            /* the body is complete */
     /* own */
     const struct client_request *request;
     struct taca_buf raw; /* read and not yet handed out */

@@ -274,6 +274,9 @@ static enum taca_code follow(struct there *t, struct taca_err *err) {
     enum taca_code rc = client_open(&c, &r, err);
     t->sent |= c.fd >= 0;
     if (!rc && c.status != 200) read_refusal(t, &c);
+    if (!rc && c.status == 200 && strncmp(c.content_type, "text/event-stream", 17) != 0)
+        rc = taca_fail(err, TACA_EPROTO, "%s is no taca service: it answers with %s",
+                       t->g->o->server, c.content_type[0] ? c.content_type : "no content type");
     if (!rc && c.status == 200) t->accepted = true, t->pause_ms = FIRST_PAUSE_MS;
     while (!rc && !t->refusal.status && !t->completed) {
         json_t *e = events_next(&t->events);
@@ -414,7 +417,7 @@ enum taca_code gen_there(struct gen *g, struct taca_err *err) {
     if (!rc) rc = make(&t, err);
     if (!rc) rc = fetch_all(&t, err);
     progress_clear(&t.bar);
-    if (rc && t.sent && !t.completed && !t.refusal.status) cancel_there(&t);
+    if (rc && rc != TACA_EPROTO && t.sent && !t.completed && !t.refusal.status) cancel_there(&t);
     events_finish(&t.events);
     taca_buf_finish(&t.headers);
     free(t.body);

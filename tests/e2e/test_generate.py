@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import struct
 import subprocess
 import tempfile
@@ -172,6 +173,9 @@ def test_mistakes_are_told_as_if_they_were_ours():
             (("x", "--server", "https://a"), 2, "http://"),
             (("x", "--server", "http://127.0.0.1:0"), 2, "no valid port"),
             (("x", "--server", "http://127.0.0.1:1"), 1, "refused"),
+            (("x", "--server", "127.0.0.1:1"), 1, "127.0.0.1 port 1"),
+            (("x", "--server", "ftp://127.0.0.1"), 2, "http://"),
+            (("x", "--server", "http://[::1"), 2, "no host"),
             (("x", "-o", "/nowhere/x.png", *there), 1, "/nowhere/x.png"),
             (("x", "--api-key", "a b", *there), 2, "printable"),
             (("x", "--threads", "2", *there), 2, "--threads is for an engine here"),
@@ -285,6 +289,17 @@ def test_a_full_service_is_asked_again_when_it_says():
             equal(len(p.heads), 1, "asked once")
 
 
+def test_who_is_no_such_service_is_told_so():
+    page = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>"
+    for answer, words in [(page, "is no taca service: it answers with text/html"), (b"SSH-2.0-x\r\n\r\n", "not HTTP"),
+                          (refusal("404 Not Found", "nothing here"), "nothing here"),
+                          (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "answered 404")]:
+        with Proxy(0, lambda head, i, answer=answer: answer) as p:
+            code, _, err = run("x", "--server", p.url, "-o", "-")
+            equal(code, 1, words)
+            check(words in err, words, err)
+
+
 def test_a_broken_stream_goes_on_where_it_was():
     long = ("--seed", "7", "--steps", "40", "--size", "256x256")
     with Service() as s:
@@ -321,6 +336,27 @@ def test_a_service_that_comes_back_empty_is_asked_anew():
             equal(len(names), 2, "a job of another name")
 
 
+def test_a_service_that_is_killed_and_comes_back_finishes_the_picture():
+    long = (PROMPT, "--seed", "7", "--steps", "60", "--size", "256x256")
+    want = picture(*long)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as d:
+        how = ("--port", str(port), "--job-store", f"sqlite:{d}/jobs.db")
+        first = Service(*how)
+        client = subprocess.Popen([TACA, "generate", *long, "-s", url(first), "-o", "-"], stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE)
+        while first.metric("taca_steps_total") < 5:
+            time.sleep(0.02)
+        for pid in [first.process.pid, *first.workers()]:
+            os.kill(pid, signal.SIGKILL)
+        first.process.wait()
+        with Service(*how):
+            png, err = client.communicate(timeout=120)
+            equal((client.returncode, err), (0, b""), "the client ends well")
+            check(png == want, "the same bytes, after a restart in the middle")
+
+
 if __name__ == "__main__":
     assert os.path.isdir(ROOT)
     main([
@@ -334,6 +370,8 @@ if __name__ == "__main__":
         test_a_terminal_shows_line_bar_and_picture,
         test_ctrl_c_cancels_the_job_there,
         test_a_full_service_is_asked_again_when_it_says,
+        test_who_is_no_such_service_is_told_so,
         test_a_broken_stream_goes_on_where_it_was,
         test_a_service_that_comes_back_empty_is_asked_anew,
+        test_a_service_that_is_killed_and_comes_back_finishes_the_picture,
     ])
