@@ -42,6 +42,12 @@ void disk_write_close(struct disk_write *w) {
     free(w);
 }
 
+const char *disk_file(const char *store) {
+    static const char sqlite[] = "sqlite:";
+    if (!store || strcmp(store, "memory") == 0) return NULL;
+    return strncmp(store, sqlite, sizeof sqlite - 1) ? "" : store + sizeof sqlite - 1;
+}
+
 /* ---- one transaction ------------------------------------------------------------------------- */
 
 static enum taca_code apply(struct disk *d, struct disk_write *w) {

@@ -44,6 +44,10 @@ struct disk_write {
 struct disk_write *disk_write_open(enum disk_kind kind);
 void disk_write_close(struct disk_write *w); /* NULL is fine */
 
+/* The file that --job-store means: of "sqlite:FILE". NULL when jobs live in memory (NULL or
+ * "memory"), "" when it makes no sense. */
+const char *disk_file(const char *store);
+
 struct disk;
 /* The job store at `path`, its pictures in the directory `path`-images; results are posted to
  * `results`. Nothing is written before disk_start, until then db and files are the caller's. */

@@ -349,6 +349,10 @@ static enum taca_code check_opts(const struct serve_opts *o, struct taca_err *er
     if (o->front.limits.max_pixels < 64 || o->front.limits.max_pixels > INT64_C(1) << 28)
         return taca_fail_param(err, "max-pixels", "--max-pixels must be in 64..268435456, got %lld",
                                (long long)o->front.limits.max_pixels);
+    if (disk_file(o->job_store) && !disk_file(o->job_store)[0])
+        return taca_fail_param(err, "job-store",
+                               "--job-store must be memory or sqlite:FILE, got \"%s\"",
+                               o->job_store);
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
         enum taca_code rc =
             check_range(ranges[i].flag, ranges[i].v, ranges[i].min, ranges[i].max, err);
@@ -453,16 +457,11 @@ static enum taca_code write_port(const char *path, int port, struct taca_err *er
     return taca_fail(err, TACA_EIO, "--port-file %s: %s", path, strerror(errno));
 }
 
-/* "memory", or "sqlite:FILE". */
 static enum taca_code open_store(struct serve *s, struct taca_err *err) {
-    static const char sqlite[] = "sqlite:";
-    const char *store = s->opts->job_store;
+    const char *file = disk_file(s->opts->job_store);
     struct taca_err why = {0};
-    if (!store || strcmp(store, "memory") == 0) return TACA_OK;
-    if (strncmp(store, sqlite, sizeof sqlite - 1) != 0 || !store[sizeof sqlite - 1])
-        return taca_fail_param(err, "job-store",
-                               "--job-store must be memory or sqlite:FILE, got \"%s\"", store);
-    enum taca_code rc = disk_open(&s->disk, store + sizeof sqlite - 1, &s->written, &why);
+    if (!file) return TACA_OK;
+    enum taca_code rc = disk_open(&s->disk, file, &s->written, &why);
     if (rc == TACA_EBUSY || rc == TACA_ENOMEM) /* may be better in a moment */
         return taca_fail(err, rc, "--job-store: %s", why.text);
     return rc ? taca_fail_param(err, "job-store", "--job-store: %s", why.text) : TACA_OK;
