@@ -13,7 +13,7 @@
 #include "base/clock.h"
 #include "server/metrics.h"
 
-enum { MAX_RECORD_BYTES = 1 << 30 };
+enum { MAX_RECORD_BYTES = 1 << 30, TURN_PICTURES = 8 };
 
 struct disk {
     struct db *db;
@@ -22,6 +22,7 @@ struct disk {
     sem_t mail;
     atomic_bool closing;
     bool started;
+    struct taca_mail *slow, **slow_end; /* what has pictures to write or to remove */
     pthread_t thread;
 };
 
@@ -55,7 +56,7 @@ static enum taca_code apply(struct disk *d, struct disk_write *w) {
     case DISK_INSERT: return db_insert(d->db, &w->row, &w->err);
     case DISK_STATE: return db_set_state(d->db, w->row.id, w->row.state, w->row.attempts, &w->err);
     case DISK_END: return db_end(d->db, &w->row, &w->err);
-    case DISK_REMOVE: return db_remove(d->db, w->row.id, &w->err);
+    case DISK_REMOVE: return db_remove(d->db, w->row.id, w->row.tag, &w->err);
     }
     return TACA_EINTERNAL;
 }
@@ -130,7 +131,8 @@ static void hand_back(struct disk *d, struct disk_write *w) {
     if (!taca_mailbox_post(d->results, &w->mail)) disk_write_close(w);
 }
 
-static void turn(struct disk *d, struct disk_write *first) {
+static void write_and_hand_back(struct disk *d, struct disk_write *first) {
+    if (!first) return;
     int64_t start = taca_now_us();
     write_all(d, first);
     metric_observe(METRIC_STORE_COMMIT, (double)(taca_now_us() - start) / 1e6);
@@ -140,15 +142,50 @@ static void turn(struct disk *d, struct disk_write *first) {
     }
 }
 
+/* Acceptances and the like to *quick, and what has pictures behind the others that wait. What is
+ * taken out of its order is never about the same row: an end is posted after the row is there, and
+ * a row is known by its tag, too. */
+static void sort(struct disk *d, struct taca_mail *m, struct taca_mail **quick) {
+    for (struct taca_mail *next; m; m = next) {
+        enum disk_kind kind = ((struct disk_write *)m)->kind;
+        struct taca_mail ***end = kind == DISK_INSERT || kind == DISK_STATE ? &quick : &d->slow_end;
+        next = m->next;
+        m->next = NULL;
+        **end = m;
+        *end = &m->next;
+    }
+}
+
+/* As many as have not too many pictures, one at least: each takes a flush, and clients wait for
+ * what is accepted meanwhile. */
+static struct taca_mail *some_slow(struct disk *d) {
+    struct taca_mail *first = d->slow, **at = &d->slow;
+    int pictures = 0;
+    while (*at && pictures < TURN_PICTURES) {
+        const struct disk_write *w = (struct disk_write *)*at;
+        pictures += w->kind == DISK_END ? w->n : 0;
+        at = &(*at)->next;
+    }
+    if (!first) return NULL;
+    d->slow = *at;
+    *at = NULL;
+    if (!d->slow) d->slow_end = &d->slow;
+    return first;
+}
+
 static void *run(void *arg) {
     struct disk *d = arg;
     for (;;) {
-        struct disk_write *first = (struct disk_write *)taca_mailbox_take(&d->box);
-        if (first) {
-            turn(d, first);
+        struct taca_mail *quick = NULL;
+        bool closing = atomic_load(&d->closing); /* before the last look into the box */
+        sort(d, taca_mailbox_take(&d->box), &quick);
+        write_and_hand_back(d, (struct disk_write *)quick);
+        if (d->slow) {
+            write_and_hand_back(d, (struct disk_write *)some_slow(d));
             continue;
         }
-        if (atomic_load(&d->closing)) return NULL;
+        if (quick) continue;
+        if (closing) return NULL;
         while (sem_wait(&d->mail) != 0 && errno == EINTR) {
         }
     }
@@ -170,6 +207,7 @@ enum taca_code disk_open(struct disk **out, const char *path, struct taca_mailbo
     struct disk *d = calloc(1, sizeof *d);
     if (!d) return taca_fail(err, TACA_ENOMEM, "opening the job store");
     d->results = results;
+    d->slow_end = &d->slow;
     sem_init(&d->mail, 0, 0);
     taca_mailbox_init(&d->box, wake, d);
     enum taca_code rc = db_open(&d->db, path, err);

@@ -1,11 +1,11 @@
 /* disk.h - the store thread: durable jobs and their pictures, written behind the loop's back.
  *
  * Properties: one thread owns the connection to the database (disk_db.h) and writes the pictures
- * (disk_files.h); writes happen in the order of their posting. Operation: the loop posts a write,
- * and gets it back with its result once it is on the disk. Whatever was posted meanwhile goes into
- * the next transaction together: one flush of the disk for many requests. Each write of a
- * transaction that failed is tried again by itself, so one bad one does not take others with it.
- * Safety: a write is a message; whoever holds the pointer owns it. */
+ * (disk_files.h). Operation: the loop posts a write, and gets it back with its result once it is on
+ * the disk. Whatever was posted meanwhile goes into the next transaction together: one flush of the
+ * disk for many requests. Acceptances go before ends, whose pictures take a flush each; otherwise
+ * the order is that of posting. A write that fails is left out of its transaction. Safety: a write
+ * is a message; whoever holds the pointer owns it. */
 #ifndef TACA_SERVER_DISK_H
 #define TACA_SERVER_DISK_H
 

@@ -22,9 +22,9 @@ static const char *const sql[STATEMENTS] = {
     [INSERT] = "INSERT OR REPLACE INTO job(id,tag,client,key,model,state,created_us,request)"
                " VALUES(?1,?2,?3,?4,?5,0,?6,?7)",
     [END] = "UPDATE job SET state=2,key=?2,completed_us=?3,outcome=?4,"
-            "request=coalesce(?5,request) WHERE id=?1",
+            "request=coalesce(?5,request) WHERE id=?1 AND tag=?6",
     [STATE] = "UPDATE job SET state=?2,attempts=?3 WHERE id=?1 AND state<2",
-    [REMOVE] = "DELETE FROM job WHERE id=?1",
+    [REMOVE] = "DELETE FROM job WHERE id=?1 AND tag=?2",
     [REMEMBER] = "INSERT INTO gone(id) VALUES(?1)",
     [FORGET] = "DELETE FROM gone WHERE seq<=last_insert_rowid()-16384",
 };
@@ -366,6 +366,7 @@ enum taca_code db_end(struct db *db, const struct db_job *job, struct taca_err *
     sqlite3_bind_int64(s, 3, job->completed_us);
     bind_blob(s, 4, job->outcome, job->outcome_len);
     bind_blob(s, 5, job->request, job->request_len);
+    sqlite3_bind_int64(s, 6, (sqlite3_int64)job->tag);
     enum taca_code rc = run(db, END, "writing a result", err);
     if (!rc && sqlite3_changes(db->handle) == 0)
         rc = taca_fail(err, TACA_ENOTFOUND, "%s: there is no job %s", db->path, job->id);
@@ -381,8 +382,9 @@ enum taca_code db_set_state(struct db *db, const char *id, enum db_state state, 
     return run(db, STATE, "writing how a job stands", err);
 }
 
-enum taca_code db_remove(struct db *db, const char *id, struct taca_err *err) {
+enum taca_code db_remove(struct db *db, const char *id, uint64_t tag, struct taca_err *err) {
     bind_text(db->prepared[REMOVE], 1, id);
+    sqlite3_bind_int64(db->prepared[REMOVE], 2, (sqlite3_int64)tag);
     enum taca_code rc = run(db, REMOVE, "removing a job", err);
     if (rc || sqlite3_changes(db->handle) == 0) return rc;
     bind_text(db->prepared[REMEMBER], 1, id);

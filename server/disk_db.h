@@ -50,12 +50,14 @@ enum taca_code db_commit(struct db *db, struct taca_err *err) TACA_MUST_USE;
 void db_rollback(struct db *db);
 enum taca_code db_insert(struct db *db, const struct db_job *job,
                          struct taca_err *err) TACA_MUST_USE;
-/* By job->id. A request of NULL stays as it is. TACA_ENOTFOUND when there is no such row. */
+/* By job->id and job->tag. A request of NULL stays as it is. TACA_ENOTFOUND when there is no such
+ * row. */
 enum taca_code db_end(struct db *db, const struct db_job *job, struct taca_err *err) TACA_MUST_USE;
 enum taca_code db_set_state(struct db *db, const char *id, enum db_state state, int attempts,
                             struct taca_err *err) TACA_MUST_USE;
 /* The id is remembered. */
-enum taca_code db_remove(struct db *db, const char *id, struct taca_err *err) TACA_MUST_USE;
+enum taca_code db_remove(struct db *db, const char *id, uint64_t tag,
+                         struct taca_err *err) TACA_MUST_USE;
 
 /* True once writing to the disk has failed in a way after which nobody knows what is on it: from
  * then on every db_begin fails. */

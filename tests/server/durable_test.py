@@ -234,9 +234,10 @@ def test_time_and_bytes_take_results_off_the_disk():
         with f.service() as s:
             assert s.request("GET", "/v1/jobs/" + old)[0] == 410  # it still knows
             assert s.request("GET", "/v1/jobs/" + "0" * 32)[0] == 404
-            ids = [start(s, prompt="a", steps=1, seed=i)["id"] for i in range(4)]
-            for i in ids:
-                finish(s, i)
+            ids = []
+            for i in range(4):  # one after the other: the oldest end goes first
+                ids.append(start(s, prompt="a", steps=1, seed=i)["id"])
+                finish(s, ids[-1])
             one = s.metrics()["taca_jobs_stored_bytes"] / 4
         with f.service("--max-stored-bytes", int(2.5 * one)) as s:  # the next process has less room
             status = [s.request("GET", f"/v1/jobs/{i}/images/0")[0] for i in ids]

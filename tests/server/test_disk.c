@@ -9,6 +9,8 @@
 #include "tests/server/faulty_disk.h"
 #include "tests/test.h"
 
+#define TAG UINT64_C(0xFEDCBA9876543210)
+
 static char folder[64], path[96];
 
 static void new_folder(void) {
@@ -31,7 +33,7 @@ static void remove_folder(void) {
 
 static struct db_job job_named(const char *id) {
     return (struct db_job){.id = id,
-                           .tag = UINT64_C(0xFEDCBA9876543210),
+                           .tag = TAG,
                            .client = "ann",
                            .key = "nann:k",
                            .model = "demo",
@@ -49,8 +51,12 @@ static enum taca_code insert(struct db *db, const char *id, struct taca_err *err
 
 static enum taca_code end(struct db *db, const char *id, int64_t completed_us,
                           struct taca_err *err) {
-    struct db_job job = {
-        .id = id, .key = "", .completed_us = completed_us, .outcome = "out", .outcome_len = 3};
+    struct db_job job = {.id = id,
+                         .tag = TAG,
+                         .key = "",
+                         .completed_us = completed_us,
+                         .outcome = "out",
+                         .outcome_len = 3};
     enum taca_code rc = db_begin(db, err);
     if (!rc && (rc = db_end(db, &job, err))) db_rollback(db);
     return rc ? rc : db_commit(db, err);
@@ -70,7 +76,7 @@ static void see(void *ctx, const struct db_job *job) {
     s->n++;
     CHECK(job->request_len == 8 && memcmp(job->request, "req\0uest", 8) == 0);
     CHECK((job->state == DB_OVER) == (job->outcome_len == 3));
-    CHECK(job->tag == UINT64_C(0xFEDCBA9876543210));
+    CHECK(job->tag == TAG);
     CHECK_STR(job->client, "ann");
     CHECK_STR(job->model, "demo");
 }
@@ -102,8 +108,9 @@ static void test_rows_come_back_in_their_order(void) {
     CHECK_OK(db_load(db, see, &s, &err), err);
     CHECK_STR(s.ids, "d b a c e ");
     s = (struct seen){.n = 0};
-    CHECK_OK(db_remove(db, "d", &err), err);
-    CHECK_OK(db_remove(db, "nobody", &err), err);
+    CHECK_OK(db_remove(db, "d", TAG, &err), err);
+    CHECK_OK(db_remove(db, "a", TAG + 1, &err), err); /* another job of that name */
+    CHECK_OK(db_remove(db, "nobody", TAG, &err), err);
     CHECK_OK(db_load_gone(db, see_id, &s, &err), err);
     CHECK_STR(s.ids, "d ");
     db_close(db);
@@ -301,8 +308,8 @@ static void test_writes_share_transactions_and_fail_alone(void) {
     CHECK_OK(disk_open(&d, path, &results, &err), err);
     for (int i = 0; i < MANY; i++) codes[i] = -1;
     for (int i = 0; i < MANY; i++) disk_post(d, write_of(i == BAD ? DISK_END : DISK_INSERT, i));
-    CHECK_OK(disk_start(d, &err), err);
     faulty_disk_fail(0, 0, false);
+    CHECK_OK(disk_start(d, &err), err);
     collect(&results, MANY, codes);
     int flushes = faulty_disk_count(), good = 0;
     for (int i = 0; i < MANY; i++) good += codes[i] == TACA_OK;
