@@ -84,6 +84,9 @@ int api_field_set(const struct api_field *f, struct api_draft *d, const json_t *
 
 /* special.c: fields that are more than one value */
 int api_set_model(struct api_draft *d, const json_t *v, struct api_name name);
+/* 404: names those that there are. */
+int api_no_such_model(struct api_error *err, const char *id, const char *param,
+                      const struct api_offer *offer);
 int api_set_seed(struct api_draft *d, const json_t *v, struct api_name name);
 int api_set_size(struct api_draft *d, const json_t *v, struct api_name name);
 int api_set_previews(struct api_draft *d, const json_t *v, struct api_name name);

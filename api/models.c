@@ -6,17 +6,36 @@
 #include "api/reply.h"
 #include "api/write.h"
 
-void api_models_json(struct taca_buf *out, const struct taca_model_info *m, int64_t created_s) {
-    taca_buf_puts(out, "{\"object\":\"list\",\"data\":[{\"id\":");
+static void put_listed(struct taca_buf *out, const struct api_model *m) {
+    taca_buf_puts(out, "{\"id\":");
     api_put_string(out, m->id);
-    taca_buf_printf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"taca\",\"family\":",
-                    (long long)created_s);
-    api_put_string(out, m->family);
-    taca_buf_puts(out, ",\"backend\":");
-    api_put_string(out, m->backend);
-    taca_buf_puts(out, ",\"precision\":");
-    api_put_string(out, m->precision);
-    taca_buf_printf(out, ",\"parameters\":%lld}]}", (long long)m->parameters);
+    taca_buf_printf(out,
+                    ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"taca\","
+                    "\"state\":\"%s\",\"workers\":%d",
+                    (long long)m->created_s, m->state, m->workers);
+    if (m->error) {
+        taca_buf_puts(out, ",\"error\":");
+        api_put_string(out, m->error);
+    }
+    if (m->info) {
+        taca_buf_puts(out, ",\"family\":");
+        api_put_string(out, m->info->family);
+        taca_buf_puts(out, ",\"backend\":");
+        api_put_string(out, m->info->backend);
+        taca_buf_puts(out, ",\"precision\":");
+        api_put_string(out, m->info->precision);
+        taca_buf_printf(out, ",\"parameters\":%lld", (long long)m->info->parameters);
+    }
+    taca_buf_puts(out, "}");
+}
+
+void api_models_json(struct taca_buf *out, const struct api_model *list, int n) {
+    taca_buf_puts(out, "{\"object\":\"list\",\"data\":[");
+    for (int i = 0; i < n; i++) {
+        if (i) taca_buf_puts(out, ",");
+        put_listed(out, &list[i]);
+    }
+    taca_buf_puts(out, "]}");
 }
 
 static const char *type_name(const struct api_field *f) {
@@ -126,26 +145,31 @@ static void put_model(struct taca_buf *out, const struct taca_model_info *m) {
                     m->t5_tokens, (long long)m->parameters, (long long)m->weight_bytes);
 }
 
-static void put_loras(struct taca_buf *out, const struct taca_model_info *m) {
-    taca_buf_puts(out, "[");
+/* `comma` goes before the first; returns what goes before the next. */
+static const char *put_loras(struct taca_buf *out, const struct taca_model_info *m,
+                             const char *comma) {
     for (int i = 0; i < m->n_loras; i++) {
         const struct taca_lora_info *l = &m->loras[i];
-        taca_buf_puts(out, i ? ",{\"id\":" : "{\"id\":");
+        taca_buf_printf(out, "%s{\"id\":", comma);
+        comma = ",";
         api_put_string(out, l->id);
-        taca_buf_puts(out, ",\"object\":\"lora\",\"family\":");
+        taca_buf_puts(out, ",\"object\":\"lora\",\"model\":");
+        api_put_string(out, m->id);
+        taca_buf_puts(out, ",\"family\":");
         api_put_string(out, m->family);
         taca_buf_puts(out, ",\"naming\":");
         api_put_string(out, l->naming);
         taca_buf_printf(out, ",\"rank\":%d,\"modules\":%d,\"parameters\":%lld}", l->rank,
                         l->modules, (long long)l->parameters);
     }
-    taca_buf_puts(out, "]");
+    return comma;
 }
 
-void api_loras_json(struct taca_buf *out, const struct taca_model_info *m) {
-    taca_buf_puts(out, "{\"object\":\"list\",\"data\":");
-    put_loras(out, m);
-    taca_buf_puts(out, "}");
+void api_loras_json(struct taca_buf *out, const struct taca_model_info *const *models, int n) {
+    const char *comma = "";
+    taca_buf_puts(out, "{\"object\":\"list\",\"data\":[");
+    for (int i = 0; i < n; i++) comma = put_loras(out, models[i], comma);
+    taca_buf_puts(out, "]}");
 }
 
 static void put_features(struct taca_buf *out, const struct taca_model_info *m) {
@@ -157,10 +181,10 @@ static void put_features(struct taca_buf *out, const struct taca_model_info *m) 
                        "\"threshold\",\"timestep_low\",\"timestep_high\"]},");
     taca_buf_printf(out,
                     "\"loras\":{\"max\":%d,\"scale\":{\"min\":-2,\"max\":2},"
-                    "\"windows\":[\"always\",\"taca\"],\"available\":",
+                    "\"windows\":[\"always\",\"taca\"],\"available\":[",
                     API_MAX_LORAS);
-    put_loras(out, m);
-    taca_buf_puts(out, "},");
+    (void)put_loras(out, m, "");
+    taca_buf_puts(out, "]},");
     taca_buf_printf(out, "\"images\":{\"image_to_image\":%s,\"inpaint\":%s,\"formats\":[%s]},",
                     m->takes_images ? "true" : "false", m->takes_images ? "true" : "false",
                     m->takes_images ? "\"image/png\"" : "");

@@ -92,8 +92,14 @@ void api_openai_progress(struct taca_buf *out, const struct api_request *r,
                          const struct api_progress *p);
 
 /* {"object":"list","data":[...]} of /v1/models and /v1/loras, and the body of /v1/capabilities. */
-void api_models_json(struct taca_buf *out, const struct taca_model_info *m, int64_t created_s);
-void api_loras_json(struct taca_buf *out, const struct taca_model_info *m);
+struct api_model {
+    const char *id, *state, *error;     /* error NULL = none */
+    const struct taca_model_info *info; /* NULL = never loaded */
+    int workers;
+    int64_t created_s;
+};
+void api_models_json(struct taca_buf *out, const struct api_model *list, int n);
+void api_loras_json(struct taca_buf *out, const struct taca_model_info *const *models, int n);
 void api_capabilities_json(struct taca_buf *out, const struct taca_model_info *m,
                            const struct api_limits *l);
 /* `base` is an OpenAPI document without the ranges, values and defaults of fields, which come from

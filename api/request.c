@@ -224,6 +224,25 @@ static bool keep_text(struct api_draft *d, const char **out, const char *text) {
     return *out != NULL;
 }
 
+/* The model that the request is for: all other fields depend on it. */
+static int choose_model(int *chosen, const json_t *root, const struct api_offer *offer,
+                        struct api_error *err) {
+    const json_t *v = json_object_get(root, "model");
+    const char *id = json_is_string(v) ? json_string_value(v) : NULL;
+    int k = 0;
+    while (id && k < offer->n_models && strcmp(offer->models[k].id, id) != 0) k++;
+    if (k == offer->n_models) return api_no_such_model(err, id, "model", offer);
+    *chosen = k;
+    if (offer->models[k].info) return 0;
+    if (offer->models[k].loading) {
+        err->retry_after_s = 5;
+        return api_fail(err, 503, "loading", "model", "model \"%s\" is still being loaded",
+                        offer->models[k].id);
+    }
+    return api_fail(err, 404, "model_not_found", "model", "model \"%s\" is not loaded",
+                    offer->models[k].id);
+}
+
 /* What only the dialects of others have. */
 static int finish_dialect(struct api_draft *d, const json_t *root) {
     if (d->openai) api_openai_finish(d, given(root, "steps") || given(root, "num_inference_steps"));
@@ -233,51 +252,98 @@ static int finish_dialect(struct api_draft *d, const json_t *root) {
     return api_fail(d->err, 503, "gpu_oom", NULL, "out of memory reading the request");
 }
 
-static int parse(struct api_draft *d, const struct api_source *from, uint64_t random_seed) {
-    json_t *root = NULL;
-    bool sized;
-    int rc = load_fields(d, &root, from);
-    if (!rc) rc = read_fields(d, root);
+static int read_root(struct api_draft *d, json_t *root, size_t len, uint64_t random_seed) {
+    int rc = read_fields(d, root);
     if (!rc) rc = finish_dialect(d, root);
-    sized = d->size_param != NULL;
+    bool sized = d->size_param != NULL;
     if (!rc)
         rc = api_pictures_open(d, sized || given(root, "width"), sized || given(root, "height"));
     if (!rc) rc = check_together(d, random_seed);
     if (!rc) rc = api_pictures_read(d);
-    if (!rc) rc = normalise(d, from->len);
+    if (!rc) rc = normalise(d, len);
     api_pictures_finish(d);
-    json_decref(root);
-    json_decref(d->root);
     if (rc) api_request_finish(&d->r);
     return rc;
 }
 
+/* What is read before the model is known is read as for this one. */
+static int first_loaded(const struct api_offer *offer) {
+    int k = 0;
+    while (k < offer->n_models && !offer->models[k].info) k++;
+    return k < offer->n_models ? k : 0;
+}
+
+static void begin(struct api_draft *d, const struct api_offer *offer, int model,
+                  enum api_dialect dialect, struct api_error *err) {
+    static const struct taca_model_info none = {.id = ""};
+    const struct taca_model_info *info = offer->models[model].info;
+    api_draft_init(d, info ? info : &none, offer->limits, err);
+    d->openai = dialect == API_OPENAI || dialect == API_OPENAI_EDIT;
+    d->r.openai = d->mask_is_holes = d->openai;
+    d->r.edit = dialect == API_OPENAI_EDIT || dialect == API_A1111_IMAGE;
+    d->r.a1111 = dialect == API_A1111 || dialect == API_A1111_IMAGE;
+    d->r.model = model;
+}
+
+/* The request is for another than was thought: AUTOMATIC1111's fields are read anew, of others only
+ * files were taken so far. */
+static int change_model(struct api_draft *d, json_t **root, const struct api_offer *offer,
+                        int model, const struct api_source *from) {
+    const struct api_file image = d->image, mask = d->mask;
+    struct api_error *err = d->err;
+    bool anew = d->r.a1111;
+    if (anew) {
+        json_decref(*root);
+        json_decref(d->root);
+        *root = NULL;
+        api_request_finish(&d->r);
+    }
+    begin(d, offer, model, from->dialect, err);
+    if (anew) return load_fields(d, root, from);
+    d->image = image;
+    d->mask = mask;
+    return 0;
+}
+
 int api_request_read(struct api_request *out, const struct api_source *from,
-                     const struct taca_model_info *model, const struct api_limits *limits,
-                     uint64_t random_seed, struct api_error *err) {
+                     const struct api_offer *offer, uint64_t random_seed, struct api_error *err) {
     struct api_draft d;
-    api_draft_init(&d, model, limits, err);
-    d.openai = from->dialect == API_OPENAI || from->dialect == API_OPENAI_EDIT;
-    d.r.openai = d.mask_is_holes = d.openai;
-    d.r.edit = from->dialect == API_OPENAI_EDIT || from->dialect == API_A1111_IMAGE;
-    d.r.a1111 = from->dialect == API_A1111 || from->dialect == API_A1111_IMAGE;
-    int rc = parse(&d, from, random_seed);
+    json_t *root = NULL;
+    int model = first_loaded(offer), named = model;
+    begin(&d, offer, model, from->dialect, err);
+    int rc = load_fields(&d, &root, from);
+    if (!rc) rc = choose_model(&named, root, offer, err);
+    if (!rc && named != model) rc = change_model(&d, &root, offer, named, from);
+    if (rc)
+        api_request_finish(&d.r);
+    else
+        rc = read_root(&d, root, from->len, random_seed);
+    json_decref(root);
+    json_decref(d.root);
     if (!rc) *out = d.r;
     return rc;
+}
+
+static int read_for_one(struct api_request *out, const struct api_source *from,
+                        const struct taca_model_info *model, const struct api_limits *limits,
+                        uint64_t random_seed, struct api_error *err) {
+    const struct api_offer offer = {
+        .limits = limits, .n_models = 1, .models = {{model->id, model, false}}};
+    return api_request_read(out, from, &offer, random_seed, err);
 }
 
 int api_request_parse(struct api_request *out, const char *body, size_t len,
                       const struct taca_model_info *model, const struct api_limits *limits,
                       uint64_t random_seed, struct api_error *err) {
     const struct api_source from = {.dialect = API_NATIVE, .body = body, .len = len};
-    return api_request_read(out, &from, model, limits, random_seed, err);
+    return read_for_one(out, &from, model, limits, random_seed, err);
 }
 
 int api_request_parse_openai(struct api_request *out, const char *body, size_t len,
                              const struct taca_model_info *model, const struct api_limits *limits,
                              uint64_t random_seed, struct api_error *err) {
     const struct api_source from = {.dialect = API_OPENAI, .body = body, .len = len};
-    return api_request_read(out, &from, model, limits, random_seed, err);
+    return read_for_one(out, &from, model, limits, random_seed, err);
 }
 
 void api_request_finish(struct api_request *r) {

@@ -24,6 +24,7 @@ enum { API_MAX_N = 64, API_MAX_PREVIEWS = 8, API_MAX_LORAS = 4 };
 struct api_request {
     struct taca_arena arena;       /* owns every string below */
     struct taca_arena pixels;      /* owns those of params.image and params.mask */
+    int model;                     /* its number among those that were offered */
     struct taca_gen_params params; /* seed is that of image 0; image k uses seed + k */
     int n;
     enum api_format format;
@@ -52,7 +53,20 @@ struct api_request {
     char *json;           /* the request as it will be repeated: normalised, seed fixed */
 };
 
-/* Parses and checks `len` bytes of JSON (RFC 8259, duplicates refused, depth and size limited).
+enum { API_MAX_MODELS = 8 };
+/* What a request is read against. */
+struct api_offer {
+    const struct api_limits *limits;
+    int n_models;
+    struct {
+        const char *id;
+        const struct taca_model_info *info; /* NULL = not loaded */
+        bool loading;                       /* but will be soon */
+    } models[API_MAX_MODELS];               /* the first is meant by requests that name none */
+};
+
+/* Parses and checks `len` bytes of JSON (RFC 8259, duplicates refused, depth and size limited), for
+ * one model.
  *   random_seed  used when seed is -1 or absent, below 2^53
  * Returns 0, or an HTTP status with *err filled; *out then needs no finish. */
 int api_request_parse(struct api_request *out, const char *body, size_t len,
@@ -66,11 +80,10 @@ struct api_source {
     const char *body;
     size_t len;
 };
-/* As api_request_parse, of any dialect: OpenAI's edits take a form or JSON, want a picture, and
- * paint where its mask is clear. */
+/* As api_request_parse, of any dialect and for any model that is offered: OpenAI's edits take a
+ * form or JSON, want a picture, and paint where its mask is clear. */
 int api_request_read(struct api_request *out, const struct api_source *from,
-                     const struct taca_model_info *model, const struct api_limits *limits,
-                     uint64_t random_seed, struct api_error *err);
+                     const struct api_offer *offer, uint64_t random_seed, struct api_error *err);
 /* The same for the body of POST /v1/images/generations: OpenAI's fields beside ours. What neither
  * knows is ignored and named in out->ignored. */
 int api_request_parse_openai(struct api_request *out, const char *body, size_t len,

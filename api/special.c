@@ -9,10 +9,20 @@ enum { DIGITS = 5 };
 int api_set_model(struct api_draft *d, const json_t *v, struct api_name name) {
     if (!json_is_string(v))
         return api_refuse(d->err, name, "model must be a string, got %s", api_type_of(v));
-    if (strcmp(json_string_value(v), d->model->id) == 0) return 0;
-    return api_fail(d->err, 404, "model_not_found", name.param,
-                    "no model \"%s\" here; this server has \"%s\"",
-                    api_quote(json_string_value(v)).text, d->model->id);
+    const struct api_offer one = {.n_models = 1, .models = {{d->model->id, d->model, false}}};
+    if (strcmp(json_string_value(v), d->model->id) == 0) return 0; /* chosen before all fields */
+    return api_no_such_model(d->err, json_string_value(v), name.param, &one);
+}
+
+int api_no_such_model(struct api_error *err, const char *id, const char *param,
+                      const struct api_offer *offer) {
+    char names[256] = "";
+    size_t at = 0;
+    for (int k = 0; k < offer->n_models && at < sizeof names; k++)
+        at += (size_t)snprintf(names + at, sizeof names - at, "%s\"%s\"", k ? ", " : "",
+                               offer->models[k].id);
+    return api_fail(err, 404, "model_not_found", param, "no model \"%s\" here; this server has %s",
+                    api_quote(id ? id : "").text, names);
 }
 
 int api_set_seed(struct api_draft *d, const json_t *v, struct api_name name) {

@@ -92,7 +92,8 @@ static enum taca_code set_value(const struct flag *f, const char *shown, const j
         if (!json_is_boolean(v)) break;
         return flags_set(f, shown, json_is_true(v) ? "true" : "false", err);
     case FLAG_LIST:
-        wanted = "an array of strings";
+        wanted = "an array of strings, or one string";
+        if (json_is_string(v)) return flags_set(f, shown, json_string_value(v), err); /* of one */
         if (!json_is_array(v)) break;
         return set_list(f, shown, v, err);
     case FLAG_STRING:

@@ -16,18 +16,39 @@ static void add(struct serve_table *t, const struct flag *flags, int n) {
 
 /* ---- options --------------------------------------------------------------------------------- */
 
+static void add_models(struct serve_table *t, struct serve_options *o) {
+    const struct flag flags[] = {
+        {"model", 'm', FLAG_LIST, &o->models, .env = "TACA_MODEL", .arg = "[NAME=]PATH",
+         .group = "the model", .help = "model directory or file; the first is who names none gets"},
+        {"device", 0, FLAG_LIST, &o->devices, .env = "TACA_DEVICES", .arg = "NAME",
+         .help = "where to compute: cpu; twice makes two workers that share the threads"},
+    };
+    add(t, flags, FLAGS_COUNT(flags));
+}
+
+static void add_worker(struct serve_table *t, struct serve_options *o) {
+    struct taca_engine_opts *e = &o->serve.engine;
+    const struct flag flags[] = {
+        {"model", 0, FLAG_STRING, &e->model_path, .arg = "PATH", .help = "as the service's"},
+        {"device", 0, FLAG_STRING, &e->device, .arg = "NAME", .help = "as the service's"},
+        {"share", 0, FLAG_INT, &e->share, 0, STATUS_DEVICES, .arg = "N",
+         .help = "workers that share the threads"},
+        {"check-memory", 0, FLAG_SWITCH, &o->worker.check_memory,
+         .help = "do not load what does not fit into what is free"},
+    };
+    add(t, flags, FLAGS_COUNT(flags));
+}
+
 static void add_engine(struct serve_table *t, struct serve_options *o) {
     struct taca_engine_opts *e = &o->serve.engine;
     const struct flag flags[] = {
-        {"model", 'm', FLAG_STRING, &e->model_path, .env = "TACA_MODEL", .arg = "PATH",
-         .group = "the model", .help = "model directory or file"},
         CLI_PART_FLAGS(e),
         {"model-id", 0, FLAG_STRING, &e->model_id, .env = "TACA_MODEL_ID", .arg = "NAME",
-         .help = "what clients call it"},
-        {"lora", 0, FLAG_LIST, &o->lora, .env = "TACA_LORAS", .arg = "ID=FILE",
-         .help = "an adapter that requests may name"},
+         .help = "what clients call the first model, when --model does not say it"},
+        {"lora", 0, FLAG_LIST, &o->lora, .env = "TACA_LORAS", .arg = "[MODEL:]ID=FILE",
+         .help = "an adapter that requests may name; of the first model, or of MODEL"},
         {"threads", 0, FLAG_INT, &e->threads, 0, 1024, .env = "TACA_THREADS", .arg = "N",
-         .help = "CPU threads, 0 = all"},
+         .help = "CPU threads of all workers together, 0 = all that there are"},
         {"precision", 0, FLAG_CHOICE, &o->precision, .choices = CLI_PRECISIONS,
          .env = "TACA_PRECISION", .arg = "P", .help = "of matrix products"},
         {"deterministic", 0, FLAG_SWITCH, &e->deterministic, .env = "TACA_DETERMINISTIC",
@@ -251,6 +272,7 @@ void serve_options_init(struct serve_options *o, struct serve_table *t) {
     t->n = 0;
     set_defaults(o);
     add_config(t, o);
+    add_models(t, o);
     add_engine(t, o);
     add_front(t, o);
     add_limits(t, o);
@@ -261,6 +283,7 @@ void serve_options_init(struct serve_options *o, struct serve_table *t) {
 void worker_options_init(struct serve_options *o, struct serve_table *t) {
     t->n = 0;
     set_defaults(o);
+    add_worker(t, o);
     add_engine(t, o);
     add_worker_log(t, o);
 }
@@ -281,6 +304,8 @@ enum taca_code serve_options_apply(struct serve_options *o, struct taca_err *err
                                "--socket-mode must be octal digits in 0..0777, got '%s'",
                                o->socket_mode);
     s->loras = (struct serve_loras){o->lora.item, o->lora.n};
+    s->models = (struct serve_list){o->models.item, o->models.n};
+    s->devices = (struct serve_list){o->devices.item, o->devices.n};
     s->engine.precision = (enum taca_precision)o->precision;
     s->policy = (enum sched_policy)o->policy;
     s->engine.text_cache_bytes = (size_t)o->text_cache_bytes;

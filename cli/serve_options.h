@@ -15,7 +15,8 @@ struct serve_options {
     double head_timeout_s, body_timeout_s, sse_ping_s, start_timeout_s, drain_grace_s,
         drain_timeout_s, step_timeout_s, job_ttl_s, max_stored_bytes, max_input_bytes;
     int log_level, log_format;
-    struct flag_list lora;
+    struct flag_list models, devices, lora;
+    struct worker_opts worker; /* of `taca worker` alone */
 };
 
 enum { SERVE_MAX_FLAGS = 96 };

@@ -17,6 +17,7 @@ struct reading {
     struct serve_table table;
     struct flag_source sources[SERVE_MAX_FLAGS];
     struct config *file; /* the options point into it */
+    const char *demo;    /* the model when none is named */
 };
 
 /* The service's settings over time; `argv` and the environment never change. */
@@ -94,9 +95,9 @@ static enum taca_code finish_reading(const struct settings *s, struct reading *r
     if (o->config_file && o->config_file[0]) rc = config_read(&r->file, set, o->config_file, err);
     if (rc == TACA_OK) rc = serve_options_apply(o, err);
     if (rc != TACA_OK) return rc;
-    if (!o->serve.engine.model_path && !o->serve.engine.transformer)
-        o->serve.engine.model_path = cli_demo_model();
-    if (!o->serve.engine.model_path && !o->serve.engine.transformer)
+    if (o->serve.models.n == 0 && !o->serve.engine.transformer && (r->demo = cli_demo_model()))
+        o->serve.models = (struct serve_list){&r->demo, 1};
+    if (o->serve.models.n == 0 && !o->serve.engine.transformer)
         return taca_fail_param(err, "model",
                                "no model: give --model PATH (the demo model was not found)");
     if (!host_is_local(o->serve.front.host) && !o->serve.insecure &&
@@ -233,5 +234,7 @@ int cli_worker(int argc, char **argv) {
     if (parsed != FLAGS_OK) return parsed == FLAGS_HELP ? EXIT_OK : EXIT_USAGE;
     if (serve_options_apply(&o, &err) != TACA_OK) return bad_config(&err);
     set_log(&o);
-    return taca_worker(&o.serve.engine, &o.serve.loras);
+    o.worker.engine = o.serve.engine;
+    o.worker.loras = o.serve.loras;
+    return taca_worker(&o.worker);
 }

@@ -7,6 +7,7 @@
 
 #include "engine/core.h"
 #include "engine/precision.h"
+#include "kernels/probe.h"
 
 enum { TEXT_CACHE_BYTES = 64 << 20 };
 
@@ -167,10 +168,16 @@ static enum taca_code fill_info(struct opening *o, const struct taca_engine_opts
     return fill_sizes(o, err);
 }
 
+static int threads_of(const struct taca_engine_opts *opts) {
+    if (opts->share <= 1) return opts->threads;
+    int all = opts->threads > 0 ? opts->threads : taca_probe_threads();
+    return all > opts->share ? all / opts->share : 1;
+}
+
 static enum taca_code open_parts(struct opening *o, const struct taca_engine_opts *opts,
                                  struct taca_err *err) {
     const struct taca_backend_opts b = {
-        .threads = opts->threads,
+        .threads = threads_of(opts),
         .precision = precision_dtype(opts->precision),
         .narrow = precision_narrow(opts->precision),
         .deterministic = opts->deterministic,

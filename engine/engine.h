@@ -38,6 +38,7 @@ struct taca_engine_opts {
     const char *model_id; /* NULL = the checkpoint's own name */
     const char *device;   /* NULL = "cpu"; "auto", "cuda", "cuda:N" */
     int threads;          /* of a CPU; 0 = what the process may use */
+    int share;            /* so many engines share these threads equally; 0 = it has all */
     enum taca_precision precision;
     bool deterministic; /* an image does not depend on what else is in its batches, bit for bit */
     size_t text_cache_bytes; /* 0 = 64 MiB */

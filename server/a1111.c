@@ -11,19 +11,20 @@ enum { MAX_IGNORED = 256 };
 /* Keys are for whole requests here, too; without a model there is nothing to list. */
 void a1111_list_answer(const struct routes *r, const struct http_request *q,
                        struct http_reply *out) {
-    if (refuse_unless_ready(r, out)) return;
+    const struct taca_model_info *m = usual_model(r, out);
+    if (!m) return;
     reply_json(out, 200);
     /* the table has only what is there */
-    (void)api_a1111_list_json(&out->body, strrchr(q->path, '/') + 1, &r->hooks.status->model);
+    (void)api_a1111_list_json(&out->body, strrchr(q->path, '/') + 1, m);
 }
 
 void a1111_options_answer(const struct routes *r, const struct http_request *q,
                           struct http_reply *out) {
     struct api_error e = {0};
     char ignored[MAX_IGNORED];
-    if (refuse_unless_ready(r, out)) return;
-    if (api_a1111_set_options(q->body, q->body_len, &r->hooks.status->model, ignored,
-                              sizeof ignored, &e)) {
+    const struct taca_model_info *m = usual_model(r, out);
+    if (!m) return;
+    if (api_a1111_set_options(q->body, q->body_len, m, ignored, sizeof ignored, &e)) {
         reply_refuse(out, &e);
         return;
     }

@@ -1,5 +1,6 @@
-/* ask.h - a question about jobs, on its way from an http thread to the loop, which answers at the
- * reader's stream. Like a job it is a message: whoever holds the pointer owns it. */
+/* ask.h - a question about jobs, or an operator's wish about models, on its way from an http thread
+ * to the loop, which answers at the reader's stream. Like a job it is a message: whoever holds the
+ * pointer owns it. */
 #ifndef TACA_SERVER_ASK_H
 #define TACA_SERVER_ASK_H
 
@@ -9,7 +10,7 @@
 #include "server/access.h"
 #include "server/reader.h"
 
-/* The last two are of AUTOMATIC1111's API and name no job. */
+/* PROGRESS and INTERRUPT are of AUTOMATIC1111's API and name no job; LOAD and UNLOAD a model. */
 enum ask_kind {
     ASK_STATUS,
     ASK_EVENTS,
@@ -17,7 +18,9 @@ enum ask_kind {
     ASK_CANCEL,
     ASK_QUEUE,
     ASK_PROGRESS,
-    ASK_INTERRUPT
+    ASK_INTERRUPT,
+    ASK_LOAD,
+    ASK_UNLOAD
 };
 
 struct ask {
@@ -28,12 +31,16 @@ struct ask {
     int index;                   /* of the image */
     char known[64];              /* If-None-Match */
     bool head;                   /* only whether there are events */
+    char model[64];              /* of LOAD and UNLOAD */
+    char *path;                  /* of LOAD: owned; NULL = as before */
+    bool only_idle;              /* of UNLOAD: not while requests want it */
     struct reader *reader;       /* owned */
 };
 
 static inline void ask_close(struct ask *a) {
     if (!a) return;
     reader_close(a->reader);
+    free(a->path);
     free(a);
 }
 

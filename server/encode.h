@@ -12,6 +12,8 @@
 #include "server/disk_files.h"
 #include "server/job.h"
 
+struct pool;
+
 enum encode_kind {
     ENCODE_IMAGE,   /* pixels -> png */
     ENCODE_PREVIEW, /* pixels (owned) -> frame */
@@ -24,7 +26,8 @@ struct encode_task {
     struct job *job;                     /* borrowed */
     const struct taca_model_info *model; /* borrowed */
     int index;                           /* of the image in its request */
-    int slot;                            /* IMAGE: what `pixels` points into; for the loop */
+    struct pool *worker;                 /* IMAGE: whose slot `pixels` points into, */
+    int slot;                            /* and which; for the loop */
     struct taca_image pixels;
     int step, partial_index; /* PREVIEW */
     struct {

@@ -14,19 +14,7 @@
 #include "engine/params.h"
 #include "server/ask.h"
 #include "server/job.h"
-
-/* What the loop tells the front door, readable from any thread. */
-enum service_state { SERVICE_LOADING, SERVICE_READY, SERVICE_DRAINING, SERVICE_FAILED };
-struct service_status {
-    atomic_int state;            /* enum service_state */
-    atomic_int workers;          /* that hold the model; /readyz is 503 without one */
-    atomic_int waiting, running; /* jobs */
-    atomic_int pressure;         /* enum pressure_level */
-    atomic_llong last_beat_us;   /* the loop's heartbeat, for /livez */
-    /* set before state becomes READY, never changed after */
-    struct taca_model_info model;
-    int64_t model_loaded_s;
-};
+#include "server/status.h"
 
 struct front_opts {
     const char *host;         /* "localhost", an address, unix:/path, or a comma-separated list */

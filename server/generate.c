@@ -24,7 +24,7 @@ static void refuse(const struct http_request *q, struct http_reply *out,
 }
 
 /* "application/json", with or without parameters. */
-static bool is_json(const char *content_type) {
+bool is_json(const char *content_type) {
     static const char json[] = "application/json";
     if (!content_type || strncasecmp(content_type, json, sizeof json - 1) != 0) return false;
     char next = content_type[sizeof json - 1];
@@ -186,9 +186,21 @@ static bool parse_body(struct job *j, const struct routes *r, const struct http_
         api_fail(e, 500, "internal", NULL, "no random numbers");
         return false;
     }
-    int rc = api_request_read(&parsed, &from, &r->hooks.status->model, &limits, seed, e);
+    struct api_offer offer = {.limits = &limits};
+    models_offer(&r->hooks.status->models, &offer);
+    int rc = api_request_read(&parsed, &from, &offer, seed, e);
     if (!rc) j->request = parsed;
-    return rc == 0 && may_use(j, &r->hooks.status->model, e);
+    return rc == 0 && may_use(j, offer.models[j->request.model].info, e);
+}
+
+/* Workers that come back in a moment are waited for; those that die again and again are not. */
+static bool somebody_serves(const struct job *j, const struct routes *r, struct api_error *e) {
+    const struct service_status *s = r->hooks.status;
+    const struct model *m = &s->models.at[j->request.model];
+    if (!atomic_load(&m->broken)) return true;
+    e->retry_after_s = atomic_load(&s->retry_s);
+    api_fail(e, 503, "gpu_unavailable", NULL, "no device can serve this model just now");
+    return false;
 }
 
 /* What a repetition has in common: of a form not the bytes, whose boundary is made anew each time.
@@ -215,7 +227,7 @@ static bool fill_job(struct job *j, const struct routes *r, const struct http_re
                      enum api_dialect dialect, struct http_reply *out, struct api_error *e) {
     j->client = q->client;
     if (!j->named && !set_key(j, q->idempotency_key, dialect, e)) return false;
-    if (!parse_body(j, r, q, dialect, e)) return false;
+    if (!parse_body(j, r, q, dialect, e) || !somebody_serves(j, r, e)) return false;
     if (!hash_body(j, q, e)) return false;
     if (!open_reader(j, q, out, e)) return false;
     if (j->readers->ticket && is_short(r, PRESSURE_NO_ASYNC, e)) return false;

@@ -1,6 +1,8 @@
 /* health.c - the probes. /livez asks whether the loop still turns, /readyz whether requests are
  * welcome, /startupz whether loading is over, and /health tells people in one word. A full queue is
  * none of these: it is answered with 429, request by request. */
+#include <string.h>
+
 #include "base/clock.h"
 #include "server/routes.h"
 
@@ -42,16 +44,51 @@ void livez_answer(const struct routes *r, const struct http_request *q, struct h
                     alive ? "ok" : "stuck", age_ms > 0 ? age_ms : 0);
 }
 
+static int workers_wanted(const struct service_status *s) {
+    int n = 0;
+    for (int d = 0; d < s->n_devices; d++)
+        for (int m = 0; m < atomic_load(&s->models.n); m++)
+            n += atomic_load(&s->devices[d].workers[m]) != WORKER_NONE;
+    return n;
+}
+
+/* ,"devices":[{"device":"cpu","workers":{"demo":"ready"}}]: which one is missing. */
+static void put_devices(struct taca_buf *out, const struct service_status *s) {
+    static const char *const words[] = {"none", "loading", "ready", "broken"};
+    taca_buf_puts(out, ",\"devices\":[");
+    for (int d = 0; d < s->n_devices; d++) {
+        const char *comma = "";
+        taca_buf_puts(out, d ? ",{\"device\":" : "{\"device\":");
+        taca_buf_json(out, s->devices[d].name, strlen(s->devices[d].name));
+        taca_buf_puts(out, ",\"workers\":{");
+        for (int m = 0; m < atomic_load(&s->models.n); m++) {
+            const char *id = models_id(&s->models, m);
+            int state = atomic_load(&s->devices[d].workers[m]);
+            if (state == WORKER_NONE) continue;
+            taca_buf_puts(out, comma);
+            taca_buf_json(out, id, strlen(id));
+            taca_buf_printf(out, ":\"%s\"", words[state]);
+            comma = ",";
+        }
+        taca_buf_puts(out, "}}");
+    }
+    taca_buf_puts(out, "]");
+}
+
 void readyz_answer(const struct routes *r, const struct http_request *q, struct http_reply *out) {
-    struct service_status *s = r->hooks.status;
+    const struct service_status *s = r->hooks.status;
     (void)q;
     bool ready = atomic_load(&s->state) == SERVICE_READY;
-    if (ready && atomic_load(&s->workers) == 0) {
-        reply_json(out, 503);
-        taca_buf_puts(&out->body, "{\"status\":\"no_worker\"}");
-        return;
-    }
-    answer_state(r, ready, out);
+    int workers = atomic_load(&s->workers);
+    const char *word = state_word(r);
+    if (ready && workers == 0)
+        word = "no_worker";
+    else if (ready && workers < workers_wanted(s))
+        word = "degraded";
+    reply_json(out, ready && workers > 0 ? 200 : 503);
+    taca_buf_printf(&out->body, "{\"status\":\"%s\"", word);
+    put_devices(&out->body, s);
+    taca_buf_puts(&out->body, "}");
 }
 
 void startupz_answer(const struct routes *r, const struct http_request *q, struct http_reply *out) {

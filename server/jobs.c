@@ -21,12 +21,13 @@ enum taca_code jobs_open(struct jobs **out, const struct jobs_opts *opts,
     js->opts = *opts;
     js->ports = *ports;
     *out = js; /* the caller closes it, whatever happens */
-    if (!sched_init(&js->sched, opts->policy, &opts->limits, 1))
+    if (!sched_init(&js->sched, opts->policy, &opts->limits, fleet_devices(ports->fleet)))
         return taca_fail(err, TACA_ENOMEM, "opening the scheduler");
     js->sched.fair.quantum_ms = opts->fair_quantum_ms;
     metric_set(METRIC_CAPACITY, opts->limits.queue);
     js->quota = quota_open();
     if (!js->quota) return taca_fail(err, TACA_ENOMEM, "opening the job table");
+    for (int m = 0; m < SCHED_MODELS; m++) jobs_forget_model(js, m);
     return store_open(&js->store, (int64_t)opts->job_ttl_ms * 1000, opts->stored_bytes, err);
 }
 
@@ -62,6 +63,7 @@ void jobs_close(struct jobs *js) {
     free(js->refs);
     free(js->start_ms);
     free(js->finish_ms);
+    free(js->next);
     sched_finish(&js->sched);
     free(js);
 }
@@ -137,18 +139,23 @@ void jobs_add(struct jobs *js, struct job *job) {
 
 /* ---- leaving --------------------------------------------------------------------------------- */
 
+static void give_up(struct jobs *js, const struct job *job, struct job_image *im) {
+    const struct wire_msg m = {.type = WIRE_CLOSE, .u.seq.id = im->seq};
+    struct pool *worker = fleet_worker(js->ports.fleet, im->device, job->request.model);
+    if (im->seq && worker) (void)pool_send(worker, &m, 0);
+    im->seq = 0;
+}
+
 void jobs_take_out(struct jobs *js, struct job *job) {
     if (!job->listed) return;
     for (int i = 0; job->images && i < job->request.n; i++) {
         struct job_image *im = &job->images[i];
         /* commands are in order: this one reaches the worker after what it is doing now */
-        if (im->seq)
-            (void)pool_send(js->ports.pool,
-                            &(struct wire_msg){.type = WIRE_CLOSE, .u.seq.id = im->seq}, 0);
-        im->seq = 0;
+        give_up(js, job, im);
     }
-    for (int i = 0; js->op.active && i < js->op.n; i++)
-        if (js->op.refs[i].job == job) js->op.refs[i].job = NULL;
+    for (int d = 0; d < SCHED_DEVICES; d++)
+        for (int i = 0; js->ops[d].active && i < js->ops[d].n; i++)
+            if (js->ops[d].refs[i].job == job) js->ops[d].refs[i].job = NULL;
     *(job->prev ? &job->prev->next : &js->first) = job->next;
     *(job->next ? &job->next->prev : &js->last) = job->prev;
     job->next = job->prev = NULL;
@@ -181,11 +188,13 @@ void jobs_finish(struct jobs *js, struct job *job, const char *outcome, int stat
 }
 
 void jobs_settle(struct jobs *js, struct job *job) {
+    const int model = job->request.model;
     job->state = JOB_DONE;
     jobs_count(job, job->outcome);
-    metric_observe_sized(METRIC_REQUEST_DURATION, jobs_pixels(job), job->timings.total_ms / 1000);
+    metric_observe_sized(METRIC_REQUEST_DURATION, model, jobs_pixels(job),
+                         job->timings.total_ms / 1000);
     if (job->log_status == 200 && job->eta_us > 0)
-        metric_observe(METRIC_ETA_ERROR, (double)(job->eta_us - taca_now_us()) / 1e6);
+        metric_observe_of(METRIC_ETA_ERROR, model, (double)(job->eta_us - taca_now_us()) / 1e6);
     tell_log(js, job, job->log_status, job->log_code);
     jobs_free_input(job);
     readers_welcome(js, job);
@@ -292,12 +301,6 @@ void jobs_end_all(struct jobs *js) {
 
 /* ---- what is next ---------------------------------------------------------------------------- */
 
-static int free_slot(const struct jobs *js) {
-    for (int i = 0; i < POOL_SLOTS; i++)
-        if (!js->slot_used[i]) return i;
-    return -1;
-}
-
 /* How long the worker may be silent about something that should take expected_ms. Slow is not dead:
  * the limit grows with the work, and what was never measured gets ten times the limit. */
 static int patience_ms(const struct jobs *js, double expected_ms, bool measured) {
@@ -307,90 +310,120 @@ static int patience_ms(const struct jobs *js, double expected_ms, bool measured)
     return ms < INT_MAX / 2 ? (int)ms : INT_MAX / 2;
 }
 
-static int patience_for(const struct jobs *js, const struct wire_msg *m, const int *picked, int n) {
-    const struct sched_costs *c = js->sched.devices->costs;
+static int patience_for(struct jobs *js, const struct op *op, const struct wire_msg *m,
+                        const int *picked) {
+    const struct sched_costs *c = jobs_costs(js, op);
     struct sched_load load = {0};
     if (m->type == WIRE_CALIBRATE) return patience_ms(js, 0, false);
     if (m->type == WIRE_OPEN) return patience_ms(js, c->open_ms, c->opened);
     if (m->type == WIRE_DECODE)
         return patience_ms(js, js->seqs[picked[0]].pixels * c->ms_per_pixel, c->decoded);
-    for (int i = 0; i < n; i++) sched_load_add(&load, c, js->seqs[picked[i]].tokens);
+    for (int i = 0; i < op->n; i++) sched_load_add(&load, c, js->seqs[picked[i]].tokens);
     return patience_ms(js, sched_load_ms(c, &load), c->measured);
 }
 
-static bool send_op(struct jobs *js, const struct wire_msg *m, enum wire_type answer,
-                    const int *picked, int n) {
-    if (!pool_send(js->ports.pool, m, patience_for(js, m, picked, n))) return false;
-    js->op = (struct op){.active = true, .type = answer, .n = n, .slot = -1};
-    for (int i = 0; i < n; i++) {
-        js->op.refs[i] = *jobs_ref(js, picked[i]);
-        js->op.tokens[i] = js->seqs[picked[i]].tokens;
-        js->op.keys[i] = js->seqs[picked[i]].key;
+/* `op` says where to and what is expected; true, and it is the device's, when it is on its way. */
+static bool send_op(struct jobs *js, struct op op, const struct wire_msg *m, const int *picked) {
+    struct pool *worker = jobs_worker(js, &op);
+    if (!worker || !pool_send(worker, m, patience_for(js, &op, m, picked))) return false;
+    op.active = true;
+    for (int i = 0; i < op.n; i++) {
+        op.refs[i] = *jobs_ref(js, picked[i]);
+        op.tokens[i] = js->seqs[picked[i]].tokens;
+        op.keys[i] = js->seqs[picked[i]].key;
     }
+    js->ops[op.device] = op;
     return true;
 }
 
-/* Once, with the first worker: if that is the end of it, the first requests tell the costs. */
-static void send_calibrate(struct jobs *js) {
-    struct wire_msg m = {.type = WIRE_CALIBRATE};
-    m.u.calibrate.budget_ms = CALIBRATE_MS;
-    js->opts.calibrate = false;
-    (void)send_op(js, &m, WIRE_CALIBRATED, NULL, 0);
+static struct op op_of(const struct jobs *js, int device, const struct sched_plan *plan,
+                       enum wire_type answer) {
+    return (struct op){.device = device,
+                       .model = js->seqs[plan->picked[0]].model,
+                       .type = answer,
+                       .n = plan->n,
+                       .slot = -1};
 }
 
-static bool put_input(struct jobs *js, const struct taca_gen_params *p, struct wire_open *o) {
+static bool put_input(struct pool *worker, const struct taca_gen_params *p, struct wire_open *o) {
     const size_t pixels = (size_t)p->width_px * (size_t)p->height_px;
     if (!p->image) return true;
     o->image_bytes = (int64_t)pixels * 3;
     o->mask_bytes = p->mask ? (int64_t)pixels : 0;
-    return pool_put_input(js->ports.pool, p->image, p->mask, pixels);
+    return worker && pool_put_input(worker, p->image, p->mask, pixels);
 }
 
-static void send_open(struct jobs *js, const int *picked) {
-    const struct image_ref *r = jobs_ref(js, picked[0]);
+/* A worker that is new, or not trusted any more: it measures what steps take, and so shows that it
+ * can. If a new one dies of it, the first requests tell the costs. */
+static bool send_calibrate(struct jobs *js, int device) {
+    for (int m = 0; m < SCHED_MODELS; m++) {
+        const struct pool *worker = fleet_worker(js->ports.fleet, device, m);
+        if (!worker || !pool_ready(worker)) continue;
+        if (js->measured[device][m] && !pool_doubted(worker)) continue;
+        const struct op op = {.device = device, .model = m, .type = WIRE_CALIBRATED, .slot = -1};
+        const struct wire_msg msg = {.type = WIRE_CALIBRATE, .u.calibrate.budget_ms = CALIBRATE_MS};
+        js->measured[device][m] = true;
+        if (send_op(js, op, &msg, NULL)) return true;
+    }
+    return false;
+}
+
+static bool send_open(struct jobs *js, int device, const struct sched_plan *plan) {
+    const struct image_ref *r = jobs_ref(js, plan->picked[0]);
+    const struct op op = op_of(js, device, plan, WIRE_OPENED);
     struct job *job = r->job;
     int index = r->index;
     struct taca_gen_params p = job->request.params;
     struct wire_msg m = {.type = WIRE_OPEN, .u.open.id = js->last_seq + 1};
     struct taca_buf packed;
-    bool ok = put_input(js, &p, &m.u.open);
+    bool ok = put_input(jobs_worker(js, &op), &p, &m.u.open);
     p.seed += (uint64_t)index;
     p.image = p.mask = NULL;
     taca_buf_init(&packed, WIRE_MAX_TAIL);
     taca_gen_params_pack(&packed, &p);
     m.tail = packed.data;
     m.tail_len = packed.len;
-    if (ok && !packed.failed && send_op(js, &m, WIRE_OPENED, picked, 1)) {
-        job->images[index].seq = ++js->last_seq;
-        if (job->state == JOB_QUEUED) tell_started(js, job);
-    }
+    bool sent = ok && !packed.failed && send_op(js, op, &m, plan->picked);
     taca_buf_finish(&packed);
+    if (!sent) return false;
+    job->images[index].seq = ++js->last_seq;
+    job->images[index].device = device;
+    if (job->state == JOB_QUEUED) tell_started(js, job);
+    return true;
 }
 
-static void send_step(struct jobs *js, const int *picked, int n) {
+static bool send_step(struct jobs *js, int device, const struct sched_plan *plan) {
     struct wire_msg m = {.type = WIRE_STEP};
-    m.u.step.n = n;
-    for (int i = 0; i < n; i++) {
-        const struct image_ref *r = jobs_ref(js, picked[i]);
+    m.u.step.n = plan->n;
+    for (int i = 0; i < plan->n; i++) {
+        const struct image_ref *r = jobs_ref(js, plan->picked[i]);
         m.u.step.ids[i] = r->job->images[r->index].seq;
     }
-    if (send_op(js, &m, WIRE_STEPPED, picked, n)) js->sched.devices->turn = (struct sched_turn){0};
+    if (!send_op(js, op_of(js, device, plan, WIRE_STEPPED), &m, plan->picked)) return false;
+    js->sched.devices[device].turn = (struct sched_turn){0};
+    return true;
 }
 
-static void send_decode(struct jobs *js, const int *picked, int slot) {
-    const struct image_ref *r = jobs_ref(js, picked[0]);
+static bool send_decode(struct jobs *js, int device, const struct sched_plan *plan) {
+    const struct image_ref *r = jobs_ref(js, plan->picked[0]);
+    struct op op = op_of(js, device, plan, WIRE_DECODED);
+    struct pool *worker = jobs_worker(js, &op);
+    op.slot = worker ? pool_take_slot(worker) : -1;
+    if (op.slot < 0) return false;
     struct wire_msg m = {.type = WIRE_DECODE};
-    m.u.decode = (struct wire_decode){.id = r->job->images[r->index].seq, .slot = slot};
-    if (!send_op(js, &m, WIRE_DECODED, picked, 1)) return;
-    js->op.slot = slot;
-    js->slot_used[slot] = true;
-    js->sched.devices->turn.decodes++;
+    m.u.decode = (struct wire_decode){.id = r->job->images[r->index].seq, .slot = op.slot};
+    if (!send_op(js, op, &m, plan->picked)) {
+        pool_give_slot(worker, op.slot);
+        return false;
+    }
+    js->sched.devices[device].turn.decodes++;
+    return true;
 }
 
-static void send_preview(struct jobs *js, const int *picked) {
-    const struct image_ref *r = jobs_ref(js, picked[0]);
-    struct wire_msg m = {.type = WIRE_PREVIEW, .u.seq.id = r->job->images[r->index].seq};
-    (void)send_op(js, &m, WIRE_PREVIEWED, picked, 1);
+static bool send_preview(struct jobs *js, int device, const struct sched_plan *plan) {
+    const struct image_ref *r = jobs_ref(js, plan->picked[0]);
+    const struct wire_msg m = {.type = WIRE_PREVIEW, .u.seq.id = r->job->images[r->index].seq};
+    return send_op(js, op_of(js, device, plan, WIRE_PREVIEWED), &m, plan->picked);
 }
 
 static void drop_old(struct jobs *js) {
@@ -402,37 +435,78 @@ static void drop_old(struct jobs *js) {
     }
 }
 
-static void start_over(struct jobs *js, const int *picked) {
-    const struct image_ref *r = jobs_ref(js, picked[0]);
+static bool start_over(struct jobs *js, const struct sched_plan *plan) {
+    const struct image_ref *r = jobs_ref(js, plan->picked[0]);
     struct job_image *im = &r->job->images[r->index];
-    (void)pool_send(js->ports.pool, &(struct wire_msg){.type = WIRE_CLOSE, .u.seq.id = im->seq}, 0);
+    give_up(js, r->job, im);
     jobs_rewind(im);
+    return true;
+}
+
+static uint32_t who_can_decode(const struct jobs *js, int device) {
+    uint32_t models = 0;
+    for (int m = 0; m < SCHED_MODELS; m++) {
+        const struct pool *worker = fleet_worker(js->ports.fleet, device, m);
+        if (worker && pool_has_slot(worker)) models |= UINT32_C(1) << m;
+    }
+    return models;
+}
+
+static bool do_plan(struct jobs *js, int device, const struct sched_plan *plan) {
+    switch (plan->act) {
+    case SCHED_DO_NOTHING: break;
+    case SCHED_DO_OPEN: return send_open(js, device, plan);
+    case SCHED_DO_EVICT: return start_over(js, plan);
+    case SCHED_DO_STEP: return send_step(js, device, plan);
+    case SCHED_DO_PREVIEW: return send_preview(js, device, plan);
+    case SCHED_DO_DECODE: return send_decode(js, device, plan);
+    }
+    return false;
+}
+
+/* True when it did something that changes what the others see. */
+static bool pump_device(struct jobs *js, int device) {
+    if (js->ops[device].active) return false;
+    if (send_calibrate(js, device)) return true;
+    const struct sched_plan plan =
+        sched_next(&js->sched, device, js->seqs, js->n_line, who_can_decode(js, device));
+    bool done = do_plan(js, device, &plan);
+    if (plan.act != SCHED_DO_NOTHING && !done) js->starved = true;
+    return done;
 }
 
 void jobs_pump(struct jobs *js) {
     expire(js);
     drop_old(js);
-    js->starved = !jobs_line_up(js);
-    if (js->starved) return;
-    bool free = !js->op.active && !js->sick && pool_ready(js->ports.pool);
-    if (free && js->opts.calibrate) {
-        send_calibrate(js);
-    } else if (free) {
-        int slot = free_slot(js);
-        struct sched_plan plan = sched_next(&js->sched, 0, js->seqs, js->n_line, slot >= 0);
-        const int *picked = plan.picked;
-        switch (plan.act) {
-        case SCHED_DO_NOTHING: break;
-        case SCHED_DO_OPEN: send_open(js, picked); break;
-        case SCHED_DO_EVICT:
-            start_over(js, picked);
-            jobs_pump(js);
-            return;
-        case SCHED_DO_STEP: send_step(js, picked, plan.n); break;
-        case SCHED_DO_PREVIEW: send_preview(js, picked); break;
-        case SCHED_DO_DECODE: send_decode(js, picked, slot); break;
+    js->starved = false;
+    for (bool again = true; again;) {
+        again = false;
+        for (int d = 0; d < js->sched.n_devices; d++) {
+            if (!jobs_line_up(js)) {
+                js->starved = true;
+                return;
+            }
+            again = pump_device(js, d) || again;
         }
-        js->starved = plan.act != SCHED_DO_NOTHING && !js->op.active;
     }
     jobs_publish(js);
+}
+
+int jobs_of_model(const struct jobs *js, int model) {
+    int n = 0;
+    for (const struct job *job = js->first; job; job = job->next) n += job->request.model == model;
+    return n;
+}
+
+bool jobs_command(const struct jobs *js, int model) {
+    for (int d = 0; d < js->sched.n_devices; d++)
+        if (js->ops[d].active && js->ops[d].model == model) return true;
+    return false;
+}
+
+void jobs_forget_model(struct jobs *js, int model) {
+    for (int d = 0; d < js->sched.n_devices; d++) {
+        sched_costs_init(&js->sched.devices[d].costs[model]);
+        js->measured[d][model] = !js->opts.calibrate;
+    }
 }

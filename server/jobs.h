@@ -1,17 +1,18 @@
 /* jobs.h - the table of accepted requests and what happens to them between queue and answer.
  *
- * Lives on the loop thread. One command at a time is with the worker; whenever its answer is there
- * (or a job came, left or expired) jobs_pump drops what is over, asks sched what comes next and
- * sends it. Knows clients only as streams and the worker only as a pool: no sockets, no uv. */
+ * Lives on the loop thread. One command at a time is with each device, whichever of its workers has
+ * it; whenever its answer is there (or a job came, left or expired) jobs_pump drops what is over,
+ * asks sched what comes next and sends it. Knows clients only as streams and workers only as pools:
+ * no sockets, no uv. */
 #ifndef TACA_SERVER_JOBS_H
 #define TACA_SERVER_JOBS_H
 
 #include "server/ask.h"
 #include "server/disk.h"
 #include "server/encode.h"
+#include "server/fleet.h"
 #include "server/front.h"
 #include "server/job.h"
-#include "server/pool.h"
 #include "server/sched.h"
 
 struct jobs;
@@ -33,7 +34,7 @@ struct jobs_opts {
 };
 /* Who the table talks to; all outlive it. */
 struct jobs_ports {
-    struct pool *pool;
+    struct fleet *fleet;
     struct encode *encode;
     struct service_status *status;
     struct disk *disk; /* NULL: jobs live in memory only */
@@ -49,8 +50,8 @@ void jobs_reload(struct jobs *js, const struct jobs_opts *opts);
 /* What another process has left on the disk. Once, before anything is added and before the disk's
  * thread runs. */
 enum taca_code jobs_restore(struct jobs *js, struct taca_err *err) TACA_MUST_USE;
-/* The model is there: restored jobs that were accepted for another one end. */
-void jobs_model_known(struct jobs *js);
+/* All models are there: restored jobs that were accepted for another one end. */
+void jobs_models_known(struct jobs *js);
 void jobs_written(struct jobs *js, struct disk_write *w); /* takes it over */
 
 /* Takes the job over: a place in line, or an answer that says no. */
@@ -63,8 +64,14 @@ void jobs_pump(struct jobs *js);
 /* When the next job expires (taca_now_us); INT64_MAX = none does. */
 int64_t jobs_next_expiry_us(const struct jobs *js);
 
-void jobs_answer(struct jobs *js, const struct wire_msg *m);
-void jobs_worker_lost(struct jobs *js, const char *reason);
+void jobs_answer(struct jobs *js, int device, int model, const struct wire_msg *m);
+void jobs_worker_lost(struct jobs *js, int device, int model, const char *reason);
+/* Jobs of the model that are not over. */
+int jobs_of_model(const struct jobs *js, int model);
+/* Is a worker of the model busy with a command? */
+bool jobs_command(const struct jobs *js, int model);
+/* What was learnt of it holds no longer: other weights may come in its place. */
+void jobs_forget_model(struct jobs *js, int model);
 void jobs_encoded(struct jobs *js, struct encode_task *t); /* takes the task over */
 void jobs_stop_encoding(struct jobs *js);                  /* from now on nobody is there to */
 

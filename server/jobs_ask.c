@@ -144,6 +144,8 @@ static void answer_events_head(struct ask *a, const struct job *job) {
 
 static void answer(struct jobs *js, struct ask *a, struct job *job) {
     switch (a->kind) {
+    case ASK_LOAD:
+    case ASK_UNLOAD: /* the loader's */
     case ASK_QUEUE:
     case ASK_PROGRESS:
     case ASK_INTERRUPT: break;

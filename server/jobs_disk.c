@@ -57,7 +57,7 @@ bool jobs_disk_accept(struct jobs *js, struct job *job) {
     }
     snprintf(w->client, sizeof w->client, "%s", job->client.name);
     snprintf(w->key, sizeof w->key, "%s", job->idempotency_key);
-    snprintf(w->model, sizeof w->model, "%s", js->ports.status->model.id);
+    snprintf(w->model, sizeof w->model, "%s", jobs_model(js, job)->id);
     w->row.client = w->client;
     w->row.key = w->key;
     w->row.model = w->model;
@@ -308,6 +308,8 @@ static void restore_row(void *ctx, const struct db_job *row) {
     snprintf(job->idempotency_key, sizeof job->idempotency_key, "%s", row->key);
     snprintf(job->client.name, sizeof job->client.name, "%s", row->client);
     snprintf(job->model, sizeof job->model, "%s", row->model);
+    int model = models_find(&r->js->ports.status->models, row->model);
+    job->request.model = model < 0 ? 0 : model; /* jobs_models_known knows better */
     job->tag = row->tag;
     job->durable = true;
     job->warnings = job->request.warnings;
@@ -363,15 +365,17 @@ enum taca_code jobs_restore(struct jobs *js, struct taca_err *err) {
     return rc;
 }
 
-void jobs_model_known(struct jobs *js) {
-    const char *model = js->ports.status->model.id;
+void jobs_models_known(struct jobs *js) {
+    const struct taca_model_info *usual = models_usual(&js->ports.status->models);
     for (struct job *job = js->first, *next; job; job = next) {
         struct api_error e = {0};
+        int k = models_find(&js->ports.status->models, job->model);
         next = job->next;
-        if (!job->model[0] || strcmp(job->model, model) == 0) continue;
+        if (job->model[0] && k >= 0) job->request.model = k;
+        if (!job->model[0] || k >= 0) continue;
         api_fail(&e, 404, "model_not_found", "model",
                  "the job was accepted for model %s, and the service has %s now", job->model,
-                 model);
+                 usual ? usual->id : "none");
         jobs_fail(js, job, "failed", &e);
     }
 }

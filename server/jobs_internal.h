@@ -12,7 +12,8 @@
 enum image_stage { IMAGE_WAITING, IMAGE_OPEN, IMAGE_FINISHED, IMAGE_ENCODING, IMAGE_DONE };
 
 struct job_image {
-    uint64_t seq; /* its name at the worker; 0 = the worker does not have it */
+    uint64_t seq; /* its name at the worker; 0 = no worker has it */
+    int device;   /* of that worker, or of the last */
     enum image_stage stage;
     int step, steps, tokens;
     int preview_due; /* number of the preview to make now, -1 = none */
@@ -25,9 +26,10 @@ struct image_ref {
     int index;
 };
 
-/* The command that the worker has, and for whom. */
+/* The command that a device has, and for whom. */
 struct op {
     bool active;
+    int device, model;
     enum wire_type type; /* of the answer */
     int n, slot;
     struct image_ref refs[WIRE_MAX_SEQS];
@@ -47,11 +49,10 @@ struct jobs {
     bool closing;        /* no durable job is begun any more */
     int ending;          /* jobs that are over but for their way to the disk */
     bool stopped;        /* the encoder is gone */
-    struct op op;
+    struct op ops[SCHED_DEVICES];
+    bool measured[SCHED_DEVICES][SCHED_MODELS]; /* or not wanted */
     bool starved; /* there was something to send, and no memory for it: try again soon */
-    bool sick;    /* the worker is condemned: `lost` will come, nothing is sent before */
     uint64_t last_seq;
-    bool slot_used[POOL_SLOTS];
     struct sched sched;
     int64_t steps; /* so far */
     struct quota *quota;
@@ -61,6 +62,7 @@ struct jobs {
     struct sched_seq *seqs;
     struct image_ref *refs;
     double *start_ms, *finish_ms;
+    bool *next; /* jobs_queued_behind's: it is in the next step of some device */
     int n_line, line_cap;
 };
 
@@ -70,10 +72,12 @@ const struct image_ref *jobs_ref(const struct jobs *js, int place);
 void jobs_estimate(struct jobs *js); /* finish_ms of every job, from the line */
 int jobs_position(const struct jobs *js, const struct job *job); /* among those who wait, from 1 */
 /* Jobs that wait and would not be in the next step either; -1 when a newcomer would not wait. */
-int jobs_queued_behind(const struct jobs *js);
+int jobs_queued_behind(struct jobs *js);
 double jobs_isolated_ms(const struct jobs *js, const struct job *job);
 double jobs_pixels(const struct job *job); /* of one image */
-uint64_t jobs_key(const char *user);       /* NULL = nobody in particular */
+const struct taca_model_info *jobs_model(const struct jobs *js, const struct job *job);
+struct sched_costs *jobs_costs(struct jobs *js, const struct op *op);
+uint64_t jobs_key(const char *user); /* NULL = nobody in particular */
 void jobs_publish(const struct jobs *js);
 
 /* ---- jobs.c */
@@ -104,6 +108,7 @@ void jobs_wake_up(struct jobs *js, struct job *job);
 void jobs_spill(struct job *job); /* pictures that are on the disk leave the memory */
 
 /* ---- jobs_steps.c */
+struct pool *jobs_worker(const struct jobs *js, const struct op *op); /* NULL: it is gone */
 struct encode_task *jobs_task(struct jobs *js, const struct image_ref *r, enum encode_kind kind);
 /* False: it was not taken and is freed. */
 bool jobs_hand_over(struct jobs *js, struct encode_task *t);

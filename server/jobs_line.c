@@ -19,7 +19,8 @@ static bool line_room(struct jobs *js, int n) {
     if (n <= js->line_cap) return true;
     size_t cap = (size_t)n * 2;
     if (!grow(&js->seqs, cap, sizeof *js->seqs) || !grow(&js->refs, cap, sizeof *js->refs) ||
-        !grow(&js->start_ms, cap, sizeof(double)) || !grow(&js->finish_ms, cap, sizeof(double)))
+        !grow(&js->start_ms, cap, sizeof(double)) || !grow(&js->finish_ms, cap, sizeof(double)) ||
+        !grow(&js->next, cap, sizeof(bool)))
         return false;
     js->line_cap = (int)cap;
     return true;
@@ -37,19 +38,49 @@ double jobs_pixels(const struct job *job) {
     return (double)job->request.params.width_px * job->request.params.height_px;
 }
 
+const struct taca_model_info *jobs_model(const struct jobs *js, const struct job *job) {
+    static const struct taca_model_info unknown = {0}; /* a restored job's, while it loads */
+    const struct taca_model_info *m = models_info(&js->ports.status->models, job->request.model);
+    return m ? m : &unknown;
+}
+
+struct sched_costs *jobs_costs(struct jobs *js, const struct op *op) {
+    return &js->sched.devices[op->device].costs[op->model];
+}
+
 /* Before the worker has said it: patches of the picture and the text, for each side of CFG. */
-static int guess_tokens(const struct jobs *js, const struct taca_gen_params *p) {
-    const struct taca_model_info *m = &js->ports.status->model;
+static int guess_tokens(const struct jobs *js, const struct job *job) {
+    const struct taca_gen_params *p = &job->request.params;
+    const struct taca_model_info *m = jobs_model(js, job);
     int side = m->side_multiple_px > 0 ? m->side_multiple_px : 16;
     int t5 = p->max_sequence_length > 0 ? p->max_sequence_length : m->t5_tokens;
     int tokens = (p->width_px / side) * (p->height_px / side) + m->clip_tokens + t5;
     return p->cfg_scale > 1 ? 2 * tokens : tokens;
 }
 
+/* Where it is quickest: of the devices that serve the model, or of all while none does.
+ *   *known  false: a guess */
+static double quickest_ms(const struct jobs *js, const struct job *job, bool *known) {
+    const int model = job->request.model, tokens = guess_tokens(js, job);
+    double least[2] = {HUGE_VAL, HUGE_VAL};
+    bool measured[2] = {false, false};
+    for (int d = 0; d < js->sched.n_devices; d++) {
+        const struct sched_costs *c = &js->sched.devices[d].costs[model];
+        double ms = sched_isolated_ms(c, tokens, taca_gen_params_forwards(&job->request.params),
+                                      jobs_pixels(job));
+        int serves = js->sched.devices[d].serves >> model & 1;
+        if (!(ms < least[serves])) continue;
+        least[serves] = ms;
+        measured[serves] = c->measured;
+    }
+    int from = least[1] < HUGE_VAL;
+    *known = measured[from];
+    return least[from];
+}
+
 static double image_ms(const struct jobs *js, const struct job *job) {
-    const struct taca_gen_params *p = &job->request.params;
-    return sched_isolated_ms(js->sched.devices->costs, guess_tokens(js, p),
-                             taca_gen_params_forwards(p), jobs_pixels(job));
+    bool known;
+    return quickest_ms(js, job, &known);
 }
 
 double jobs_isolated_ms(const struct jobs *js, const struct job *job) {
@@ -63,9 +94,10 @@ static double deadline_ms(const struct jobs *js, struct job *job) {
     double arrival_ms = (double)job->received_us / 1000;
     if (job->request.deadline_ms > 0) return arrival_ms + AIM * job->request.deadline_ms;
     if (job->deadline_us > 0) return (double)job->deadline_us / 1000;
-    double ms = (double)job->waits_since_us / 1000 +
-                AIM * js->opts.deadline_factor * jobs_isolated_ms(js, job);
-    if (js->sched.devices->costs->measured) job->deadline_us = (int64_t)(ms * 1000);
+    bool known;
+    double alone_ms = job->request.n * quickest_ms(js, job, &known);
+    double ms = (double)job->waits_since_us / 1000 + AIM * js->opts.deadline_factor * alone_ms;
+    if (known) job->deadline_us = (int64_t)(ms * 1000);
     return ms;
 }
 
@@ -80,8 +112,9 @@ static void describe(const struct jobs *js, struct job *job, int index, struct s
         .stage = im->stage == IMAGE_WAITING ? SCHED_WAITING
                  : im->stage == IMAGE_OPEN  ? SCHED_OPEN
                                             : SCHED_FINISHED,
-        .device = im->seq ? 0 : -1,
-        .tokens = opened ? im->tokens : guess_tokens(js, p),
+        .model = job->request.model,
+        .device = im->seq ? im->device : -1,
+        .tokens = opened ? im->tokens : guess_tokens(js, job),
         .steps_left = opened ? im->steps - im->step : taca_gen_params_forwards(p),
         .pixels = jobs_pixels(job),
         .preview_due = im->preview_due >= 0,
@@ -93,8 +126,18 @@ static void describe(const struct jobs *js, struct job *job, int index, struct s
     };
 }
 
+static void see_devices(struct jobs *js) {
+    for (int d = 0; d < js->sched.n_devices; d++) {
+        js->sched.devices[d].serves = 0;
+        for (int m = 0; m < SCHED_MODELS; m++)
+            if (fleet_serves(js->ports.fleet, d, m))
+                js->sched.devices[d].serves |= UINT32_C(1) << m;
+    }
+}
+
 bool jobs_line_up(struct jobs *js) {
     js->n_line = 0;
+    see_devices(js);
     for (struct job *job = js->first; job; job = job->next) {
         if (!line_room(js, js->n_line + job->request.n)) return false;
         for (int i = 0; i < job->request.n; i++) {
@@ -134,17 +177,47 @@ int jobs_position(const struct jobs *js, const struct job *job) {
     return position;
 }
 
-int jobs_queued_behind(const struct jobs *js) {
-    int picked[WIRE_MAX_SEQS], queued = 0, steppable = 0;
-    int n = sched_pick(&js->sched, 0, picked, js->seqs, js->n_line);
+/* Does a device have a place in its next step that nobody takes? */
+static bool place_is_left(struct jobs *js) {
+    bool left = false;
+    for (int i = 0; i < js->n_line; i++) js->next[i] = false;
+    for (int d = 0; d < js->sched.n_devices; d++) {
+        int picked[SCHED_MAX_BATCH];
+        int n = sched_pick(&js->sched, d, picked, js->seqs, js->n_line);
+        for (int i = 0; i < n; i++) js->next[picked[i]] = true;
+        left = left || n < js->opts.limits.batch_images;
+    }
+    return left;
+}
+
+int jobs_queued_behind(struct jobs *js) {
+    int queued = 0, behind = 0;
+    bool place = place_is_left(js);
     for (const struct job *job = js->first; job; job = job->next)
         queued += job->state == JOB_QUEUED;
-    for (int i = 0; i < n; i++) {
-        const struct image_ref *r = jobs_ref(js, picked[i]);
-        if (r->job->state == JOB_QUEUED && r->index == 0) queued--;
+    for (int i = 0; i < js->n_line; i++) {
+        const struct image_ref *r = jobs_ref(js, i);
+        if (js->next[i])
+            queued -= r->job->state == JOB_QUEUED && r->index == 0;
+        else
+            behind += js->seqs[i].stage != SCHED_FINISHED;
     }
-    for (int i = 0; i < js->n_line; i++) steppable += js->seqs[i].stage != SCHED_FINISHED;
-    return n == steppable && n < js->opts.limits.batch_images ? -1 : queued;
+    return behind == 0 && place ? -1 : queued;
+}
+
+static void publish_model(const struct jobs *js, int model) {
+    int waiting = 0, there = 0;
+    double backlog_ms = 0;
+    for (const struct job *job = js->first; job; job = job->next) {
+        if (job->request.model != model) continue;
+        there++;
+        waiting += job->state == JOB_QUEUED;
+    }
+    for (int i = 0; i < js->n_line; i++)
+        if (js->seqs[i].model == model) backlog_ms += js->seqs[i].left_ms;
+    metric_set_of(METRIC_WAITING, model, waiting);
+    metric_set_of(METRIC_RUNNING, model, there - waiting);
+    metric_set_of(METRIC_BACKLOG_SECONDS, model, backlog_ms / 1000);
 }
 
 void jobs_publish(const struct jobs *js) {
@@ -154,9 +227,7 @@ void jobs_publish(const struct jobs *js) {
     atomic_store(&js->ports.status->waiting, waiting);
     int running = js->count - waiting + js->ending;
     atomic_store(&js->ports.status->running, running);
-    metric_set(METRIC_WAITING, waiting);
-    metric_set(METRIC_RUNNING, running);
+    for (int m = 0; m < atomic_load(&js->ports.status->models.n); m++) publish_model(js, m);
     metric_set(METRIC_STORED_JOBS, store_kept(js->store));
     metric_set(METRIC_STORED_BYTES, (double)store_bytes(js->store));
-    metric_set(METRIC_BACKLOG_SECONDS, sched_backlog_ms(js->seqs, js->n_line) / 1000);
 }

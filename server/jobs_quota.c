@@ -72,6 +72,6 @@ void jobs_charge(struct jobs *js, const struct job *job) {
 }
 
 void jobs_count(const struct job *job, const char *outcome) {
-    metric_add(METRIC_REQUESTS, outcome, 1);
+    metric_add_of(METRIC_REQUESTS, job->request.model, outcome, 1);
     metric_key(job->client.name, outcome);
 }

@@ -65,7 +65,7 @@ static void push_to(struct reader *r, struct taca_buf *frame) {
 static void put_started(struct taca_buf *b, const struct jobs *js, const struct job *job) {
     taca_buf_init(b, SMALL_FRAME);
     api_event_started(b, job->started_event, job->id, job->timings.queue_ms,
-                      js->ports.status->model.id, job->request.params.steps);
+                      jobs_model(js, job)->id, job->request.params.steps);
 }
 
 void tell_started(struct jobs *js, struct job *job) {
@@ -74,7 +74,8 @@ void tell_started(struct jobs *js, struct job *job) {
     job->started_us = taca_now_us();
     job->started_s = time(NULL);
     job->timings.queue_ms = (double)(job->started_us - job->received_us) / 1000.0;
-    metric_observe_sized(METRIC_QUEUE_WAIT, jobs_pixels(job), job->timings.queue_ms / 1000);
+    metric_observe_sized(METRIC_QUEUE_WAIT, job->request.model, jobs_pixels(job),
+                         job->timings.queue_ms / 1000);
     job->started_event = job_next_event(job);
     jobs_disk_stands(js, job);
     if (!somebody(job, false)) return;
@@ -108,7 +109,7 @@ void tell_preview(struct job *job, struct encode_task *t) {
     size_t len;
     const char *frame = encode_frame(t, job_next_event(job), &len);
     if (!job->previewed)
-        metric_observe_sized(METRIC_FIRST_PREVIEW, jobs_pixels(job),
+        metric_observe_sized(METRIC_FIRST_PREVIEW, job->request.model, jobs_pixels(job),
                              jobs_since_ms(job->received_us) / 1000);
     job->previewed = true;
     for (struct reader *r = job->readers; r; r = r->next)
@@ -216,7 +217,7 @@ void tell_image(const struct jobs *js, struct job *job, struct reader *r, struct
                                    "X-Steps",
                                    steps,
                                    "X-Model",
-                                   js->ports.status->model.id,
+                                   jobs_model(js, job)->id,
                                    "X-Queue-Ms",
                                    queue,
                                    "X-Gpu-Ms",
@@ -336,7 +337,8 @@ void tell_log(const struct jobs *js, const struct job *job, int status, const ch
     taca_buf_init(&b, js->opts.log_prompts ? 4 * LONGEST_LOG : LONGEST_LOG);
     put_request(&b, job);
     taca_buf_printf(&b, ",\"job\":\"%s\",\"model\":", job->id);
-    taca_buf_json(&b, js->ports.status->model.id, strlen(js->ports.status->model.id));
+    const char *model = jobs_model(js, job)->id;
+    taca_buf_json(&b, model, strlen(model));
     taca_buf_printf(&b,
                     ",\"w\":%d,\"h\":%d,\"steps\":%d,\"n\":%d,\"seed\":%" PRIu64
                     ",\"code\":%d,\"queue_ms\":%.1f,\"denoise_ms\":%.1f,\"total_ms\":%.1f,"

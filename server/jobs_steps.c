@@ -18,19 +18,40 @@ static void fail_with(struct jobs *js, struct job *job, const struct taca_err *e
 
 /* ---- the worker's answers -------------------------------------------------------------------- */
 
+static int held_by(const struct jobs *js, int device) {
+    int held = 0;
+    for (const struct job *job = js->first; job; job = job->next)
+        for (int i = 0; i < job->request.n; i++)
+            held += job->images[i].seq != 0 && job->images[i].device == device;
+    return held;
+}
+
+/* Without memory for one more it waits until there are fewer; when it is the only one it never
+ * fits. */
+static void open_failed(struct jobs *js, const struct op *op, const struct taca_err *err) {
+    struct job_image *im = image_of(&op->refs[0]);
+    im->seq = 0;
+    int held = held_by(js, op->device);
+    if (err->code != TACA_ENOMEM || held == 0) {
+        fail_with(js, op->refs[0].job, err);
+        return;
+    }
+    taca_log(TACA_LOG_WARN, "no memory for one more beside %d: %s", held, err->text);
+    sched_no_room(&js->sched, op->device, held);
+}
+
 static void opened(struct jobs *js, const struct op *op, const struct wire_opened *a) {
     struct job *job = op->refs[0].job;
-    js->sched.devices->turn.open_ms += a->ms;
+    js->sched.devices[op->device].turn.open_ms += a->ms;
     if (!job) return; /* left meanwhile; its CLOSE is on the way */
     struct job_image *im = image_of(&op->refs[0]);
     if (a->err.code != TACA_OK) {
         struct taca_err err;
         wire_err_get(&err, &a->err);
-        im->seq = 0;
-        fail_with(js, job, &err);
+        open_failed(js, op, &err);
         return;
     }
-    sched_saw_open(js->sched.devices->costs, a->ms);
+    sched_saw_open(jobs_costs(js, op), a->ms);
     im->stage = a->steps > 0 ? IMAGE_OPEN : IMAGE_FINISHED; /* strength 0 leaves nothing to do */
     im->step = 0;
     im->steps = a->steps;
@@ -39,32 +60,32 @@ static void opened(struct jobs *js, const struct op *op, const struct wire_opene
     job->timings.text_ms += a->ms;
 }
 
-/* A joint step has failed and nobody has advanced: each tries again by itself, so that the one at
- * fault fails alone. */
+/* A joint step has failed and nobody has advanced. Without memory the next ones are smaller; else
+ * each tries again by itself, so that the one at fault fails alone. */
 static void step_failed(struct jobs *js, const struct op *op, const struct taca_err *err) {
     taca_log(TACA_LOG_WARN, "a step of %d failed: %s", op->n, err->text);
+    if (err->code == TACA_ENOMEM) sched_step_too_large(&js->sched, op->device, op->n);
     for (int i = 0; i < op->n; i++) {
         struct job *job = op->refs[i].job;
         if (!job || job->state >= JOB_ENDING) continue;
-        if (op->n > 1)
-            job->alone = true;
-        else
+        if (op->n == 1)
             fail_with(js, job, err);
+        else if (err->code != TACA_ENOMEM)
+            job->alone = true;
     }
 }
 
 static void count_step(struct jobs *js, const struct op *op, const struct wire_stepped *a) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    sched_stepped(
-        &js->sched, 0,
-        &(struct sched_step){.rows = op->n, .tokens = op->tokens, .keys = op->keys, .ms = a->ms});
+    const struct sched_step step = {op->model, op->n, op->tokens, op->keys, a->ms};
+    sched_stepped(&js->sched, op->device, &step);
     js->steps++;
     metric_set(METRIC_LAST_STEP, (double)now.tv_sec + (double)now.tv_nsec / 1e9);
-    metric_add(METRIC_STEPS, NULL, (uint64_t)op->n);
-    metric_observe(METRIC_STEP_DURATION, a->ms / 1000);
-    metric_observe(METRIC_STEP_IMAGES, op->n);
-    metric_observe(METRIC_STEP_TOKENS, a->tokens);
+    metric_add_of(METRIC_STEPS, op->model, NULL, (uint64_t)op->n);
+    metric_observe_of(METRIC_STEP_DURATION, op->model, a->ms / 1000);
+    metric_observe_of(METRIC_STEP_IMAGES, op->model, op->n);
+    metric_observe_of(METRIC_STEP_TOKENS, op->model, a->tokens);
 }
 
 static void stepped(struct jobs *js, const struct op *op, const struct wire_stepped *a) {
@@ -107,7 +128,7 @@ struct encode_task *jobs_task(struct jobs *js, const struct image_ref *r, enum e
     t->job = r->job;
     t->index = r->index;
     t->slot = -1;
-    t->model = &js->ports.status->model;
+    t->model = jobs_model(js, r->job);
     return t;
 }
 
@@ -158,28 +179,36 @@ static void decoded(struct jobs *js, const struct op *op, const struct wire_pixe
         else if (!(t = jobs_task(js, &op->refs[0], ENCODE_IMAGE)))
             (void)taca_fail(&err, TACA_ENOMEM, "encoding an image");
     }
+    struct pool *worker = jobs_worker(js, op);
     if (!t) {
-        js->slot_used[op->slot] = false;
+        pool_give_slot(worker, op->slot);
         if (job) fail_with(js, job, &err);
         return;
     }
     struct job_image *im = image_of(&op->refs[0]);
-    (void)pool_send(js->ports.pool, &(struct wire_msg){.type = WIRE_CLOSE, .u.seq.id = im->seq}, 0);
+    (void)pool_send(worker, &(struct wire_msg){.type = WIRE_CLOSE, .u.seq.id = im->seq}, 0);
     im->seq = 0;
     im->stage = IMAGE_ENCODING;
-    pool_praise(js->ports.pool);
-    sched_saw_decode(js->sched.devices->costs, (double)a->width_px * a->height_px, a->ms);
+    pool_praise(worker);
+    sched_saw_decode(jobs_costs(js, op), (double)a->width_px * a->height_px, a->ms);
     t->slot = op->slot;
+    t->worker = worker;
     /* the encoder only reads; the struct has one type for both directions */
     t->pixels = (struct taca_image){a->width_px, a->height_px,
-                                    (uint8_t *)(uintptr_t)pool_slot(js->ports.pool, op->slot)};
-    if (!jobs_hand_over(js, t)) js->slot_used[op->slot] = false;
+                                    (uint8_t *)(uintptr_t)pool_slot(worker, op->slot)};
+    if (!jobs_hand_over(js, t)) pool_give_slot(worker, op->slot);
 }
 
-/* A model that could not be measured is learnt from its first requests. */
-static void calibrated(struct jobs *js, const struct wire_calibrated *a) {
-    struct sched_costs *c = js->sched.devices->costs;
+/* A model that could not be measured is learnt from its first requests; but a worker that is not
+ * trusted has failed its trial. */
+static void calibrated(struct jobs *js, const struct op *op, const struct wire_calibrated *a) {
+    struct sched_costs *c = jobs_costs(js, op);
+    struct pool *worker = jobs_worker(js, op);
     if (a->err.code != TACA_OK) taca_log(TACA_LOG_WARN, "calibration: %s", a->err.text);
+    if (a->err.code == TACA_OK)
+        pool_praise(worker);
+    else if (pool_doubted(worker))
+        pool_condemn(worker, "trial");
     for (int64_t k = 0; k < a->n; k++) {
         int tokens[WIRE_MAX_SEQS];
         for (int i = 0; i < a->steps[k].rows; i++) tokens[i] = a->steps[k].tokens;
@@ -216,9 +245,8 @@ static enum taca_code code_of(const struct wire_msg *m) {
 }
 
 /* Does the message answer what was asked? */
-static bool fits(const struct jobs *js, const struct wire_msg *m) {
-    const struct op *op = &js->op;
-    if (!op->active || m->type != op->type) return false;
+static bool fits(const struct op *op, int model, const struct wire_msg *m) {
+    if (!op->active || op->model != model || m->type != op->type) return false;
     if (m->type == WIRE_STEPPED && m->u.stepped.err.code == TACA_OK) return m->u.stepped.n == op->n;
     if (m->type == WIRE_DECODED) {
         const struct wire_pixels *a = &m->u.pixels;
@@ -236,31 +264,34 @@ static double ms_of(const struct wire_msg *m) {
     return m->type == WIRE_PREVIEWED || m->type == WIRE_DECODED ? m->u.pixels.ms : 0;
 }
 
-static void count_device(const struct wire_msg *m) {
+static void count_device(int device, const struct wire_msg *m) {
     enum taca_code code = code_of(m);
-    metric_device_busy(0, ms_of(m) / 1000);
-    if (code != TACA_OK && code != TACA_EINVAL) metric_device_error(0, code);
+    metric_device_busy(device, ms_of(m) / 1000);
+    if (code != TACA_OK && code != TACA_EINVAL) metric_device_error(device, code);
 }
 
-void jobs_answer(struct jobs *js, const struct wire_msg *m) {
-    if (!fits(js, m)) { /* `lost` follows and clears the command */
-        js->sick = true;
-        pool_condemn(js->ports.pool, "protocol");
+struct pool *jobs_worker(const struct jobs *js, const struct op *op) {
+    return fleet_worker(js->ports.fleet, op->device, op->model);
+}
+
+void jobs_answer(struct jobs *js, int device, int model, const struct wire_msg *m) {
+    struct op op = js->ops[device];
+    /* after either `lost` follows and clears the command */
+    if (!fits(&op, model, m)) {
+        pool_condemn(fleet_worker(js->ports.fleet, device, model), "protocol");
         return;
     }
-    count_device(m);
+    count_device(device, m);
     if (code_of(m) == TACA_EDEVICE) { /* for good: its jobs start again with the next worker */
-        js->sick = true;
-        pool_condemn(js->ports.pool, "device");
+        pool_condemn(jobs_worker(js, &op), "device");
         return;
     }
-    struct op op = js->op;
-    js->op.active = false;
+    js->ops[device].active = false;
     if (m->type == WIRE_OPENED) opened(js, &op, &m->u.opened);
     if (m->type == WIRE_STEPPED) stepped(js, &op, &m->u.stepped);
     if (m->type == WIRE_PREVIEWED) previewed(js, &op, m);
     if (m->type == WIRE_DECODED) decoded(js, &op, &m->u.pixels);
-    if (m->type == WIRE_CALIBRATED) calibrated(js, &m->u.calibrated);
+    if (m->type == WIRE_CALIBRATED) calibrated(js, &op, &m->u.calibrated);
 }
 
 /* ---- a worker less --------------------------------------------------------------------------- */
@@ -272,27 +303,29 @@ void jobs_rewind(struct job_image *im) {
     im->preview_due = -1;
 }
 
-/* Back to step 0 with the same seed; true when the worker had something of it. */
-static bool rewind_job(struct job *job) {
+/* Back to step 0 with the same seed what the device had of it; true when that was something. */
+static bool rewind_job(struct job *job, int device) {
     bool lost = false;
     for (int i = 0; i < job->request.n; i++) {
         struct job_image *im = &job->images[i];
-        if (!im->seq) continue;
+        if (!im->seq || im->device != device) continue;
         jobs_rewind(im);
         lost = true;
     }
     return lost;
 }
 
-void jobs_worker_lost(struct jobs *js, const char *reason) {
+void jobs_worker_lost(struct jobs *js, int device, int model, const char *reason) {
+    struct op *op = &js->ops[device];
     metric_add(METRIC_RESTARTS, reason, 1);
-    if (js->op.active && js->op.slot >= 0) js->slot_used[js->op.slot] = false;
-    js->op.active = false;
-    js->sick = false;
-    js->sched.devices->turn = (struct sched_turn){0};
+    if (op->active && op->model == model) {
+        if (op->slot >= 0) pool_give_slot(jobs_worker(js, op), op->slot);
+        op->active = false;
+        js->sched.devices[device].turn = (struct sched_turn){0};
+    }
     for (struct job *job = js->first, *next; job; job = next) {
         next = job->next;
-        if (!rewind_job(job)) continue;
+        if (job->request.model != model || !rewind_job(job, device)) continue;
         if (++job->attempts <= js->opts.max_retries) {
             jobs_disk_stands(js, job);
             tell_retrying(job, reason);
@@ -333,9 +366,11 @@ static bool keep_result(struct job *job, struct encode_task *t) {
 
 static void image_encoded(struct jobs *js, struct job *job, struct encode_task *t) {
     job->timings.encode_ms += t->ms;
-    sched_saw_encode(js->sched.devices->costs, jobs_pixels(job), t->ms);
-    metric_add(METRIC_IMAGES, NULL, 1);
-    metric_add(METRIC_PIXELS, NULL, (uint64_t)t->pixels.width_px * (uint64_t)t->pixels.height_px);
+    const int model = job->request.model, device = job->images[t->index].device;
+    sched_saw_encode(&js->sched.devices[device].costs[model], jobs_pixels(job), t->ms);
+    metric_add_of(METRIC_IMAGES, model, NULL, 1);
+    metric_add_of(METRIC_PIXELS, model, NULL,
+                  (uint64_t)t->pixels.width_px * (uint64_t)t->pixels.height_px);
     if (!keep_result(job, t)) {
         struct taca_err err = {.code = TACA_ENOMEM};
         fail_with(js, job, &err);
@@ -361,7 +396,7 @@ static void encoded(struct jobs *js, struct job *job, struct encode_task *t) {
 
 void jobs_encoded(struct jobs *js, struct encode_task *t) {
     struct job *job = t->job;
-    if (t->slot >= 0) js->slot_used[t->slot] = false;
+    if (t->slot >= 0) pool_give_slot(t->worker, t->slot);
     job->borrowed--;
     if (t->kind == ENCODE_RENDER) {
         js->renders--;

@@ -19,9 +19,10 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "server/jobs.h"
+#include "server/loader.h"
 #include "server/metrics.h"
 #include "server/pressure.h"
-#include "server/serve.h"
+#include "server/serve_options.h"
 #include "server/systemd.h"
 
 enum {
@@ -51,7 +52,8 @@ struct serve {
     struct systemd systemd;
     struct pressure pressure;
     struct front *front;
-    struct pool *pool;
+    struct fleet *fleet;
+    struct loader *loader;
     struct encode *encode;
     struct disk *disk; /* NULL = jobs live in memory */
     struct jobs *jobs;
@@ -81,7 +83,11 @@ static void take_mail(struct serve *s) {
     }
     for (struct taca_mail *m = taca_mailbox_take(&s->asks), *next; m; m = next) {
         next = m->next;
-        jobs_ask(s->jobs, (struct ask *)m);
+        struct ask *a = (struct ask *)m;
+        if (a->kind == ASK_LOAD || a->kind == ASK_UNLOAD)
+            loader_ask(s->loader, s->jobs, a);
+        else
+            jobs_ask(s->jobs, a);
     }
 }
 
@@ -91,6 +97,8 @@ static void on_expiry(uv_timer_t *t);
 static void pump(struct serve *s) {
     if (s->phase == PHASE_CLOSING) return;
     jobs_pump(s->jobs);
+    loader_settle(s->loader, s->jobs);
+    fleet_publish(s->fleet);
     int64_t next = jobs_next_expiry_us(s->jobs);
     if (next == INT64_MAX) {
         uv_timer_stop(&s->expiry);
@@ -124,10 +132,12 @@ static void on_beat(uv_timer_t *t) {
     atomic_store(&s->status.last_beat_us, now_us);
     systemd_beat(&s->systemd, now_us / 1000);
     watch_memory(s);
-    if (s->phase == PHASE_SERVING && s->status.model_loaded_s)
+    const struct taca_model_info *usual = models_usual(&s->status.models);
+    if (s->phase == PHASE_SERVING && atomic_load(&s->status.state) == SERVICE_READY)
         systemd_status(&s->systemd, "%s with %s: %d waiting, %d running",
-                       atomic_load(&s->status.workers) ? "ready" : "no worker", s->status.model.id,
-                       atomic_load(&s->status.waiting), atomic_load(&s->status.running));
+                       atomic_load(&s->status.workers) ? "ready" : "no worker",
+                       usual ? usual->id : "no model", atomic_load(&s->status.waiting),
+                       atomic_load(&s->status.running));
 }
 
 static void wake_loop(void *ctx) {
@@ -160,53 +170,65 @@ static void hook_metrics(void *ctx, struct taca_buf *out) {
     metrics_render(out);
 }
 
-/* ---- the worker's hooks ---------------------------------------------------------------------- */
+/* ---- the workers' hooks ---------------------------------------------------------------------- */
 
-static void hook_ready(void *ctx, const struct wire_hello *hello) {
+/* Ready when each of the models that it was started with has a worker. */
+static void settle_start(struct serve *s) {
+    const struct models *models = &s->status.models;
+    if (atomic_load(&s->status.state) != SERVICE_LOADING) return;
+    for (int k = 0; k < atomic_load(&models->n); k++)
+        if (models_state(models, k) == MODEL_LOADING) return;
+    atomic_store(&s->status.state, SERVICE_READY);
+    jobs_models_known(s->jobs);
+    systemd_tell(&s->systemd, "READY=1");
+}
+
+static void hook_ready(void *ctx, int device, int model, const struct wire_hello *hello) {
     struct serve *s = ctx;
-    int state = atomic_load(&s->status.state);
-    if (state == SERVICE_LOADING) { /* others may read the model from READY on, so only now */
-        s->status.model = hello->model;
-        s->status.model_loaded_s = (int64_t)time(NULL);
-        metrics_set_model(hello->model.id);
-        atomic_store(&s->status.state, SERVICE_READY);
-        systemd_tell(&s->systemd, "READY=1");
-        jobs_model_known(s->jobs);
+    struct models *models = &s->status.models;
+    const struct taca_model_info *m = &hello->model;
+    if (models_state(models, model) == MODEL_LOADING &&
+        !models_loaded(models, model, m, (int64_t)time(NULL))) {
+        taca_log(TACA_LOG_ERROR, "model %s: out of memory", m->id);
+        return;
     }
-    atomic_store(&s->status.workers, 1);
-    metric_set(METRIC_MODEL_LOADED, 1);
-    metric_set(METRIC_MODEL_LOAD_SECONDS, hello->load_ms / 1000);
-    taca_log(TACA_LOG_INFO, "ready: model %s (%s) on %s, %s, loaded in %.0f ms", hello->model.id,
-             hello->model.family, hello->model.device, hello->model.precision, hello->load_ms);
+    metrics_set_model(model, m->id);
+    metric_set_of(METRIC_MODEL_LOAD_SECONDS, model, hello->load_ms / 1000);
+    taca_log(TACA_LOG_INFO, "ready: model %s (%s) on %s: %s, %s, loaded in %.0f ms", m->id,
+             m->family, s->status.devices[device].name, m->device, m->precision, hello->load_ms);
+    settle_start(s);
     pump(s);
 }
 
-static void hook_answer(void *ctx, const struct wire_msg *m) {
+static void hook_answer(void *ctx, int device, int model, const struct wire_msg *m) {
     struct serve *s = ctx;
-    jobs_answer(s->jobs, m);
+    jobs_answer(s->jobs, device, model, m);
     pump(s);
 }
 
-static void hook_lost(void *ctx, const char *reason) {
+static void hook_lost(void *ctx, int device, int model, const char *reason) {
     struct serve *s = ctx;
-    atomic_store(&s->status.workers, 0);
-    metric_set(METRIC_MODEL_LOADED, 0);
-    jobs_worker_lost(s->jobs, reason);
+    jobs_worker_lost(s->jobs, device, model, reason);
     pump(s);
 }
 
 static void leave_at_once(struct serve *s);
 
-static void hook_refused(void *ctx, const struct taca_err *err) {
+static void hook_refused(void *ctx, int model, const struct taca_err *err) {
     struct serve *s = ctx;
-    taca_log(TACA_LOG_ERROR, "model: %s", err->text);
-    systemd_status(&s->systemd, "model: %.120s", err->text);
-    if (s->status.model_loaded_s != 0) return; /* it worked before: try again */
     bool ours =
         err->code == TACA_ENOMEM || err->code == TACA_EDEVICE || err->code == TACA_EINTERNAL;
+    loader_refused(s->loader, model, err);
+    if (atomic_load(&s->status.state) != SERVICE_LOADING) return;
     s->exit_code = ours ? 1 : EXIT_BAD_CONFIG;
     atomic_store(&s->status.state, SERVICE_FAILED);
     leave_at_once(s);
+}
+
+static void hook_recalled(void *ctx, int model) {
+    struct serve *s = ctx;
+    loader_recalled(s->loader, s->jobs, model);
+    pump(s);
 }
 
 /* ---- the end --------------------------------------------------------------------------------- */
@@ -216,9 +238,9 @@ static void close_handle(uv_handle_t *h, void *ctx) {
     if (!uv_is_closing(h)) uv_close(h, NULL);
 }
 
-static void on_pool_closed(void *ctx) {
+static void on_fleet_closed(void *ctx) {
     struct serve *s = ctx;
-    s->pool = NULL;
+    s->fleet = NULL;
     uv_walk(&s->loop, close_handle, NULL); /* ours are the only ones left */
 }
 
@@ -233,10 +255,10 @@ static void on_front_closed(void *ctx) {
     disk_close(s->disk);
     s->disk = NULL;
     take_mail(s); /* jobs that ended meanwhile */
-    if (s->pool)
-        pool_close(s->pool, s->fast ? 0 : WORKER_PATIENCE_MS, on_pool_closed, s);
+    if (s->fleet)
+        fleet_close(s->fleet, s->fast ? 0 : WORKER_PATIENCE_MS, on_fleet_closed, s);
     else
-        on_pool_closed(s);
+        on_fleet_closed(s);
 }
 
 static void close_all(struct serve *s) {
@@ -319,71 +341,9 @@ static void on_signal(uv_signal_t *h, int signal_no) {
 
 /* ---- the options ----------------------------------------------------------------------------- */
 
-static enum taca_code check_range(const char *flag, int v, int min, int max, struct taca_err *err) {
-    if (v >= min && v <= max) return TACA_OK;
-    return taca_fail_param(err, flag, "--%s must be in %d..%d, got %d", flag, min, max, v);
-}
-
-static enum taca_code check_opts(const struct serve_opts *o, struct taca_err *err) {
-    const struct {
-        const char *flag;
-        int v, min, max;
-    } ranges[] = {
-        {"port", o->front.port, 0, 65535},
-        {"max-queue", o->max_queue, 0, 1000000},
-        {"max-batch-images", o->max_batch_images, 1, WIRE_MAX_SEQS},
-        {"max-batch-tokens", o->max_batch_tokens, 0, 1 << 30},
-        {"max-n", o->front.limits.max_n, 1, API_MAX_N},
-        {"encode-threads", o->encode_threads, 1, 64},
-        {"start-timeout", o->start_timeout_ms, 0, 24 * 3600 * 1000},
-        {"drain-grace", o->drain_grace_ms, 0, 3600 * 1000},
-        {"drain-timeout", o->drain_timeout_ms, 0, 24 * 3600 * 1000},
-        {"job-ttl", o->job_ttl_ms, 0, 24 * 3600 * 1000},
-        {"max-retries", o->max_retries, 0, 1000},
-        {"step-timeout", o->step_timeout_ms, 10, 24 * 3600 * 1000},
-    };
-    const char *model = o->engine.model_path ? o->engine.model_path : o->engine.transformer;
-    if (!model || !model[0]) return taca_fail_param(err, "model", "--model names nothing");
-    if (access(model, R_OK) != 0)
-        return taca_fail_param(err, "model", "--model %s: no such file or no permission", model);
-    if (o->front.limits.max_pixels < 64 || o->front.limits.max_pixels > INT64_C(1) << 28)
-        return taca_fail_param(err, "max-pixels", "--max-pixels must be in 64..268435456, got %lld",
-                               (long long)o->front.limits.max_pixels);
-    if (disk_file(o->job_store) && !disk_file(o->job_store)[0])
-        return taca_fail_param(err, "job-store",
-                               "--job-store must be memory or sqlite:FILE, got \"%s\"",
-                               o->job_store);
-    for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
-        enum taca_code rc =
-            check_range(ranges[i].flag, ranges[i].v, ranges[i].min, ranges[i].max, err);
-        if (rc) return rc;
-    }
-    return serve_loras_check(&o->loras, err);
-}
-
-static struct jobs_opts jobs_opts_of(const struct serve_opts *o) {
-    struct jobs_opts jobs = {.policy = o->policy,
-                             .deadline_factor = o->deadline_factor,
-                             .fair_quantum_ms = o->fair_quantum_s * 1000,
-                             .calibrate = o->calibrate,
-                             .start_timeout_ms = o->start_timeout_ms,
-                             .step_timeout_ms = o->step_timeout_ms,
-                             .log_prompts = o->log_prompts,
-                             .job_ttl_ms = o->job_ttl_ms,
-                             .stored_bytes = o->max_stored_bytes,
-                             .input_bytes = o->max_input_bytes,
-                             .max_retries = o->max_retries};
-    sched_limits_init(&jobs.limits, o->max_batch_images);
-    jobs.limits.batch_tokens = o->max_batch_tokens;
-    jobs.limits.queue = o->max_queue;
-    jobs.limits.backlog_ms = o->max_backlog_s * 1000;
-    jobs.limits.patience_ms = o->patience_s * 1000;
-    return jobs;
-}
-
 /* All of it or nothing: the door is the only part that can say no, so it goes first. */
 static enum taca_code reload(struct serve *s, const struct serve_opts *o, struct taca_err *err) {
-    enum taca_code rc = check_opts(o, err);
+    enum taca_code rc = serve_check(o, err);
     if (rc != TACA_OK) return rc;
     if (o->front.limits.max_pixels > s->opts->front.limits.max_pixels)
         return taca_fail_param(err, "max-pixels",
@@ -392,7 +352,7 @@ static enum taca_code reload(struct serve *s, const struct serve_opts *o, struct
                                (long long)s->opts->front.limits.max_pixels);
     rc = front_reload(s->front, &o->front, err);
     if (rc != TACA_OK) return rc;
-    const struct jobs_opts jobs = jobs_opts_of(o);
+    const struct jobs_opts jobs = serve_jobs_opts(o);
     jobs_reload(s->jobs, &jobs);
     s->drain_grace_ms = o->drain_grace_ms;
     s->drain_timeout_ms = o->drain_timeout_ms;
@@ -410,7 +370,7 @@ static void on_hangup(uv_signal_t *h, int signal_no) {
     enum taca_code rc = r->read(r->ctx, &o, &err);
     if (rc == TACA_OK) rc = reload(s, o, &err);
     metric_set(METRIC_RELOAD_GOOD, rc == TACA_OK);
-    if (s->status.model_loaded_s) systemd_tell(&s->systemd, "READY=1");
+    if (atomic_load(&s->status.state) == SERVICE_READY) systemd_tell(&s->systemd, "READY=1");
     if (rc != TACA_OK) {
         taca_log(TACA_LOG_ERROR, "reload: everything stays as it is: %s", err.text);
         return;
@@ -469,22 +429,27 @@ static enum taca_code open_store(struct serve *s, struct taca_err *err) {
 
 static enum taca_code open_parts(struct serve *s, struct taca_err *err) {
     const struct serve_opts *o = s->opts;
-    const struct pool_opts pool = {.loop = &s->loop,
-                                   .self = o->self,
-                                   .engine = &o->engine,
-                                   .loras = o->loras,
-                                   .load_timeout_ms = LOAD_TIMEOUT_MS,
-                                   .max_pixels = (size_t)o->front.limits.max_pixels};
-    const struct pool_hooks pool_hooks = {s, hook_ready, hook_answer, hook_lost, hook_refused};
+    static const char *const cpu[] = {"cpu"};
+    const struct fleet_opts fleet = {.loop = &s->loop,
+                                     .self = o->self,
+                                     .engine = &o->engine,
+                                     .n_devices = o->devices.n > 0 ? o->devices.n : 1,
+                                     .devices = o->devices.n > 0 ? o->devices.list : cpu,
+                                     .load_timeout_ms = LOAD_TIMEOUT_MS,
+                                     .max_pixels = (size_t)o->front.limits.max_pixels,
+                                     .status = &s->status};
+    const struct fleet_hooks fleet_hooks = {s,         hook_ready,   hook_answer,
+                                            hook_lost, hook_refused, hook_recalled};
     const struct front_hooks front_hooks = {s,        &s->status,       hook_submit,
                                             hook_ask, hook_client_gone, hook_metrics};
-    const struct jobs_opts jobs = jobs_opts_of(o);
+    const struct jobs_opts jobs = serve_jobs_opts(o);
     enum taca_code rc = open_store(s, err);
-    if (!rc) rc = pool_open(&s->pool, &pool, &pool_hooks, err);
+    if (!rc) rc = fleet_open(&s->fleet, &fleet, &fleet_hooks, err);
+    if (!rc) rc = loader_open(&s->loader, o, s->fleet, &s->status, err);
     if (!rc) rc = encode_open(&s->encode, o->encode_threads, &s->results, err);
     if (!rc)
         rc = jobs_open(&s->jobs, &jobs,
-                       &(struct jobs_ports){s->pool, s->encode, &s->status, s->disk}, err);
+                       &(struct jobs_ports){s->fleet, s->encode, &s->status, s->disk}, err);
     if (!rc) rc = jobs_restore(s->jobs, err);
     if (!rc && s->disk) rc = disk_start(s->disk, err);
     struct front_opts front = o->front;
@@ -522,14 +487,14 @@ static enum taca_code check_sockets(const struct serve *s, struct taca_err *err)
 
 enum taca_code taca_serve_check(const struct serve_opts *opts, struct taca_err *err) {
     struct pressure pressure;
-    enum taca_code rc = check_opts(opts, err);
+    enum taca_code rc = serve_check(opts, err);
     if (rc == TACA_OK) rc = pressure_open(&pressure, opts->memory_probe, "", err);
     return rc == TACA_OK ? front_check(&opts->front, err) : rc;
 }
 
 int taca_serve(const struct serve_opts *opts) {
     struct taca_err err = {0};
-    if (check_opts(opts, &err)) {
+    if (serve_check(opts, &err)) {
         taca_log(TACA_LOG_ERROR, "%s", err.text);
         return EXIT_BAD_CONFIG;
     }
@@ -559,6 +524,8 @@ int taca_serve(const struct serve_opts *opts) {
     uv_run(&s->loop, UV_RUN_DEFAULT);
     if (uv_loop_close(&s->loop) != 0) taca_log(TACA_LOG_ERROR, "the loop has handles left");
     jobs_close(s->jobs);
+    loader_close(s->loader);
+    models_finish(&s->status.models);
     systemd_close(&s->systemd);
     taca_mailbox_finish(&s->incoming);
     taca_mailbox_finish(&s->asks);

@@ -167,24 +167,30 @@ static const struct histogram_info {
 #undef SIZED
 enum { N_HISTOGRAMS = sizeof histograms / sizeof histograms[0] };
 
-static atomic_uint_fast64_t counts[N_COUNTERS][MAX_LABELS];
-static _Atomic double levels[N_GAUGES];
-static struct histogram distributions[N_HISTOGRAMS];
-/* Written once, by the loop; until it is published the label is empty. */
-static char model_text[160];
-static _Atomic(const char *) model_label = "";
+/* By model; what has none is the first one's. */
+static atomic_uint_fast64_t counts[METRIC_MODELS][N_COUNTERS][MAX_LABELS];
+static _Atomic double levels[METRIC_MODELS][N_GAUGES];
+static struct histogram distributions[METRIC_MODELS][N_HISTOGRAMS];
+/* Written once each, by the loop; until the first is published its label is empty. */
+static char model_text[METRIC_MODELS][160];
+static _Atomic(const char *) model_label[METRIC_MODELS];
 
 /* ---- counting -------------------------------------------------------------------------------- */
 
-void metric_add(enum metric_counter c, const char *label, uint64_t n) {
+void metric_add_of(enum metric_counter c, int model, const char *label, uint64_t n) {
     const char *const *values = counters[c].values;
     int i = 0;
     if (values)
         while (values[i + 1] && !(label && strcmp(values[i], label) == 0)) i++;
-    atomic_fetch_add(&counts[c][i], n);
+    atomic_fetch_add(&counts[model][c][i], n);
 }
 
-void metric_set(enum metric_gauge g, double v) { atomic_store(&levels[g], v); }
+void metric_add(enum metric_counter c, const char *label, uint64_t n) {
+    metric_add_of(c, 0, label, n);
+}
+
+void metric_set_of(enum metric_gauge g, int model, double v) { atomic_store(&levels[model][g], v); }
+void metric_set(enum metric_gauge g, double v) { metric_set_of(g, 0, v); }
 
 static void add_double(_Atomic double *to, double v) {
     double old = atomic_load(to);
@@ -192,7 +198,7 @@ static void add_double(_Atomic double *to, double v) {
     }
 }
 
-void metric_inc(enum metric_gauge g, int by) { add_double(&levels[g], by); }
+void metric_inc(enum metric_gauge g, int by) { add_double(&levels[0][g], by); }
 
 void histogram_add(struct histogram *h, const double *bounds, double v) {
     int i = 0;
@@ -201,24 +207,28 @@ void histogram_add(struct histogram *h, const double *bounds, double v) {
     add_double(&h->sum, v);
 }
 
-void metric_observe(enum metric_histogram h, double v) {
-    histogram_add(&distributions[h], histograms[h].bounds, v);
+void metric_observe_of(enum metric_histogram h, int model, double v) {
+    histogram_add(&distributions[model][h], histograms[h].bounds, v);
 }
 
-void metric_observe_sized(enum metric_histogram h, double pixels, double v) {
+void metric_observe(enum metric_histogram h, double v) { metric_observe_of(h, 0, v); }
+
+void metric_observe_sized(enum metric_histogram h, int model, double pixels, double v) {
     int above = 0;
     for (double most = 256 * 256; above < 3 && pixels > most; most *= 4) above++;
-    metric_observe((enum metric_histogram)((int)h + above), v);
+    metric_observe_of((enum metric_histogram)((int)h + above), model, v);
 }
 
-void metrics_set_model(const char *model) {
+void metrics_set_model(int model, const char *name) {
+    char *text = model_text[model];
     size_t n = 0;
-    for (const char *s = model; *s && n + 3 < sizeof model_text; s++) {
-        if (*s == '"' || *s == '\\') model_text[n++] = '\\';
-        model_text[n++] = *s == '\n' ? ' ' : *s;
+    if (atomic_load(&model_label[model])) return;
+    for (const char *s = name; *s && n + 3 < sizeof model_text[model]; s++) {
+        if (*s == '"' || *s == '\\') text[n++] = '\\';
+        text[n++] = *s == '\n' ? ' ' : *s;
     }
-    model_text[n] = 0;
-    atomic_store(&model_label, model_text);
+    text[n] = 0;
+    atomic_store(&model_label[model], text);
 }
 
 /* ---- rendering ------------------------------------------------------------------------------- */
@@ -227,31 +237,45 @@ void metrics_head(struct taca_buf *out, const char *name, const char *help, cons
     taca_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
 }
 
-static void render_counter(struct taca_buf *out, int c) {
+/* The inside of the braces: model="..." where the family has it. False: there is no such model. */
+static bool model_pair(char *out, size_t size, int model, bool wanted) {
+    const char *name = atomic_load(&model_label[model]);
+    out[0] = 0;
+    if (model > 0 && (!wanted || !name)) return false;
+    if (wanted) snprintf(out, size, "model=\"%s\"", name ? name : "");
+    return true;
+}
+
+static void render_counts(struct taca_buf *out, int c, int model, const char *pair) {
     const struct counter_info *k = &counters[c];
-    metrics_head(out, k->name, k->help, "counter");
-    char model[200] = "";
-    if (k->model) snprintf(model, sizeof model, "model=\"%s\"", atomic_load(&model_label));
     for (int i = 0; i == 0 || (k->values && k->values[i]); i++) {
-        unsigned long long v = atomic_load(&counts[c][i]);
+        unsigned long long v = atomic_load(&counts[model][c][i]);
         if (k->values)
-            taca_buf_printf(out, "%s{%s%s%s=\"%s\"} %llu\n", k->name, model, k->model ? "," : "",
+            taca_buf_printf(out, "%s{%s%s%s=\"%s\"} %llu\n", k->name, pair, *pair ? "," : "",
                             k->label, k->values[i], v);
-        else if (k->model)
-            taca_buf_printf(out, "%s{%s} %llu\n", k->name, model, v);
+        else if (*pair)
+            taca_buf_printf(out, "%s{%s} %llu\n", k->name, pair, v);
         else
             taca_buf_printf(out, "%s %llu\n", k->name, v);
     }
 }
 
+static void render_counter(struct taca_buf *out, int c) {
+    char pair[200];
+    metrics_head(out, counters[c].name, counters[c].help, "counter");
+    for (int m = 0; m < METRIC_MODELS; m++)
+        if (model_pair(pair, sizeof pair, m, counters[c].model)) render_counts(out, c, m, pair);
+}
+
 static void render_gauge(struct taca_buf *out, int g) {
+    char pair[200];
     metrics_head(out, gauges[g].name, gauges[g].help, "gauge");
-    double v = atomic_load(&levels[g]);
-    if (gauges[g].model)
-        taca_buf_printf(out, "%s{model=\"%s\"} %.15g\n", gauges[g].name, atomic_load(&model_label),
-                        v);
-    else
-        taca_buf_printf(out, "%s %.15g\n", gauges[g].name, v);
+    for (int m = 0; m < METRIC_MODELS; m++) {
+        if (!model_pair(pair, sizeof pair, m, gauges[g].model)) continue;
+        const char *open = *pair ? "{" : "", *close = *pair ? "}" : "";
+        taca_buf_printf(out, "%s%s%s%s %.15g\n", gauges[g].name, open, pair, close,
+                        atomic_load(&levels[m][g]));
+    }
 }
 
 void histogram_render(struct taca_buf *out, const char *name, const char *labels,
@@ -272,14 +296,14 @@ void histogram_render(struct taca_buf *out, const char *name, const char *labels
 
 static void render_histogram(struct taca_buf *out, int h) {
     const struct histogram_info *k = &histograms[h];
-    char labels[200] = "";
+    char pair[200], labels[300];
     if (k->help[0]) metrics_head(out, k->name, k->help, "histogram");
-    if (k->model)
-        snprintf(labels, sizeof labels, "model=\"%s\"%s%s", atomic_load(&model_label),
-                 k->label ? "," : "", k->label ? k->label : "");
-    else
-        snprintf(labels, sizeof labels, "%s", k->label ? k->label : "");
-    histogram_render(out, k->name, labels, &distributions[h], k->bounds);
+    for (int m = 0; m < METRIC_MODELS; m++) {
+        if (!model_pair(pair, sizeof pair, m, k->model)) continue;
+        snprintf(labels, sizeof labels, "%s%s%s", pair, *pair && k->label ? "," : "",
+                 k->label ? k->label : "");
+        histogram_render(out, k->name, labels, &distributions[m][h], k->bounds);
+    }
 }
 
 void metrics_render(struct taca_buf *out) {

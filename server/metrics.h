@@ -64,13 +64,19 @@ enum metric_histogram {
     METRIC_STORE_COMMIT
 };
 
+/* Families by model count for one (`_of`), numbered from 0; those without a model here are the
+ * first one's, like requests that name none. */
+enum { METRIC_MODELS = 8 };
 void metric_add(enum metric_counter c, const char *label,
                 uint64_t n); /* label NULL where there is none */
+void metric_add_of(enum metric_counter c, int model, const char *label, uint64_t n);
 void metric_set(enum metric_gauge g, double v);
+void metric_set_of(enum metric_gauge g, int model, double v);
 void metric_inc(enum metric_gauge g, int by);
 void metric_observe(enum metric_histogram h, double v);
+void metric_observe_of(enum metric_histogram h, int model, double v);
 /* size_class s m l xl: up to 256, 512, 1024 pixels squared, and more. */
-void metric_observe_sized(enum metric_histogram h, double pixels, double v);
+void metric_observe_sized(enum metric_histogram h, int model, double pixels, double v);
 /* taca_gpu_busy_seconds_total{gpu} and taca_gpu_errors_total{gpu,code}, by the device's number. */
 enum { METRIC_DEVICES = 16 };
 void metric_device_busy(int device, double seconds);
@@ -81,7 +87,7 @@ void metric_http(const char *route, const char *method, int code, double seconds
  * first names have rows of their own, all later ones share "other". */
 void metric_key(const char *name, const char *outcome);
 void metric_key_work(const char *name, double pixel_steps);
-void metrics_set_model(const char *model); /* once, before READY */
+void metrics_set_model(int model, const char *name); /* once for each, by the loop */
 /* Prometheus text format 0.0.4. */
 void metrics_render(struct taca_buf *out);
 

@@ -72,8 +72,9 @@ void page_file_answer(const struct routes *r, const struct http_request *q,
 
 void openapi_answer(const struct routes *r, const struct http_request *q, struct http_reply *out) {
     const struct web_asset *a = find("openapi.json");
+    const struct taca_model_info *m = usual_model(r, out); /* the ranges are its own */
     (void)q;
-    if (refuse_unless_ready(r, out)) return; /* the ranges are the model's */
+    if (!m) return;
     reply_json(out, 200);
-    api_openapi_json(&out->body, a->bytes, a->len, &r->hooks.status->model, &r->limits, r->a1111);
+    api_openapi_json(&out->body, a->bytes, a->len, m, &r->limits, r->a1111);
 }

@@ -17,6 +17,7 @@ enum {
     MAX_ARGS = 40 + 2 * TACA_MAX_SERVED_LORAS,
     READ_BYTES = 64 << 10,
     MAX_MESSAGE = WIRE_MAX_TAIL + 4096,
+    DOUBT = 3,       /* failures in a row */
     LINGER_MS = 1000 /* between closing its pipe and its end */
 };
 
@@ -25,6 +26,7 @@ struct pool {
     struct pool_hooks hooks;
     int pixels_fd;
     uint8_t *pixels;
+    bool slot_used[POOL_SLOTS];
 
     uv_process_t child;
     uv_pipe_t pipe;
@@ -49,7 +51,7 @@ static void spawn_or_wait(struct pool *p);
 
 struct args {
     char *argv[MAX_ARGS];
-    char numbers[2][24];
+    char numbers[3][24];
     int n;
 };
 
@@ -58,8 +60,9 @@ static void push(struct args *a, const char *flag, const char *value) {
     if (value) a->argv[a->n++] = (char *)value;
 }
 
-static void build_args(struct args *a, const struct taca_engine_opts *e,
-                       const struct serve_loras *loras) {
+static void build_args(struct args *a, const struct pool_opts *o) {
+    const struct taca_engine_opts *e = o->engine;
+    const struct serve_loras *loras = &o->loras;
     static const char *const precisions[] = {"auto", "f32", "bf16", "int8", "fp8"};
     *a = (struct args){.n = 0};
     push(a, "taca", "worker");
@@ -71,8 +74,12 @@ static void build_args(struct args *a, const struct taca_engine_opts *e,
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
         if (paths[i].value) push(a, paths[i].flag, paths[i].value);
     if (e->model_id) push(a, "--model-id", e->model_id);
+    if (e->device) push(a, "--device", e->device);
     snprintf(a->numbers[0], sizeof a->numbers[0], "%d", e->threads);
     push(a, "--threads", a->numbers[0]);
+    snprintf(a->numbers[2], sizeof a->numbers[2], "%d", e->share > 1 ? e->share : 1);
+    push(a, "--share", a->numbers[2]);
+    if (o->check_memory) push(a, "--check-memory", NULL);
     push(a, "--precision", precisions[e->precision]);
     snprintf(a->numbers[1], sizeof a->numbers[1], "%zu", e->text_cache_bytes);
     push(a, "--text-cache-bytes", a->numbers[1]);
@@ -217,7 +224,7 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
 
 static int spawn(struct pool *p) {
     struct args a;
-    build_args(&a, p->opts.engine, &p->opts.loras);
+    build_args(&a, &p->opts);
     taca_buf_reset(&p->in);
     p->reason = NULL;
     uv_pipe_init(p->opts.loop, &p->pipe, 0);
@@ -326,6 +333,34 @@ bool pool_put_input(struct pool *p, const uint8_t *rgb, const uint8_t *mask, siz
 }
 
 void pool_praise(struct pool *p) { p->failures = 0; }
+
+bool pool_doubted(const struct pool *p) { return p->failures >= DOUBT; }
+
+int pool_pause_ms(const struct pool *p) {
+    return p->child_lives ? 0 : (int)uv_timer_get_due_in(&p->timer);
+}
+
+/* ---- slots ----------------------------------------------------------------------------------- */
+
+int pool_take_slot(struct pool *p) {
+    for (int i = 0; i < POOL_SLOTS; i++) {
+        if (p->slot_used[i]) continue;
+        p->slot_used[i] = true;
+        return i;
+    }
+    return -1;
+}
+
+void pool_give_slot(struct pool *p, int slot) { p->slot_used[slot] = false; }
+
+static int slots_used(const struct pool *p) {
+    int n = 0;
+    for (int i = 0; i < POOL_SLOTS; i++) n += p->slot_used[i];
+    return n;
+}
+
+bool pool_has_slot(const struct pool *p) { return slots_used(p) < POOL_SLOTS; }
+bool pool_slots_idle(const struct pool *p) { return slots_used(p) == 0; }
 
 /* ---- what the child hears -------------------------------------------------------------------- */
 

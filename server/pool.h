@@ -1,7 +1,9 @@
-/* pool.h - the service's side of its worker: a child process that holds the engine.
+/* pool.h - the service's side of one worker: a child process that holds one model on one device.
  *
  * Properties: one child at a time, spawned again with growing pauses (0.1, 1, 2, 4 .. 60 s) when it
  * dies; one socket pair, and a sealed memory file for finished pixels that outlives the children.
+ * One that died three times with nothing useful in between is doubted: it gets a trial, and work
+ * again when it has passed (pool_praise).
  * Operation: commands are sent in order and every one but CLOSE has one answer; the pool arms the
  * watchdog while an answer is due and kills a child that is silent for too long. Everything happens
  * on the loop thread. It decides nothing about jobs: hooks report what the child said or that it is
@@ -27,6 +29,7 @@ struct pool_opts {
     const char *self; /* executable */
     const struct taca_engine_opts *engine;
     struct serve_loras loras;
+    bool check_memory;   /* the child shall not load what does not fit into what is free */
     int load_timeout_ms; /* from spawn to HELLO */
     size_t max_pixels;   /* of the largest picture */
 };
@@ -45,12 +48,19 @@ struct pool_hooks {
 enum taca_code pool_open(struct pool **out, const struct pool_opts *opts,
                          const struct pool_hooks *hooks, struct taca_err *err) TACA_MUST_USE;
 bool pool_ready(const struct pool *p);
+bool pool_doubted(const struct pool *p);
+int pool_pause_ms(const struct pool *p); /* until the next try, about; 0 = a child is there */
 /* False when no worker is ready (or the pipe just broke: `lost` follows).
  *   patience_ms  a worker that has not answered by then is killed; of no meaning for CLOSE */
 bool pool_send(struct pool *p, const struct wire_msg *m, int patience_ms);
 /* What the next OPEN starts from. The worker reads it while it works on that command, so only with
  * no other one at work. mask may be NULL. False when it does not fit or cannot be written. */
 bool pool_put_input(struct pool *p, const uint8_t *rgb, const uint8_t *mask, size_t pixels);
+/* Places for finished pixels; a slot is whoever's took it, until it is given back. -1 = none. */
+int pool_take_slot(struct pool *p);
+void pool_give_slot(struct pool *p, int slot);
+bool pool_has_slot(const struct pool *p);
+bool pool_slots_idle(const struct pool *p); /* nobody has one */
 const uint8_t *pool_slot(const struct pool *p, int slot);
 /* The worker has said something senseless, or that its device is broken: kills it; `lost` follows
  * with this reason, a constant. */

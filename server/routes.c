@@ -46,7 +46,7 @@ bool refuse_unless_ready(const struct routes *r, struct http_reply *out) {
         break;
     case SERVICE_DRAINING:
         /* for the time of the grace work is still welcome: `submit` knows when that is over */
-        if (r->hooks.status->model.id[0]) return false;
+        if (models_usual(&r->hooks.status->models)) return false;
         e.retry_after_s = 1; /* another replica may answer at once */
         api_fail(&e, 503, "draining", NULL, "the service is shutting down");
         break;
@@ -75,32 +75,43 @@ static void root(const struct routes *r, const struct http_request *q, struct ht
                               "\"docs\":\"/docs\",\"openapi\":\"/openapi.json\"}}");
 }
 
-/* What the model is can be told from READY on. */
-static bool has_model(const struct routes *r, struct http_reply *out) {
-    return !refuse_unless_ready(r, out);
+/* What the models are can be told from READY on; operators may look earlier. */
+static void models(const struct routes *r, const struct http_request *q, struct http_reply *out) {
+    if (!q->admin && refuse_unless_ready(r, out)) return;
+    reply_json(out, 200);
+    models_json(&r->hooks.status->models, &out->body);
 }
 
-static void models(const struct routes *r, const struct http_request *q, struct http_reply *out) {
-    (void)q;
-    if (!has_model(r, out)) return;
-    reply_json(out, 200);
-    api_models_json(&out->body, &r->hooks.status->model, r->hooks.status->model_loaded_s);
+const struct taca_model_info *usual_model(const struct routes *r, struct http_reply *out) {
+    struct api_error e = {.retry_after_s = 5};
+    if (refuse_unless_ready(r, out)) return NULL;
+    const struct taca_model_info *m = models_usual(&r->hooks.status->models);
+    if (m) return m;
+    api_fail(&e, 503, "loading", NULL, "no model is loaded");
+    reply_refuse(out, &e);
+    return NULL;
 }
 
 static void loras(const struct routes *r, const struct http_request *q, struct http_reply *out) {
+    const struct models *all = &r->hooks.status->models;
+    const struct taca_model_info *ready[MODELS_MAX];
+    int n = 0;
     (void)q;
-    if (!has_model(r, out)) return;
+    if (refuse_unless_ready(r, out)) return;
+    for (int k = 0; k < atomic_load(&all->n); k++)
+        if (models_state(all, k) == MODEL_READY) ready[n++] = models_info(all, k);
     reply_json(out, 200);
-    api_loras_json(&out->body, &r->hooks.status->model);
+    api_loras_json(&out->body, ready, n);
 }
 
 static void capabilities(const struct routes *r, const struct http_request *q,
                          struct http_reply *out) {
-    if (!has_model(r, out)) return;
+    const struct taca_model_info *m = usual_model(r, out);
+    if (!m) return;
     reply_json(out, 200);
     struct api_limits own = r->limits;
     access_narrow(&q->client, &own);
-    api_capabilities_json(&out->body, &r->hooks.status->model, &own);
+    api_capabilities_json(&out->body, m, &own);
 }
 
 static void metrics(const struct routes *r, const struct http_request *q, struct http_reply *out) {
@@ -137,7 +148,9 @@ static const struct route {
     {"/v1/jobs/{id}/cancel", PUBLIC, POST, job_cancel_answer, NULL},
     {"/v1/jobs/{id}/events", PUBLIC, GET, job_events_answer, NULL},
     {"/v1/jobs/{id}/images/{k}", PUBLIC, GET, job_image_answer, NULL},
-    {"/v1/models", PUBLIC, GET, models, NULL},
+    {"/v1/models", BOTH, GET, models, NULL},
+    {"/v1/models/load", ADMIN, POST, model_load_answer, NULL},
+    {"/v1/models/unload", ADMIN, POST, model_unload_answer, NULL},
     {"/v1/loras", PUBLIC, GET, loras, NULL},
     {"/v1/capabilities", PUBLIC, GET, capabilities, NULL},
     {"/v1/queue", PUBLIC, GET, queue_answer, NULL},

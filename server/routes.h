@@ -25,13 +25,22 @@ void reply_json(struct http_reply *out, int status); /* body is written by the c
 /* True, with *out filled, when the service takes no new work just now. */
 bool refuse_unless_ready(const struct routes *r, struct http_reply *out);
 
+/* The model that is meant by who names none; NULL, with *out filled, when there is none. */
+const struct taca_model_info *usual_model(const struct routes *r, struct http_reply *out);
+
 /* For routes that wait for the loop: the ask's reader becomes the reply's stream. */
 void reply_when_asked(const struct routes *r, struct ask *ask, struct http_reply *out);
 void reply_no_memory(struct http_reply *out);
 /* "http://host" as the client sees us; "" when its Host cannot stand in an address. */
 void request_base(char out[API_BASE_MAX], const struct http_request *q);
 
+/* admin_routes.c */
+void model_load_answer(const struct routes *r, const struct http_request *q,
+                       struct http_reply *out);
+void model_unload_answer(const struct routes *r, const struct http_request *q,
+                         struct http_reply *out);
 /* generate.c */
+bool is_json(const char *content_type);
 bool edit_early(const struct routes *r, const struct http_request *q, struct http_reply *out);
 void edit_answer(const struct routes *r, const struct http_request *q, struct http_reply *out);
 bool generate_early(const struct routes *r, const struct http_request *q, struct http_reply *out);

@@ -16,14 +16,21 @@ struct serve_reload {
     void (*taken)(void *ctx); /* those that may change are in force */
 };
 
+struct serve_list {
+    const char *const *list;
+    int n;
+};
+
 struct serve_opts {
     struct front_opts front;
-    struct taca_engine_opts engine;
-    struct serve_loras loras;
-    const char *self;     /* path of this executable, for the worker process */
-    int max_queue;        /* jobs waiting */
-    int max_batch_images; /* sequences in one step */
-    int max_batch_tokens; /* tokens of one forward; 0 = no limit */
+    struct serve_list models;       /* "PATH" or "NAME=PATH"; none = one, of the engine's parts */
+    struct serve_list devices;      /* as the engine calls them; none = "cpu" */
+    struct taca_engine_opts engine; /* what they have in common; model_path is not read */
+    struct serve_loras loras;       /* "ID=FILE" of the first model, or "MODEL:ID=FILE" */
+    const char *self;               /* path of this executable, for the worker process */
+    int max_queue;                  /* jobs waiting */
+    int max_batch_images;           /* sequences in one step */
+    int max_batch_tokens;           /* tokens of one forward; 0 = no limit */
     enum sched_policy policy;
     double deadline_factor; /* times the time alone: what a request without deadline_ms is given */
     double fair_quantum_s;  /* device time one user may be ahead of others who wait; 0 = any */
@@ -53,6 +60,11 @@ int taca_serve(const struct serve_opts *opts);
 /* Whether it would start, as far as can be said without a socket or the model. */
 enum taca_code taca_serve_check(const struct serve_opts *opts, struct taca_err *err);
 /* The child: engine behind a socketpair on descriptor 3, pixels into the shared memory on 4. */
-int taca_worker(const struct taca_engine_opts *opts, const struct serve_loras *loras);
+struct worker_opts {
+    struct taca_engine_opts engine;
+    struct serve_loras loras;
+    bool check_memory; /* do not load what does not fit into what is free */
+};
+int taca_worker(const struct worker_opts *opts);
 
 #endif

@@ -18,6 +18,7 @@
 #include "server/pool.h"
 #include "server/serve.h"
 #include "server/worker_calibrate.h"
+#include "server/worker_memory.h"
 
 enum { PIPE_FD = 3, PIXELS_FD = 4, MAX_OPEN = 4 * WIRE_MAX_SEQS, EXIT_DEVICE = 3 };
 
@@ -274,17 +275,17 @@ static enum taca_code map_pixels(struct worker *w, struct taca_err *err) {
     return TACA_OK;
 }
 
-static bool greet(struct worker *w, const struct taca_engine_opts *opts,
-                  const struct serve_loras *loras) {
+static bool greet(struct worker *w, const struct worker_opts *opts) {
     struct taca_model_info info;
     struct taca_err err = {0};
     struct wire_msg m;
     int64_t start = taca_now_us();
     memset(&m, 0, sizeof m);
-    enum taca_code rc = taca_engine_open(&w->engine, opts, &err);
+    enum taca_code rc = opts->check_memory ? worker_memory_check(&opts->engine, &err) : TACA_OK;
+    if (!rc) rc = taca_engine_open(&w->engine, &opts->engine, &err);
     if (!rc) {
         info = *taca_engine_info(w->engine);
-        rc = worker_loras_open(w->engine, loras, &info, &err);
+        rc = worker_loras_open(w->engine, &opts->loras, &info, &err);
     }
     if (rc) {
         m.type = WIRE_FAILED;
@@ -298,7 +299,7 @@ static bool greet(struct worker *w, const struct taca_engine_opts *opts,
     return say(w, &m);
 }
 
-int taca_worker(const struct taca_engine_opts *opts, const struct serve_loras *loras) {
+int taca_worker(const struct worker_opts *opts) {
     struct taca_err err = {0};
     struct worker *w = calloc(1, sizeof *w);
     if (!w) return 1;
@@ -307,7 +308,7 @@ int taca_worker(const struct taca_engine_opts *opts, const struct serve_loras *l
     taca_buf_init(&w->out, WIRE_MAX_TAIL + 8192);
     enum taca_code rc = map_pixels(w, &err);
     if (rc) taca_log(TACA_LOG_ERROR, "%s", err.text);
-    bool go_on = rc == TACA_OK && greet(w, opts, loras);
+    bool go_on = rc == TACA_OK && greet(w, opts);
     struct wire_msg m;
     size_t used = 0;
     while (go_on && hear(w, &m, &used)) {

@@ -39,7 +39,9 @@ static int edit(struct api_request *r, struct api_error *e, const char *type,
     api_limits_init(&limits);
     *r = (struct api_request){0};
     *e = (struct api_error){0};
-    return api_request_read(r, &from, &demo, &limits, RANDOM_SEED, e);
+    const struct api_offer offer = {
+        .limits = &limits, .n_models = 1, .models = {{demo.id, &demo, false}}};
+    return api_request_read(r, &from, &offer, RANDOM_SEED, e);
 }
 
 /* A form with prompt and picture, `more` text fields by twos, and a mask if one is given. */

@@ -244,11 +244,19 @@ static void test_engine_failures_become_http_errors(void) {
 }
 
 static void test_the_model_list(void) {
+    const struct api_model list[] = {{"demo", "ready", NULL, &demo, 2, 1785000000},
+                                     {"big", "failed", "no \"memory\"", NULL, 0, 0}};
     begin();
-    api_models_json(&out, &demo, 1785000000);
+    api_models_json(&out, list, 1);
     CHECK_STR(out.data, "{\"object\":\"list\",\"data\":[{\"id\":\"demo\",\"object\":\"model\","
-                        "\"created\":1785000000,\"owned_by\":\"taca\",\"family\":\"sd3\","
-                        "\"backend\":\"cpu\",\"precision\":\"f32\",\"parameters\":12345678}]}");
+                        "\"created\":1785000000,\"owned_by\":\"taca\",\"state\":\"ready\","
+                        "\"workers\":2,\"family\":\"sd3\",\"backend\":\"cpu\","
+                        "\"precision\":\"f32\",\"parameters\":12345678}]}");
+    begin();
+    api_models_json(&out, list, 2);
+    CHECK_HAS(out.data,
+              "},{\"id\":\"big\",\"object\":\"model\",\"created\":0,\"owned_by\":\"taca\","
+              "\"state\":\"failed\",\"workers\":0,\"error\":\"no \\\"memory\\\"\"}]}");
 }
 
 static json_t *at(json_t *o, const char *path) {

@@ -191,12 +191,15 @@ static void test_pictures_and_lists_name_them(void) {
     api_png_json(&out, &r.params, &m);
     CHECK_HAS(out.data, "\"loras\":[{\"id\":\"style\",\"scale\":0.8,\"window\":\"always\"},");
     taca_buf_reset(&out);
-    api_loras_json(&out, &m);
-    CHECK_HAS(out.data, "{\"object\":\"list\",\"data\":[{\"id\":\"style\",\"object\":\"lora\","
-                        "\"family\":\"sd3\",\"naming\":\"kohya\",\"rank\":4,\"modules\":12,"
-                        "\"parameters\":3456},{\"id\":\"hand.v2\",");
+    const struct taca_model_info *const models[] = {&m, &bare};
+    api_loras_json(&out, models, 2);
+    CHECK_HAS(
+        out.data,
+        "{\"object\":\"list\",\"data\":[{\"id\":\"style\",\"object\":\"lora\","
+        "\"model\":\"demo\",\"family\":\"sd3\",\"naming\":\"kohya\",\"rank\":4,\"modules\":12,"
+        "\"parameters\":3456},{\"id\":\"hand.v2\",");
     taca_buf_reset(&out);
-    api_loras_json(&out, &bare);
+    api_loras_json(&out, models + 1, 1);
     CHECK_STR(out.data, "{\"object\":\"list\",\"data\":[]}");
     taca_buf_reset(&out);
     api_limits_init(&limits);

@@ -121,7 +121,7 @@ static void test_a_mistake_names_line_option_and_what_is_accepted(void) {
         {"{\"ui\": \"no\"}", "ui must be true or false, got a string"},
         {"{\"log-level\": \"loud\"}", "log-level must be one of debug|info|warn, got 'loud'"},
         {"{\"log-level\": 1}", "log-level must be a string, got a number"},
-        {"{\"lora\": \"a=1\"}", "lora must be an array of strings, got a string"},
+        {"{\"lora\": 1}", "lora must be an array of strings, or one string, got a number"},
         {"{\"lora\": [\"a=1\", 2]}", "item 2 is a number"},
         {"{\"host\": {\"a\": 1}}", "host must be a string, got an object"},
         {"{\"config\": \"x\"}", "\"config\" belongs on the command line"},

@@ -21,6 +21,8 @@ static const char nonsense[] =
 
 struct taca_engine {
     struct taca_model_info info;
+    uint64_t salt; /* models of other names make other pictures */
+    int open;      /* sequences */
     long step_us, pixel_ns;
     struct taca_lora_info loras[TACA_MAX_SERVED_LORAS];
     int n_loras;
@@ -31,6 +33,24 @@ struct taca_seq {
     int step, steps, width_px, height_px;
     bool crash, garble, hang, device, nan, together, slow;
 };
+
+/* A file KIND-DEVICE or KIND-MODEL in $TACA_FAKE_FAULTS makes a fault while it is there: open,
+ * kill, lost (of the device), hang, and with a number in it rows (of a step) and room (for
+ * sequences), above which memory runs out. -1 = no such fault. */
+static int fault(const struct taca_engine *e, const char *kind) {
+    const char *dir = getenv("TACA_FAKE_FAULTS");
+    const char *of[] = {e->info.device, e->info.id};
+    for (int i = 0; i < 2 && dir; i++) {
+        char path[4096], text[16] = "";
+        snprintf(path, sizeof path, "%s/%s-%s", dir, kind, of[i]);
+        FILE *f = fopen(path, "re");
+        if (!f) continue;
+        (void)!fgets(text, sizeof text, f);
+        fclose(f);
+        return (int)strtol(text, NULL, 10);
+    }
+    return -1;
+}
 
 enum taca_code taca_engine_open(struct taca_engine **out, const struct taca_engine_opts *opts,
                                 struct taca_err *err) {
@@ -54,13 +74,28 @@ enum taca_code taca_engine_open(struct taca_engine **out, const struct taca_engi
     snprintf(e->info.id, sizeof e->info.id, "%s", opts->model_id ? opts->model_id : "fake");
     snprintf(e->info.family, sizeof e->info.family, "sd3");
     snprintf(e->info.backend, sizeof e->info.backend, "fake");
-    snprintf(e->info.device, sizeof e->info.device, "none");
+    snprintf(e->info.device, sizeof e->info.device, "%s", opts->device ? opts->device : "none");
+    for (const char *c = opts->model_id ? opts->model_id : ""; *c; c++)
+        e->salt = (e->salt ^ (unsigned char)*c) * 0x100000001B3u;
+    if (fault(e, "open") >= 0) {
+        taca_engine_close(e);
+        return taca_fail(err, TACA_EDEVICE, "%s is not there", opts->device);
+    }
     snprintf(e->info.precision, sizeof e->info.precision, "f32");
     *out = e;
     return TACA_OK;
 }
 
 void taca_engine_close(struct taca_engine *e) { free(e); }
+
+enum taca_code taca_engine_plan(struct taca_engine *e, const struct taca_gen_params *p, int n,
+                                struct taca_plan *out, struct taca_err *err) {
+    const char *bytes = getenv("TACA_FAKE_BYTES");
+    (void)e, (void)p, (void)n, (void)err;
+    *out = (struct taca_plan){.peak_bytes = bytes ? strtoull(bytes, NULL, 10) : 1 << 20};
+    return TACA_OK;
+}
+
 const struct taca_model_info *taca_engine_info(const struct taca_engine *e) { return &e->info; }
 
 enum taca_code taca_seq_open(struct taca_engine *e, const struct taca_gen_params *p,
@@ -69,9 +104,13 @@ enum taca_code taca_seq_open(struct taca_engine *e, const struct taca_gen_params
     if (rc) return rc;
     if (strstr(p->prompt, "refuse"))
         return taca_fail_param(err, "prompt", "prompt must not ask to be refused");
+    int room = fault(e, "room");
+    if (room >= 0 && e->open >= room)
+        return taca_fail(err, TACA_ENOMEM, "no memory for another one");
     struct taca_seq *s = calloc(1, sizeof *s);
     if (!s) return taca_fail(err, TACA_ENOMEM, "fake sequence");
-    s->state = p->seed * 0x9E3779B97F4A7C15u + (uint64_t)p->steps;
+    e->open++;
+    s->state = e->salt + p->seed * 0x9E3779B97F4A7C15u + (uint64_t)p->steps;
     for (const char *c = p->prompt; *c; c++)
         s->state = (s->state ^ (unsigned char)*c) * 0x100000001B3u;
     const size_t pixels = (size_t)p->width_px * (size_t)p->height_px;
@@ -95,7 +134,7 @@ enum taca_code taca_seq_open(struct taca_engine *e, const struct taca_gen_params
 }
 
 void taca_seq_close(struct taca_engine *e, struct taca_seq *s) {
-    (void)e;
+    if (s) e->open--;
     free(s);
 }
 int taca_seq_step(const struct taca_seq *s) { return s->step; }
@@ -108,6 +147,11 @@ int taca_seq_tokens(const struct taca_engine *e, const struct taca_seq *s) {
 enum taca_code taca_step(struct taca_engine *e, struct taca_seq *const *seqs, int n,
                          struct taca_err *err) {
     long us = e->step_us;
+    int rows = fault(e, "rows");
+    if (fault(e, "kill") >= 0) raise(SIGKILL);
+    if (fault(e, "hang") >= 0) pause();
+    if (fault(e, "lost") >= 0) return taca_fail(err, TACA_EDEVICE, "%s is lost", e->info.device);
+    if (rows >= 0 && n > rows) return taca_fail(err, TACA_ENOMEM, "no memory for %d rows", n);
     for (int i = 0; i < n; i++) {
         const struct taca_seq *s = seqs[i];
         if (s->step >= s->steps) return taca_fail(err, TACA_EINVAL, "a finished sequence");

@@ -294,10 +294,13 @@ int main(int argc, char **argv) {
     struct service s = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
     struct taca_err err = {0};
     signal(SIGPIPE, SIG_IGN);
-    describe_model(&s.status.model);
+    struct taca_model_info model;
+    describe_model(&model);
+    if (models_add(&s.status.models, "") != 0 || !models_loaded(&s.status.models, 0, &model, 1))
+        return 1;
     atomic_store(&s.status.state, SERVICE_READY);
     atomic_store(&s.status.workers, 1);
-    metrics_set_model("demo");
+    metrics_set_model(0, "demo");
     uv_loop_init(&s.loop);
     struct front_opts o = {.host = "localhost",
                            .admin_listen = "127.0.0.1:0",
@@ -335,6 +338,7 @@ int main(int argc, char **argv) {
     while (s.first) pthread_cond_wait(&s.changed, &s.lock);
     pthread_mutex_unlock(&s.lock);
     pause_ms(50); /* the last job's thread is past its lock */
+    models_finish(&s.status.models);
     if (open) printf("handles are left on the loop\n");
     return open ? 1 : 0;
 }

@@ -298,10 +298,11 @@ class Requests(WithService):
             s.sendall(get(b"/health"))
             self.assertEqual(Answer(drain(s)).status, 200)
 
-    def test_the_admin_listener_has_probes_and_metrics_only(self):
-        for path in (b"/health", b"/livez", b"/readyz", b"/startupz", b"/metrics"):
+    def test_the_admin_listener_has_probes_metrics_and_models_only(self):
+        for path in (b"/health", b"/livez", b"/readyz", b"/startupz", b"/metrics",
+                     b"/v1/models"):
             self.assertEqual(self.service.ask(get(path), admin=True).status, 200, path)
-        for path in (b"/", b"/v1/models", b"/v1/queue"):
+        for path in (b"/", b"/v1/loras", b"/v1/queue"):
             self.check_refusal(self.service.ask(get(path), admin=True), 404, "not_found")
         self.check_refusal(self.service.ask(generate("now"), admin=True), 404, "not_found")
 

@@ -14,7 +14,7 @@ static struct taca_buf render(void) {
 }
 
 static void fill(void) {
-    metrics_set_model("de\"mo\\x");
+    metrics_set_model(0, "de\"mo\\x");
     metric_add(METRIC_REQUESTS, "ok", 3);
     metric_add(METRIC_REJECTED, "queue_full", 2);
     metric_add(METRIC_REJECTED, "something new", 1);
@@ -78,7 +78,7 @@ static void *count(void *arg) {
     for (int i = 0; i < 20000; i++) {
         metric_add(METRIC_IMAGES, NULL, 1);
         metric_inc(METRIC_SSE_STREAMS, i % 2 ? -1 : 1);
-        metric_observe_sized(METRIC_QUEUE_WAIT, 300 * 300, 1);
+        metric_observe_sized(METRIC_QUEUE_WAIT, 0, 300 * 300, 1);
         if (i % 5000 == 0) metric_http("/threads", "GET", 200, 1);
     }
     return arg;
