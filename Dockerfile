@@ -5,6 +5,10 @@
 #   docker run ... -v jobs:/var/lib/taca -e TACA_JOB_STORE=sqlite:/var/lib/taca/jobs.db taca:0.1.0
 #   docker run ... -v /srv/models:/models:ro -e TACA_MODEL=/models/stable-diffusion-3.5-medium taca:0.1.0
 #
+# With NVIDIA's container runtime, the CUDA backend in it (the compiler comes from PyPI):
+#   docker build --target cuda -t taca-cuda:0.1.0 .
+#   docker run --gpus 1 -e TACA_DEVICES=cuda ... taca-cuda:0.1.0
+#
 # TACA_INSECURE is not set here on purpose. The image listens on every address of its container,
 # and no API keys are mounted: who starts it says that only trusted clients can reach it.
 # Stop it with `docker stop -t 80`: it drains for up to 60 s, docker's own patience is 10 s.
@@ -23,7 +27,16 @@ RUN cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBUILD_TESTI
     && DESTDIR=/out cmake --install build --strip \
     && rm -rf /out/usr/local/lib
 
-FROM ${BASE}
+# The module beside the program, and cuBLASLt beside the module.
+FROM build AS build-cuda
+RUN ["/bin/bash", "-euc", ". tools/packages.sh && . tools/cuda.sh && need_cuda && \
+    cmake -S . -B build/module -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBUILD_TESTING=OFF \
+        -DTACA_CUDA=ON -DCMAKE_INSTALL_PREFIX=/usr/local && \
+    cmake --build build/module --target taca_cuda && \
+    install -D --strip build/module/kernels/cuda/libtaca_cuda.so /out-cuda/usr/local/lib/taca/libtaca_cuda.so && \
+    cp -L build/cuda/nvidia/cu13/lib/libcublasLt.so.13 /out-cuda/usr/local/lib/taca/"]
+
+FROM ${BASE} AS runtime
 # Only what the program links to. Nothing in here may gain rights, and what a package manager
 # leaves behind (lists, logs, caches with a time in them) goes.
 RUN apt-get update -qq \
@@ -56,3 +69,11 @@ HEALTHCHECK --interval=10s --timeout=4s --start-period=60s --retries=3 \
     CMD ["/usr/local/bin/taca", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/taca"]
 CMD ["serve"]
+
+FROM runtime AS cuda
+COPY --from=build-cuda /out-cuda/ /
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+# what is built when no target is named
+FROM runtime

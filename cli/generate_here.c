@@ -30,6 +30,9 @@ static enum taca_code open_engine(struct here *h, struct taca_err *err) {
     if (!opts.model_path && !opts.transformer) opts.model_path = cli_demo_model();
     if (!opts.model_path && !opts.transformer)
         return taca_fail_param(err, "model", "the demo model was not found: give --model PATH");
+    struct taca_err why = {0};
+    if (!h->g->o->quiet && taca_engine_misses_device(opts.device, &why))
+        fprintf(stderr, "taca generate: %s; the CPU does it\n", why.text);
     enum taca_code rc = taca_engine_open(&h->engine, &opts, err);
     if (!rc) h->model = taca_engine_info(h->engine);
     return rc;

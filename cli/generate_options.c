@@ -130,7 +130,8 @@ static void add_manner(struct table *t, struct gen_opts *o) {
 
 static void set_defaults(struct gen_opts *o) {
     const double none = (double)NAN;
-    *o = (struct gen_opts){.n = 1,
+    *o = (struct gen_opts){.engine = {.device = "auto"},
+                           .n = 1,
                            .clip_skip = -1,
                            .taca_steps = -1,
                            .lora_window = -1,

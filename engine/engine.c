@@ -211,6 +211,11 @@ static enum taca_code open_parts(struct opening *o, const struct taca_engine_opt
     return rc;
 }
 
+bool taca_engine_misses_device(const char *device, struct taca_err *why) {
+    return device && strcmp(device, "auto") == 0 && taca_cuda_devices(why) == 0 &&
+           why->code != TACA_ENOTFOUND;
+}
+
 enum taca_code taca_engine_open(struct taca_engine **out, const struct taca_engine_opts *opts,
                                 struct taca_err *err) {
     struct opening o = {.e = calloc(1, sizeof *o.e)};

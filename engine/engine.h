@@ -46,6 +46,10 @@ struct taca_engine_opts {
                   memory for them */
 };
 
+/* True when `device` means the best there is, and that is the CPU although the program came with a
+ * CUDA backend; *why says what it misses. */
+bool taca_engine_misses_device(const char *device, struct taca_err *why);
+
 enum taca_code taca_engine_open(struct taca_engine **out, const struct taca_engine_opts *opts,
                                 struct taca_err *err) TACA_MUST_USE;
 void taca_engine_close(struct taca_engine *e); /* NULL is fine; sequences must be closed */

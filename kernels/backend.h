@@ -39,12 +39,13 @@ struct taca_backend_opts {
 enum taca_code taca_cpu_open(struct taca_backend **out, const struct taca_backend_opts *opts,
                              struct taca_err *err) TACA_MUST_USE;
 /* Opens the backend of a device: "cpu" (or NULL), "cuda", "cuda:N", or "auto": the first CUDA
- * device, the CPU where there is none. A device that cannot be had is TACA_EUNSUPPORTED and says
- * why. */
+ * device, the CPU where there is none. A device that cannot be had is an error that
+ * says why. */
 enum taca_code taca_backend_open(struct taca_backend **out, const char *device,
                                  const struct taca_backend_opts *opts,
                                  struct taca_err *err) TACA_MUST_USE;
-/* CUDA devices that can be used; 0 and the reason in *err (may be NULL) when there is none. */
+/* CUDA devices that can be used; 0 and the reason in *err (may be NULL) when there is none:
+ * TACA_ENOTFOUND where the program has no CUDA backend with it. */
 int taca_cuda_devices(struct taca_err *err);
 
 /* A backend that computes nothing and counts: run a forward on it with empty scratch to learn what

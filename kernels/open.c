@@ -40,7 +40,7 @@ static void *load(struct taca_err *err) {
         if (!handle) (void)taca_fail(err, TACA_EUNSUPPORTED, "%s", dlerror());
         return handle;
     }
-    (void)taca_fail(err, TACA_EUNSUPPORTED, "this build has no %s", MODULE_FILE);
+    (void)taca_fail(err, TACA_ENOTFOUND, "this build has no %s", MODULE_FILE);
     return NULL;
 }
 

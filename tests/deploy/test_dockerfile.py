@@ -9,18 +9,28 @@ text = (ROOT / "Dockerfile").read_text()
 joined = re.sub(r"\\\n", " ", "\n".join(l for l in text.splitlines() if not l.startswith("#")))
 steps = [tuple(line.split(None, 1)) for line in joined.splitlines() if line.strip()]
 stages = [i for i, (word, _) in enumerate(steps) if word == "FROM"]
-last = steps[stages[-1]:]
+# "${BASE} AS build" and the steps after it, in order
+parts = [(steps[i][1].partition(" AS "), steps[i + 1:end])
+         for i, end in zip(stages, stages[1:] + [len(steps)])]
+named = {name: (base, body) for (base, _, name), body in parts}
+last = named["runtime"][1]
 
 
 def one(word, where=last):
     found = [rest for w, rest in where if w == word]
-    equal(len(found), 1, f"number of {word} in the last stage")
+    equal(len(found), 1, f"number of {word} in its stage")
     return found[-1] if found else ""
 
 
-equal(len(stages), 2, "stages")
-for i in stages:
-    equal(steps[i][1].split()[0], "${BASE}", "every stage's base is the argument")
+equal([name for (_, _, name), _ in parts], ["build", "build-cuda", "runtime", "cuda", ""], "stages")
+for name in ("build", "runtime"):
+    equal(named[name][0], "${BASE}", f"{name} stands on the argument")
+equal(named[""], ("runtime", []), "what is built without a target")
+# the image with the CUDA backend is the other one and a module
+equal(named["cuda"][0], "runtime", "cuda stands on runtime")
+equal([w for w, _ in named["cuda"][1]], ["COPY", "ENV"], "what cuda adds")
+check("--from=build-cuda" in one("COPY", named["cuda"][1]), "cuda's files come from build-cuda")
+check("need_cuda" in one("RUN", named["build-cuda"][1]), "the compiler comes from tools/cuda.sh")
 base = one("ARG", steps[:stages[0]]).partition("=")[2]
 check(":" in base and not base.endswith(":latest"), f"the base {base} has a version")
 equal(one("USER"), "65532:65532", "USER")
@@ -46,7 +56,7 @@ check(not re.search(r"curl|wget|https?://", joined), "nothing is downloaded but 
 packages = re.search(r"no-install-recommends\s+([a-z0-9 -]+?)\s*&&", one("RUN")).group(1).split()
 check(not any(p.endswith("-dev") or p in ("gcc", "cmake") for p in packages),
       "no compiler and no headers in the last stage")
-build = " ".join(rest for w, rest in steps[stages[0]:stages[-1]] if w == "RUN")
+build = " ".join(rest for w, rest in named["build"][1] if w == "RUN")
 check("BUILD_PACKAGES[@]" in build, "the build stage takes its packages from tools/packages.sh")
 headers = re.findall(r"lib([a-z0-9]+)-dev", (ROOT / "tools/packages.sh").read_text())
 for name in set(headers) - {"c6"}:

@@ -213,7 +213,7 @@ check_service("base", base + [{"kind": "ConfigMap", "data": literals}])
 
 everything = {"base": base}
 if tool("kubectl"):
-    for overlay in ("dev", "single-node"):
+    for overlay in ("dev", "single-node", "gpu"):
         everything[overlay] = rendered(KUSTOMIZE / "overlays" / overlay)
         check_service(overlay, everything[overlay])
         check_rendered(overlay, everything[overlay])
