@@ -67,7 +67,7 @@ export class Pane {
     const eta = event.eta_ms === null ? "" : `, about ${seconds(event.eta_ms)} in all`;
     this.waiting = event.position > 0
       ? `In the queue, number ${event.position}${eta}` : `About to start${eta}`;
-    this.say(this.waiting);
+    this.tick(this.ms ?? 0);
   }
 
   progress(event) {
@@ -76,10 +76,12 @@ export class Pane {
     const left = event.eta_ms === null ? "" : ` \u00b7 about ${seconds(event.eta_ms)} left`;
     const others = event.batch > 1 ? ` \u00b7 ${event.batch} share the batch` : "";
     this.waiting = `Step ${event.step} of ${event.steps}${left}${others}`;
+    this.tick(this.ms ?? 0);
   }
 
   /** The line below a picture in the making. */
   tick(ms) {
+    this.ms = ms;
     this.say(`${this.waiting ?? "Sending"} \u00b7 ${seconds(ms)}`);
   }
 
