@@ -7,85 +7,13 @@
  * keys belongs to one stream, image first, so TACA's gamma is part of the tile's scale and costs
  * nothing. S = Q K^T and O += P V are mma.m16n8k16; P stays in registers, because S's accumulators
  * lie as P's operand wants them. Compute bound: 4 * head_dim FLOP per query and key. */
-#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention_mma.cuh"
 
 static constexpr int WARPS = 4, THREADS = 32 * WARPS, TQ = 128, WQ = TQ / WARPS;
-static constexpr int MT = WQ / 16, PAD = 8;
-static constexpr float LOG2E = 1.4426950408889634f;
+static constexpr int MT = WQ / 16;
 
 /* Rows start 16 bytes apart in the banks: ldmatrix and cp.async meet no conflict. */
 template <int D, int TK> struct mma_shared { bf16 q[TQ][D + PAD], k[TK][D + PAD], v[TK][D + PAD]; };
-
-/* ---- who works on what ----------------------------------------------------------------------- */
-
-struct query_tile {
-    taca_seg seg;
-    int stream, n;
-    int64_t first; /* row of the segment */
-};
-
-/* The tiles of the streams that have an output, segment by segment; false past the last. */
-static __device__ bool find_tile(const attention_call &a, int64_t at, query_tile *t) {
-    for (int stream = TACA_IMG; stream <= TACA_TXT; stream++) {
-        if (!a.o[stream].rows || !a.o[stream].cols) continue;
-        for (int i = 0; i < a.n_segs; i++) {
-            const int64_t n = seg_rows(a.segs[i], stream), tiles = (n + TQ - 1) / TQ;
-            if (at < tiles) {
-                const int64_t first = at * TQ, left = n - first;
-                *t = {a.segs[i], stream, (int)(left < TQ ? left : TQ), first};
-                return true;
-            }
-            at -= tiles;
-        }
-    }
-    return false;
-}
-
-/* The segment's keys in tiles, image then text; a stream that is left out has none. */
-template <int TK> struct key_walk {
-    const attention_call &a;
-    const query_tile &t;
-    int head, n_img, n_txt, img_tiles, tiles;
-
-    __device__ key_walk(const attention_call &call, const query_tile &tile, int h)
-        : a(call), t(tile), head(h) {
-        n_img = a.k[TACA_IMG].cols ? (int)t.seg.n_img : 0;
-        n_txt = a.k[TACA_TXT].cols ? (int)t.seg.n_txt : 0;
-        img_tiles = (n_img + TK - 1) / TK;
-        tiles = img_tiles + (n_txt + TK - 1) / TK;
-    }
-    __device__ bool is_text(int b) const { return b >= img_tiles; }
-    __device__ int first(int b) const { return (is_text(b) ? b - img_tiles : b) * TK; }
-    __device__ int count(int b) const {
-        const int left = (is_text(b) ? n_txt : n_img) - first(b);
-        return left < TK ? left : TK;
-    }
-    /* scores to exponents of 2; never 0, so that a masked -inf stays -inf */
-    __device__ float factor(int b) const {
-        const float by = is_text(b) && t.stream == TACA_IMG ? t.seg.gamma * a.scale : a.scale;
-        return fmaxf(by * LOG2E, 1e-30f);
-    }
-    __device__ const bf16 *row(const taca_mat (&m)[2], int b, int d) const {
-        const int64_t r = (is_text(b) ? t.seg.txt : t.seg.img) + first(b);
-        return (const bf16 *)(is_text(b) ? m[1].data : m[0].data) + r * ld(m, b) + head * d;
-    }
-    __device__ int64_t ld(const taca_mat (&m)[2], int b) const {
-        return is_text(b) ? m[1].ld : m[0].ld;
-    }
-};
-
-/* Rows [0, n) of a view into shared memory, zeros from there to ROWS. */
-template <int D, int ROWS>
-static __device__ __forceinline__ void load_rows(bf16 (*to)[D + PAD], const bf16 *from, int64_t ld,
-                                                 int n) {
-    constexpr int PER_ROW = D / 8, STEP = THREADS / PER_ROW;
-    const int r0 = (int)threadIdx.x / PER_ROW, c = (int)threadIdx.x % PER_ROW * 8;
-#pragma unroll
-    for (int i = 0; i < ROWS / STEP; i++) {
-        const int r = r0 + i * STEP;
-        cp_async16(&to[r][c], from + (r < n ? r : 0) * ld + c, r < n);
-    }
-}
 
 /* ---- one tile of keys ------------------------------------------------------------------------ */
 
@@ -130,15 +58,6 @@ static __device__ __forceinline__ void each_score(score_tile<TK> &p, int lane, F
                 f(p.s[m][n][j], m * 16 + lane / 4 + j / 2 * 8, n * 8 + lane % 4 * 2 + j % 2);
 }
 
-static __device__ __forceinline__ float quad_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-}
-static __device__ __forceinline__ float quad_sum(float x) {
-    x += __shfl_xor_sync(~0u, x, 1);
-    return x + __shfl_xor_sync(~0u, x, 2);
-}
-
 /* Scores become weights 2^(factor s - top) of a maximum that moved on, and what was summed before
  * follows it. In most tiles no row's maximum moves: then nothing is multiplied by 1. */
 template <int D, int TK>
@@ -176,13 +95,6 @@ static __device__ __forceinline__ void soften(running<D> &r, score_tile<TK> &p, 
             for (int j = 0; j < 4; j++) r.out[m][n][j] *= keep[m][j / 2];
 }
 
-static __device__ __forceinline__ uint32_t two(float a, float b) {
-    const __nv_bfloat162 h = __floats2bfloat162_rn(a, b);
-    uint32_t u;
-    memcpy(&u, &h, sizeof u);
-    return u;
-}
-
 template <int D, int TK>
 static __device__ __forceinline__ void multiply_pv(running<D> &r, const score_tile<TK> &p,
                                                    const bf16 (*v)[D + PAD], int lane) {
@@ -211,13 +123,6 @@ static __device__ __forceinline__ void multiply_pv(running<D> &r, const score_ti
 
 /* ---- kernel ---------------------------------------------------------------------------------- */
 
-static __device__ __forceinline__ void store_two(float *to, float a, float b) {
-    to[0] = a, to[1] = b;
-}
-static __device__ __forceinline__ void store_two(bf16 *to, float a, float b) {
-    *(uint32_t *)to = two(a, b);
-}
-
 template <int D, class O>
 static __device__ __forceinline__ void store_out(const running<D> &r, const taca_mat &o,
                                                  int64_t row, int head, int n, int lane) {
@@ -242,12 +147,12 @@ static __global__ void __launch_bounds__(THREADS) attention_mma_kernel(attention
     const int head = (int)blockIdx.y, lane = (int)threadIdx.x % 32;
     const int wq = (int)threadIdx.x / 32 * WQ; /* this warp's first row of the tile */
     query_tile t;
-    if (!find_tile(a, blockIdx.x, &t)) return;
+    if (!find_tile<TQ>(a, blockIdx.x, &t)) return;
     const key_walk<TK> keys(a, t, head);
     const taca_mat &q = t.stream ? a.q[1] : a.q[0], &o = t.stream ? a.o[1] : a.o[0];
     const int64_t row = seg_first(t.seg, t.stream) + t.first;
-    load_rows<D, TQ>(s->q, (const bf16 *)q.data + row * q.ld + head * D, q.ld, t.n);
-    load_rows<D, TK>(s->k, keys.row(a.k, 0, D), keys.ld(a.k, 0), keys.count(0));
+    load_rows<D, TQ, THREADS>(s->q, (const bf16 *)q.data + row * q.ld + head * D, q.ld, t.n);
+    load_rows<D, TK, THREADS>(s->k, keys.row(a.k, 0, D), keys.ld(a.k, 0), keys.count(0));
     cp_async_commit();
 
     running<D> r = {};
@@ -259,13 +164,14 @@ static __global__ void __launch_bounds__(THREADS) attention_mma_kernel(attention
         score_tile<TK> p;
         cp_async_wait<0>();
         __syncthreads(); /* the keys have come; nobody reads the last values any more */
-        load_rows<D, TK>(s->v, keys.row(a.v, b, D), keys.ld(a.v, b), n);
+        load_rows<D, TK, THREADS>(s->v, keys.row(a.v, b, D), keys.ld(a.v, b), n);
         cp_async_commit();
         multiply_qk<D, TK>(p, s->q + wq, s->k, lane);
         cp_async_wait<0>();
         __syncthreads(); /* the values have come; nobody reads these keys any more */
         if (b + 1 < keys.tiles)
-            load_rows<D, TK>(s->k, keys.row(a.k, b + 1, D), keys.ld(a.k, b + 1), keys.count(b + 1));
+            load_rows<D, TK, THREADS>(s->k, keys.row(a.k, b + 1, D), keys.ld(a.k, b + 1),
+                                      keys.count(b + 1));
         cp_async_commit();
         if (BIAS) {
             const float *bias = a.rel_bias + head * a.bias_ld + a.bias_zero;
@@ -284,27 +190,9 @@ static __global__ void __launch_bounds__(THREADS) attention_mma_kernel(attention
 
 /* ---- op -------------------------------------------------------------------------------------- */
 
-static bool on_16_bytes(const taca_mat &m) {
-    return m.cols == 0 || m.rows == 0 ||
-           (m.dtype == TACA_BF16 && m.ld % 8 == 0 && (uintptr_t)m.data % 16 == 0);
-}
-
-/* Values are written in pairs. */
-static bool in_pairs(const taca_mat &m) {
-    return m.cols == 0 || m.rows == 0 ||
-           (m.ld % 2 == 0 && (uintptr_t)m.data % (2 * taca_dtype_bytes(m.dtype)) == 0);
-}
-
-/* A backend of f32 is the precise one: there the weights are not rounded either. */
 static bool can_attend(const struct cuda *c, const attention_call &a, const struct taca_layout *l) {
-    bool yes = c->base.precision == TACA_BF16 && !a.causal && a.scale >= 0 &&
-               (a.head_dim == 64 || a.head_dim == 128);
-    yes = yes && !(a.rel_bias && a.head_dim != 64);
-    for (int s = TACA_IMG; s <= TACA_TXT; s++)
-        yes = yes && on_16_bytes(a.q[s]) && on_16_bytes(a.k[s]) && on_16_bytes(a.v[s]) &&
-              in_pairs(a.o[s]);
-    for (int i = 0; i < l->n_segs; i++) yes = yes && l->segs[i].gamma >= 0;
-    return yes;
+    return (a.head_dim == 64 || a.head_dim == 128) && !(a.rel_bias && a.head_dim != 64) &&
+           suits_mma(c, a, l);
 }
 
 template <int D, int TK, bool BIAS>
@@ -316,12 +204,8 @@ static void attend(struct cuda *c, const attention_call &a, dim3 grid) {
 }
 
 bool attend_mma(struct cuda *c, const attention_call &a, const struct taca_layout *l) {
-    int64_t tiles = 0;
     if (!can_attend(c, a, l)) return false;
-    for (int s = TACA_IMG; s <= TACA_TXT; s++)
-        for (int i = 0; a.o[s].cols && a.o[s].rows && i < l->n_segs; i++)
-            tiles += (seg_rows(l->segs[i], s) + TQ - 1) / TQ;
-    const dim3 grid((unsigned)tiles, (unsigned)a.heads);
+    const dim3 grid(count_tiles<TQ>(a, l), (unsigned)a.heads);
     if (a.rel_bias)
         attend<64, 64, true>(c, a, grid);
     else if (a.head_dim == 64)

@@ -16,9 +16,12 @@ static struct taca_backend *fx; /* the backend under test */
 static const char *fx_name;
 static uint64_t fx_rng = 1;
 
-/* Runs body on the device that TACA_TEST_DEVICE names, f32 and bf16. */
+/* Runs body on the device that TACA_TEST_DEVICE names, f32 and bf16, or the one that
+ * TACA_TEST_DTYPE names. */
 MAYBE void fx_each_on(const char *device, void (*body)(void)) {
+    const char *only = getenv("TACA_TEST_DTYPE");
     for (int i = 0; i < 2; i++) {
+        if (only && strcmp(only, taca_dtype_name(i ? TACA_BF16 : TACA_F32)) != 0) continue;
         struct taca_err err = {0};
         const struct taca_backend_opts opts = {.precision = i ? TACA_BF16 : TACA_F32};
         CHECK_OK(taca_backend_open(&fx, device, &opts, &err), err);

@@ -106,14 +106,15 @@ static void test_large_scores_do_not_overflow(void) { fx_each(large_body); }
 static void aligned_body(void) {
     static const int64_t rows[][2] = {{130, 70}, {1, 0}, {0, 9}, {64, 64}, {129, 1}, {1, 130}};
     static const float gamma[] = {1.2f, 1, 1, 0, 2, 0.5f};
-    for (int t = 0; t < 4; t++) {
-        struct attn_case c = {.heads = t & 1 ? 1 : 2, .d = t & 1 ? 128 : 64, .aligned = true};
-        attn_open(&c, 6, rows, gamma, TACA_BF16, floats[t >> 1]);
+    static const int64_t d[] = {64, 128, 512};
+    for (int t = 0; t < 6; t++) {
+        struct attn_case c = {.heads = t < 2 ? 2 : 1, .d = d[t / 2], .aligned = true};
+        attn_open(&c, 6, rows, gamma, TACA_BF16, floats[t & 1]);
         attn_check("attention of aligned rows", &c, score_tol(c.d));
         attn_close(&c);
     }
 }
-static void test_aligned_heads_of_64_and_128_are_right(void) { fx_each(aligned_body); }
+static void test_aligned_heads_of_64_128_and_512_are_right(void) { fx_each(aligned_body); }
 
 int main(void) {
     TEST(test_any_head_size_is_right);
@@ -122,6 +123,6 @@ int main(void) {
     TEST(test_zeroed_text_views_leave_the_text_out);
     TEST(test_causal_queries_see_nothing_later);
     TEST(test_large_scores_do_not_overflow);
-    TEST(test_aligned_heads_of_64_and_128_are_right);
+    TEST(test_aligned_heads_of_64_128_and_512_are_right);
     return TEST_END();
 }
