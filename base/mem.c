@@ -1,11 +1,24 @@
-/* mem.c - see mem.h. Blocks double up to 1 MiB; a larger request gets a block of its own. */
+/* mem.c - see mem.h. An arena's blocks double up to 1 MiB; a larger request gets a block of its
+ * own.
+ */
 #include "base/mem.h"
 
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 enum { FIRST_BLOCK = 512, LARGEST_BLOCK = 1 << 20, ALIGN = 16 };
+
+enum { LINE = 64, HUGE_PAGE = 2 << 20 };
+
+void *taca_block_alloc(size_t bytes) {
+    const size_t align = bytes >= 2 * HUGE_PAGE ? HUGE_PAGE : LINE;
+    if (bytes > PTRDIFF_MAX - align) return NULL;
+    void *p = aligned_alloc(align, (bytes + align - 1) / align * align);
+    if (p && align == HUGE_PAGE) madvise(p, bytes, MADV_HUGEPAGE); /* not of the filling */
+    return p;
+}
 
 struct taca_arena_block {
     struct taca_arena_block *next;

@@ -99,7 +99,7 @@ static enum taca_code open_f32(struct taca_backend *b, void **out, const struct 
         return TACA_OK;
     }
     if (!reserve_owned(b)) return taca_fail(err, TACA_ENOMEM, "%s", t->name);
-    float *host = malloc(bytes);
+    float *host = taca_block_alloc(bytes);
     void *device = host ? taca_alloc(b, bytes, err) : NULL;
     if (!device) {
         rc = host ? taca_alloc_code(b) : TACA_ENOMEM;

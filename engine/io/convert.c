@@ -92,7 +92,7 @@ enum taca_code ckpt_convert(struct taca_ckpt *c, struct ckpt_view *v, struct tac
                          c->path, io_shown(shown, raw->name), v->t.name, raw->spelled);
     if (!taca_mul(&size, (size_t)n, taca_dtype_bytes(v->t.dtype)))
         return taca_fail(err, TACA_EFORMAT, "%s: tensor %s: shape overflows", c->path, v->t.name);
-    unsigned char *dst = c->hollow ? calloc(1, size + 1) : malloc(size + 1);
+    unsigned char *dst = c->hollow ? calloc(1, size + 1) : taca_block_alloc(size + 1);
     if (!dst)
         return taca_fail(err, TACA_ENOMEM, "%s: converting %s: %zu bytes", c->path, v->t.name,
                          size);

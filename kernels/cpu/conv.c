@@ -97,13 +97,13 @@ static dnnl_status_t lay_out(struct cpu_conv *v, struct cpu_dnn *d, const float 
     if (s == dnnl_success) s = dnnl_memory_desc_init_by_tag(&from, 4, dims, dnnl_f32, dnnl_oihw);
     if (s != dnnl_success) return s;
     const size_t bytes = dnnl_memory_desc_get_size(&v->layout);
-    v->w = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    v->w = taca_block_alloc(bytes);
     return v->w ? cpu_dnn_reorder(d, v->w, &v->layout, plain, &from) : dnnl_out_of_memory;
 }
 
 static float *widen(const struct taca_tensor *t) {
     size_t n = (size_t)taca_tensor_count(t), bytes;
-    float *p = taca_mul(&bytes, n, sizeof *p) ? malloc(bytes) : NULL;
+    float *p = taca_mul(&bytes, n, sizeof *p) ? taca_block_alloc(bytes) : NULL;
     if (p) taca_to_f32(p, t->data, t->dtype, n);
     return p;
 }

@@ -10,17 +10,9 @@
 #include "kernels/cpu/dnn.h"
 #include "kernels/cpu/int8.h"
 
-enum { LINE = 64 };
-
-static void *line_alloc(size_t bytes) {
-    size_t padded;
-    if (!taca_add_size(&padded, bytes, LINE - 1)) return NULL;
-    return aligned_alloc(LINE, padded / LINE * LINE);
-}
-
 void *cpu_buf_get(struct cpu *c, struct cpu_buf *b, size_t bytes, const char *op) {
     if (b->p && b->size >= bytes) return b->p;
-    void *p = line_alloc(bytes ? bytes : 1);
+    void *p = taca_block_alloc(bytes ? bytes : 1);
     if (!p) {
         taca_backend_fail(&c->base, TACA_ENOMEM, "%s: %zu bytes of work memory", op, bytes);
         return NULL;
@@ -61,7 +53,7 @@ void cpu_split(struct cpu *c, int64_t rows, int64_t cost,
 
 static void *cpu_alloc(struct taca_backend *b, size_t bytes) {
     (void)b;
-    return line_alloc(bytes);
+    return taca_block_alloc(bytes);
 }
 static void cpu_free(struct taca_backend *b, void *p) {
     (void)b;

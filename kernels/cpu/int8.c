@@ -9,6 +9,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/mem.h"
 #include "kernels/cpu/simd.h"
 
 enum {
@@ -72,7 +73,7 @@ struct cpu_int8 *cpu_int8_open(const float *plain, int64_t out, int64_t in) {
     w->out = out;
     w->steps = steps_of(in);
     const size_t bytes = (size_t)(panels * w->steps * PANEL) * 4;
-    w->w = aligned_alloc(64, bytes);
+    w->w = taca_block_alloc(bytes);
     w->scale = calloc((size_t)(panels * PANEL), sizeof *w->scale);
     w->shift = calloc((size_t)(panels * PANEL), sizeof *w->shift);
     if (!w->w || !w->scale || !w->shift) {

@@ -97,7 +97,7 @@ static dnnl_status_t lay_out(struct cpu_linear *l, struct cpu_dnn *d, const floa
     if (s == dnnl_success) s = dnnl_memory_desc_init_by_strides(&from, 2, dims, dnnl_f32, strides);
     if (s != dnnl_success) return s;
     const size_t bytes = dnnl_memory_desc_get_size(&l->layout);
-    l->w = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    l->w = taca_block_alloc(bytes);
     return l->w ? cpu_dnn_reorder(d, l->w, &l->layout, plain, &from) : dnnl_out_of_memory;
 }
 
@@ -125,7 +125,7 @@ static enum taca_code place_weights(struct cpu *c, struct cpu_linear *l, float *
 static float *stack(const struct taca_tensor *parts, int n, int64_t count) {
     size_t bytes;
     if (!taca_mul(&bytes, (size_t)count, sizeof(float))) return NULL;
-    float *all = malloc(bytes), *at = all;
+    float *all = taca_block_alloc(bytes), *at = all;
     for (int i = 0; all && i < n; i++) {
         size_t k = (size_t)taca_tensor_count(&parts[i]);
         taca_to_f32(at, parts[i].data, parts[i].dtype, k);

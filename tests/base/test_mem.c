@@ -17,6 +17,20 @@ static void test_products_and_sums_that_overflow_are_refused(void) {
     CHECK(!taca_add_size(&out, SIZE_MAX, 1) && out == 7);
 }
 
+static void test_blocks_begin_where_vectors_and_pages_do(void) {
+    static const size_t sizes[] = {0, 1, 64, 100, (4 << 20) - 1, 4 << 20, (4 << 20) + 12345};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        char *p = taca_block_alloc(sizes[i]);
+        CHECK(p != NULL);
+        if (!p) continue;
+        CHECK_INT((uintptr_t)p % (sizes[i] >= 4 << 20 ? 2 << 20 : 64), 0);
+        memset(p, 1, sizes[i]);
+        free(p);
+    }
+    CHECK(taca_block_alloc(SIZE_MAX) == NULL);
+    CHECK(taca_block_alloc(SIZE_MAX / 2) == NULL);
+}
+
 static void test_an_arena_hands_out_separate_zeroed_aligned_memory(void) {
     struct taca_arena a = {0};
     enum { N = 2000 };
@@ -75,6 +89,7 @@ static void test_strndup_copies_and_ends(void) {
 
 int main(void) {
     TEST(test_products_and_sums_that_overflow_are_refused);
+    TEST(test_blocks_begin_where_vectors_and_pages_do);
     TEST(test_an_arena_hands_out_separate_zeroed_aligned_memory);
     TEST(test_large_blocks_are_their_own);
     TEST(test_absurd_sizes_are_refused);
