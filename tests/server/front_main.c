@@ -82,12 +82,14 @@ static void run_events(struct job *j, int pause) {
 
 /* Far more previews than a reader that sleeps can take, then the last word. */
 static void run_flood(struct job *j) {
-    static char preview[65536];
+    enum { LEN = 65536 };
+    char *preview = malloc(LEN);
+    if (!preview) return;
     memcpy(preview, ": preview", 9);
-    memset(preview + 9, 'p', sizeof preview - 11);
-    memcpy(preview + sizeof preview - 2, "\n\n", 2);
-    for (int i = 0; i < 2000; i++)
-        stream_push(j->readers->stream, STREAM_DROP, i, preview, sizeof preview);
+    memset(preview + 9, 'p', LEN - 11);
+    memcpy(preview + LEN - 2, "\n\n", 2);
+    for (int i = 0; i < 2000; i++) stream_push(j->readers->stream, STREAM_DROP, i, preview, LEN);
+    free(preview);
     run_events(j, 0);
 }
 
