@@ -264,6 +264,8 @@ void front_stop_accepting(struct front *f) { listener_stop(f->listener); }
 
 int front_connections(const struct front *f) { return http_connections(f->http); }
 
+int front_guests(const struct front *f) { return listener_guests(f->listener); }
+
 /* ---- closing --------------------------------------------------------------------------------- */
 
 static void on_part_closed(void *ctx) {

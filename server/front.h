@@ -74,6 +74,8 @@ void front_set_shut(struct front *f, bool shut);
 void front_stop_accepting(struct front *f);
 /* Connections that still exist behind the guard. */
 int front_connections(const struct front *f);
+/* And before it. */
+int front_guests(const struct front *f);
 /* Ends every waiting connection, stops the daemons, closes its uv handles and calls done() on the
  * loop when the last is closed; the front is then freed. Streams must have ended or are cut. */
 void front_close(struct front *f, void (*done)(void *ctx), void *ctx);

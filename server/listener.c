@@ -11,7 +11,7 @@
 #include "base/log.h"
 #include "server/listener_parts.h"
 
-enum { ACCEPTS_AT_ONCE = 64, PAUSE_MS = 100, TELL_MS = 10 * 1000 };
+enum { ACCEPTS_AT_ONCE = 64, LAST_ACCEPTS = 8192, PAUSE_MS = 100, TELL_MS = 10 * 1000 };
 
 static int open_spare(void) { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
 
@@ -75,32 +75,35 @@ static const struct refusal *full_for(const struct listener *l, const struct soc
     return many ? &too_many_of_peer : NULL;
 }
 
+/* The next in line; false when nobody is there, or nobody can be taken. */
+static bool take_next(struct listener *l, int listening_fd) {
+    struct sockaddr_storage peer;
+    socklen_t len = sizeof peer;
+    struct sockaddr *addr = (struct sockaddr *)&peer;
+    int fd = accept4(listening_fd, addr, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0) {
+        const struct refusal *full = full_for(l, addr, len);
+        if (full)
+            guest_arrive_refused(l, fd, full);
+        else
+            guest_arrive(l, fd, addr, len);
+        return true;
+    }
+    if (errno == EMFILE || errno == ENFILE) {
+        tell_no_descriptor(l);
+        refuse_with_spare(l, listening_fd);
+    } else if (errno == ENOBUFS || errno == ENOMEM) {
+        pause_accepting(l);
+    }
+    return false; /* everything else is the peer's trouble, or nobody waits any more */
+}
+
 static void on_acceptable(uv_poll_t *poll, int status, int events) {
     struct listener *l = poll->data;
-    int listening_fd;
+    int listening_fd, left = ACCEPTS_AT_ONCE;
     (void)status, (void)events;
     if (uv_fileno((uv_handle_t *)poll, &listening_fd) < 0) return;
-    for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
-        struct sockaddr_storage peer;
-        socklen_t len = sizeof peer;
-        struct sockaddr *addr = (struct sockaddr *)&peer;
-        int fd = accept4(listening_fd, addr, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd >= 0) {
-            const struct refusal *full = full_for(l, addr, len);
-            if (full)
-                guest_arrive_refused(l, fd, full);
-            else
-                guest_arrive(l, fd, addr, len);
-            continue;
-        }
-        if (errno == EMFILE || errno == ENFILE) {
-            tell_no_descriptor(l);
-            refuse_with_spare(l, listening_fd);
-        } else if (errno == ENOBUFS || errno == ENOMEM) {
-            pause_accepting(l);
-        }
-        /* everything else is the peer's trouble, or nobody waits any more */
-        return;
+    while (left-- > 0 && take_next(l, listening_fd)) {
     }
 }
 
@@ -151,10 +154,15 @@ int listener_guests(const struct listener *l) { return l->showing; }
 
 static void on_own_handle_closed(uv_handle_t *handle) { listener_handle_closed(handle->data); }
 
-/* Closes the listening sockets too, so that the kernel refuses instead of parking newcomers. Each
+/* Closes the listening sockets too, so that the kernel refuses instead of parking newcomers; those
+ * it has parked already are taken first, it would reset them. Sockets that were handed over stay
+ * with whoever has them too, and so does their line. Each
  * watcher goes first: closed later, it would take the watch off whoever has its number by then. */
 void listener_stop(struct listener *l) {
     if (l->stopped) return;
+    for (int i = 0; i < l->n_sockets && !l->opts.n_given && !l->closing; i++)
+        for (int left = LAST_ACCEPTS; left > 0 && take_next(l, l->sockets[i].fd); left--) {
+        }
     l->stopped = true;
     uv_timer_stop(&l->pause);
     for (int i = 0; i < l->n_sockets; i++) {

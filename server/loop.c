@@ -31,6 +31,7 @@ enum {
     FLUSH_POLL_MS = 10,
     FLUSH_MS = 3000,     /* for the last bytes of the last answers */
     FAST_FLUSH_MS = 300, /* the same when leaving at once */
+    GUEST_MS = 300,      /* for the last who came to say what they want */
     SPARE_END_MS = 7000, /* for what comes after the last answer */
     WORKER_PATIENCE_MS = 1000,
     EXIT_BAD_CONFIG = 78
@@ -59,7 +60,7 @@ struct serve {
     struct jobs *jobs;
     enum phase phase;
     int drain_grace_ms, drain_timeout_ms;
-    int64_t drain_end_us, flush_end_us;
+    int64_t drain_end_us, flush_end_us, guests_end_us;
     bool fast;
     int exit_code;
 };
@@ -275,7 +276,9 @@ static void close_all(struct serve *s) {
 
 static void on_flush_poll(uv_timer_t *t) {
     struct serve *s = t->data;
-    if (front_connections(s->front) == 0 || taca_now_us() >= s->flush_end_us) close_all(s);
+    int64_t now_us = taca_now_us();
+    bool quiet = front_guests(s->front) == 0 || now_us >= s->guests_end_us;
+    if ((quiet && front_connections(s->front) == 0) || now_us >= s->flush_end_us) close_all(s);
 }
 
 static void begin_flush(struct serve *s) {
@@ -290,6 +293,7 @@ static void begin_flush(struct serve *s) {
     }
     front_stop_accepting(s->front);
     s->flush_end_us = taca_now_us() + (s->fast ? FAST_FLUSH_MS : FLUSH_MS) * INT64_C(1000);
+    s->guests_end_us = taca_now_us() + GUEST_MS * INT64_C(1000);
     uv_timer_start(&s->drain, on_flush_poll, FLUSH_POLL_MS, FLUSH_POLL_MS);
 }
 

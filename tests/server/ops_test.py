@@ -6,6 +6,7 @@ usage: ops_test.py TACA_FAKE [SUBSTRING]   (only tests whose name has the substr
 import concurrent.futures
 import json
 import os
+import random
 import signal
 import socket
 import stat
@@ -397,6 +398,84 @@ def test_the_log_as_text_is_one_line_a_request_too():
         while not any('info  http {"request_id":"me"' in l for l in s.lines):
             assert time.monotonic() < end, s.lines
             time.sleep(0.02)
+
+
+def test_a_log_that_nobody_reads_holds_nobody_up():
+    port_file = os.path.join(WORK, "port")
+    reader, writer = os.pipe()
+    p = subprocess.Popen([base.BINARY, "serve", "--model", base.MODEL, "--port", "0", "--port-file",
+                          port_file, "--admin-listen", "none", "--log-format", "json",
+                          "--drain-grace", "0.1"], stderr=writer)
+    os.close(writer)
+    end = time.monotonic() + 20 * PATIENCE
+    while not os.path.exists(port_file) or b" 200 " not in ask(
+            int(open(port_file, encoding="utf-8").read()), GET)[:20]:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    with open(port_file, encoding="utf-8") as f:
+        port = int(f.read())
+    slowest = 0
+    for _ in range(600):  # a pipe holds 64 KiB: some 300 records
+        start = time.monotonic()
+        assert b" 200 " in ask(port, b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n")[:20]
+        slowest = max(slowest, time.monotonic() - start)
+    assert b"event: completed" in ask(port, post_bytes(prompt="a", steps=2, stream=True))
+    text = ask(port, b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").decode()
+    dropped = int(text.split("\ntaca_log_dropped_total ")[1].split()[0])
+    assert dropped > 100 and slowest < PATIENCE, (dropped, slowest)
+    p.send_signal(signal.SIGTERM)
+    assert p.wait(20 * PATIENCE) == 0
+    with os.fdopen(reader, "rb") as f:
+        records = [json.loads(l) for l in f.read().splitlines()]  # whole ones, whatever was lost
+    assert len(records) + dropped >= 600
+
+
+# ---- the end ---------------------------------------------------------------------------------
+
+
+def test_a_drain_at_any_moment_leaves_nobody_without_an_answer():
+    r = random.Random(13)
+    for _ in range(6):
+        with Service(step_ms=5) as s:
+            ends, resets = [], []
+
+            def client(k, service=s, done=ends, cut=resets):
+                for n in range(10000):
+                    fields = {"prompt": "a", "steps": 6, "stream": k % 2 == 0}
+                    try:
+                        status, _, body = service.request(
+                            "POST", "/v1/generate", json.dumps(fields),
+                            {"Content-Type": "application/json", "X-Request-Id": f"c{k}-{n}"})
+                    except ConnectionRefusedError:
+                        return
+                    except ConnectionResetError:
+                        cut.append(f"c{k}-{n}")
+                        return
+                    if status == 200 and k % 2 == 0:
+                        last = base.events_of(body)[-1]
+                        done.append(last["error"]["code"] if last["type"] == "error" else
+                                    last["type"])
+                    else:
+                        done.append(200 if status == 200 and json.loads(body)["images"] else
+                                    error_of(body)["code"])
+                    if done[-1] == "draining":
+                        return
+
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                clients = [pool.submit(client, k) for k in range(8)]
+                s.until(lambda m: m['taca_requests_total{outcome="ok"}'] > 4)
+                time.sleep(r.random() * 0.1)
+                s.process.send_signal(signal.SIGTERM)
+                assert s.process.wait(20 * PATIENCE) == 0
+                for c in clients:
+                    c.result()
+            assert set(ends) <= {200, "completed", "draining"}, set(ends)
+            assert {200, "completed"} <= set(ends)
+            # between the last look at the line and its end the kernel may take one more: the service
+            # must never have heard of it
+            s.stop()
+            taken = {record.get("request_id") for record in s.records}
+            assert not taken & set(resets), resets
 
 
 # ---- sockets ---------------------------------------------------------------------------------
