@@ -71,7 +71,8 @@ static bool put_international(struct taca_buf *out, const unsigned char *s, size
     const unsigned char *end = s + len, *at = s + 2;
     for (int strings = 0; strings < 2; strings++) {
         at = memchr(at, 0, (size_t)(end - at));
-        if (!at++) return false;
+        if (!at) return false;
+        at++;
     }
     return (packed ? put_packed : put_text)(out, at, (size_t)(end - at), true);
 }

@@ -1,7 +1,6 @@
 /* events.c - see events.h. */
 #include "cli/events.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/json.h"
@@ -27,6 +26,14 @@ static const char *field(const char *line, size_t len, const char *name) {
     return line + n + 1 + (line[n + 1] == ' ');
 }
 
+/* The number is in this line or nowhere: strtoull would look for it in those that follow. */
+static uint64_t number(const char *digits, const char *end) {
+    uint64_t v = 0;
+    for (; digits < end && *digits >= '0' && *digits <= '9'; digits++)
+        v = v * 10 + (uint64_t)(*digits - '0');
+    return v;
+}
+
 /* The frame's lines; several of data are one text. */
 static json_t *read_frame(struct events *e, const char *frame, size_t len) {
     struct taca_buf data;
@@ -37,7 +44,7 @@ static json_t *read_frame(struct events *e, const char *frame, size_t len) {
         const char *stop = memchr(line, '\n', (size_t)(end - line));
         size_t n = (size_t)((stop ? stop : end) - line);
         const char *value;
-        if ((value = field(line, n, "id"))) e->last_id = strtoull(value, NULL, 10);
+        if ((value = field(line, n, "id"))) e->last_id = number(value, line + n);
         if ((value = field(line, n, "data")))
             taca_buf_put(&data, value, (size_t)(line + n - value));
         line += n + 1;
