@@ -22,6 +22,16 @@ static void name_of(char out[NAME_BYTES], uint64_t tag, int index, const char *e
     snprintf(out, NAME_BYTES, "%016" PRIx64 "-%d%s", tag, index, end);
 }
 
+/* The directory's own name must outlive the power, too. */
+static enum taca_code sync_parent(const struct disk_files *f, struct taca_err *err) {
+    int fd = openat(f->fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool ok = fd >= 0 && fsync(fd) == 0;
+    int why = errno;
+    if (fd >= 0) close(fd);
+    return ok ? TACA_OK
+              : taca_fail(err, TACA_EIO, "the directory of %s: %s", f->path, strerror(why));
+}
+
 enum taca_code disk_files_open(struct disk_files **out, const char *dir, struct taca_err *err) {
     struct disk_files *f = calloc(1, sizeof *f);
     if (!f) return taca_fail(err, TACA_ENOMEM, "opening %s", dir);
@@ -33,8 +43,12 @@ enum taca_code disk_files_open(struct disk_files **out, const char *dir, struct 
         disk_files_close(f);
         return rc;
     }
-    *out = f;
-    return TACA_OK;
+    enum taca_code rc = made ? sync_parent(f, err) : TACA_OK;
+    if (rc)
+        disk_files_close(f);
+    else
+        *out = f;
+    return rc;
 }
 
 void disk_files_close(struct disk_files *f) {

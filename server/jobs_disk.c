@@ -24,6 +24,13 @@ static int64_t wall_us(void) {
     return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
+_Static_assert(sizeof((struct disk_write *)0)->id > API_ID_MAX, "an id fits");
+_Static_assert(sizeof((struct disk_write *)0)->client > CLIENT_NAME_MAX, "a client fits");
+_Static_assert(sizeof((struct disk_write *)0)->key >= sizeof((struct job *)0)->idempotency_key,
+               "a key fits");
+_Static_assert(sizeof((struct disk_write *)0)->model >= sizeof((struct job *)0)->model,
+               "a model fits");
+
 /* ---- posting --------------------------------------------------------------------------------- */
 
 static struct disk_write *open_write(enum disk_kind kind, const struct job *job) {
