@@ -21,7 +21,8 @@ static void add_models(struct serve_table *t, struct serve_options *o) {
         {"model", 'm', FLAG_LIST, &o->models, .env = "TACA_MODEL", .arg = "[NAME=]PATH",
          .group = "the model", .help = "model directory or file; the first is who names none gets"},
         {"device", 0, FLAG_LIST, &o->devices, .env = "TACA_DEVICES", .arg = "NAME",
-         .help = "where to compute: cpu; twice makes two workers that share the threads"},
+         .help = "where to compute: auto, cpu, cuda or cuda:N; each is a worker, CPUs share the "
+                 "threads [auto]"},
     };
     add(t, flags, FLAGS_COUNT(flags));
 }

@@ -433,12 +433,12 @@ static enum taca_code open_store(struct serve *s, struct taca_err *err) {
 
 static enum taca_code open_parts(struct serve *s, struct taca_err *err) {
     const struct serve_opts *o = s->opts;
-    static const char *const cpu[] = {"cpu"};
+    static const char *const best[] = {"auto"};
     const struct fleet_opts fleet = {.loop = &s->loop,
                                      .self = o->self,
                                      .engine = &o->engine,
                                      .n_devices = o->devices.n > 0 ? o->devices.n : 1,
-                                     .devices = o->devices.n > 0 ? o->devices.list : cpu,
+                                     .devices = o->devices.n > 0 ? o->devices.list : best,
                                      .load_timeout_ms = LOAD_TIMEOUT_MS,
                                      .max_pixels = (size_t)o->front.limits.max_pixels,
                                      .status = &s->status};

@@ -282,6 +282,9 @@ static bool greet(struct worker *w, const struct worker_opts *opts) {
     int64_t start = taca_now_us();
     memset(&m, 0, sizeof m);
     enum taca_code rc = opts->check_memory ? worker_memory_check(&opts->engine, &err) : TACA_OK;
+    struct taca_err why = {0};
+    if (taca_engine_misses_device(opts->engine.device, &why))
+        taca_log(TACA_LOG_WARN, "%s; the CPU does it", why.text);
     if (!rc) rc = taca_engine_open(&w->engine, &opts->engine, &err);
     if (!rc) {
         info = *taca_engine_info(w->engine);

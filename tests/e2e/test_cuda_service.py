@@ -1,0 +1,65 @@
+"""test_cuda_service.py - the service on the CUDA backend, whose device is a make-believe one (TACA_CUDA_MODULE):
+the command line's pictures over HTTP, two kinds of device beside each other, a device that is lost and one that was
+never there."""
+
+import os
+import subprocess
+import tempfile
+
+from e2e import TACA, Service, check, main, png_pixels
+
+SIZE = dict(width=64, height=64, steps=2, metadata=False)
+PROMPT = "a red cube to the left of a blue ball"
+
+
+def picture(s, seed=7):
+    status, _, body = s.post({"prompt": PROMPT, "seed": seed, **SIZE}, accept="image/png")
+    check(status == 200, f"picture {seed}", f"{status} {body[:200]}")
+    return png_pixels(body)[:3] if status == 200 else None
+
+
+def local(device, seed=7):
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "x.png")
+        subprocess.run([TACA, "generate", PROMPT, "--seed", str(seed), "--size", "64x64", "--steps", "2", "--device",
+                        device, "-q", "-o", path], check=True)
+        with open(path, "rb") as f:
+            return png_pixels(f.read())[:3]
+
+
+def test_pictures_are_those_of_the_command_line():
+    with Service("--device", "cuda") as s:
+        check(picture(s) == local("cuda"), "the same pixels")
+        check(b"host executor" in s.get("/v1/models")[2] or b"cuda" in s.get("/readyz")[2], "the device is named")
+
+
+def test_a_gpu_and_a_cpu_serve_one_model():
+    with Service("--device", "cuda", "--device", "cpu") as s:
+        own = {"cuda": local("cuda"), "cpu": local("cpu")}
+        for _ in range(3):
+            check(picture(s) in own.values(), "one of the two devices made it")
+
+
+def test_a_lost_device_is_replaced_and_no_picture_is_lost():
+    with Service("--device", "cuda", env={"TACA_CUDA_HOST_FAULT": "lost_at=7000"}) as s:
+        want, n = local("cuda"), 0
+        while n < 30 and s.metric("taca_worker_restarts_total") == 0:
+            check(picture(s) == want, f"picture {n}")
+            n += 1
+        check(s.metric("taca_worker_restarts_total") > 0, "the device was lost within 30 pictures")
+        check(picture(s) == want, "the picture after it")
+
+
+def test_without_a_device_the_cpu_does_it_and_the_log_says_so():
+    with Service(env={"TACA_CUDA_HOST_FAULT": "devices=0"}) as s:
+        check(picture(s) == local("cpu"), "the CPU's picture")
+        check("no CUDA device" in s.log_text(), "the log says what is missing")
+
+
+if __name__ == "__main__":
+    main([
+        test_pictures_are_those_of_the_command_line,
+        test_a_gpu_and_a_cpu_serve_one_model,
+        test_a_lost_device_is_replaced_and_no_picture_is_lost,
+        test_without_a_device_the_cpu_does_it_and_the_log_says_so,
+    ])
