@@ -6,14 +6,7 @@
 
 #include "api/a1111.h"
 #include "tests/api/common.h"
-
-int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
-
-static void demand(bool ok, const char *what, const char *text) {
-    if (ok) return;
-    fprintf(stderr, "fuzz_request: not so: %s (%s)\n", what, text);
-    abort();
-}
+#include "tests/fuzz/fuzz.h"
 
 static void check_error(const struct api_error *e, int rc) {
     struct taca_buf b;

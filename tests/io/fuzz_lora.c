@@ -4,15 +4,8 @@
 #include <math.h>
 #include <sys/mman.h>
 
+#include "tests/fuzz/fuzz.h"
 #include "tests/io/lora_file.h"
-
-int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
-
-static void demand(int ok, const char *what, const char *text) {
-    if (ok) return;
-    fprintf(stderr, "fuzz_lora: not so: %s (%s)\n", what, text);
-    abort();
-}
 
 static int finite_all(const float *x, int64_t n) {
     for (int64_t i = 0; i < n; i++)

@@ -8,14 +8,7 @@
 #include <unistd.h>
 
 #include "engine/io/safetensors.h"
-
-int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
-
-static void demand(int ok, const char *what, const char *text) {
-    if (ok) return;
-    fprintf(stderr, "fuzz_safetensors: not so: %s (%s)\n", what, text);
-    abort();
-}
+#include "tests/fuzz/fuzz.h"
 
 /* Reads every byte of every tensor, so that a sanitizer or the MMU sees a wrong one. */
 static void walk(const struct taca_safetensors *st, size_t size) {

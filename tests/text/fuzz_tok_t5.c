@@ -2,31 +2,12 @@
  * ids of the vocabulary, the last of them EOS. The first byte chooses spiece.model or
  * tokenizer.json. For libFuzzer (preset fuzz) and for test_tok_t5_mutations.c,
  * which mutates on its own. */
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 #include "engine/text/tok_t5.h"
-
-int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
+#include "tests/fuzz/fuzz.h"
 
 enum { N_FILES = 2, MAX_IDS = 256, PATH_BYTES = 64 };
 static const char *const files[N_FILES] = {"spiece.model", "tokenizer.json"};
 static char dir[] = "/tmp/taca_fuzz_XXXXXX", paths[N_FILES + 1][PATH_BYTES];
-
-static void demand(int ok, const char *what, const char *text) {
-    if (ok) return;
-    fprintf(stderr, "fuzz_tok_t5: not so: %s (%s)\n", what, text);
-    abort();
-}
-
-static void write_all(const char *path, const void *data, size_t size) {
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0 || (size && write(fd, data, size) != (ssize_t)size)) abort();
-    close(fd);
-}
 
 static void remove_dir(void) {
     for (int i = 0; i <= N_FILES; i++) unlink(paths[i]);
@@ -38,7 +19,7 @@ static void make_dir(void) {
     if (!mkdtemp(dir)) abort();
     for (int i = 0; i < N_FILES; i++) snprintf(paths[i], PATH_BYTES, "%s/%s", dir, files[i]);
     snprintf(paths[N_FILES], PATH_BYTES, "%s/tokenizer_config.json", dir);
-    write_all(paths[N_FILES], config, sizeof config - 1);
+    fuzz_write(paths[N_FILES], config, sizeof config - 1);
     atexit(remove_dir);
 }
 
@@ -67,7 +48,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
     if (!paths[0][0]) make_dir();
     const int which = data[0] % N_FILES;
     unlink(paths[1 - which]);
-    write_all(paths[which], data + 1, size - 1);
+    fuzz_write(paths[which], data + 1, size - 1);
     enum taca_code rc = tok_t5_open(&t, dir, &err);
     demand((rc == TACA_OK) == (t != NULL), "a tokenizer or an error", err.text);
     demand(rc == TACA_OK || (err.code == rc && err.text[0]), "an error has words", err.text);

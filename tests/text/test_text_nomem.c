@@ -6,15 +6,7 @@
 #include "engine/text/tok_bpe.h"
 #include "engine/text/tok_t5.h"
 #include "tests/nomem.h"
-
-static void write_file(const char *dir, const char *name, const char *text) {
-    char path[256];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    FILE *f = fopen(path, "w");
-    if (!CHECK(f != NULL)) return;
-    fputs(text, f);
-    fclose(f);
-}
+#include "tests/text/made_dir.h"
 
 static enum taca_code open_tok(void *ctx, struct taca_err *err) {
     struct tok_bpe *t = NULL;
@@ -25,22 +17,17 @@ static enum taca_code open_tok(void *ctx, struct taca_err *err) {
 }
 
 static void test_tokenizer_open_survives_every_failed_allocation(void) {
-    static const char *const names[] = {"vocab.json", "merges.txt", "tokenizer_config.json"};
-    char dir[] = "/tmp/taca_text_XXXXXX", path[256];
-    CHECK(mkdtemp(dir) != NULL);
-    write_file(dir, names[0],
+    struct made m;
+    make_dir(&m);
+    write_file(&m, "vocab.json",
                "{\"a\":0,\"b\":1,\"b</w>\":2,\"ab</w>\":3,\"<|startoftext|>\":4,"
                "\"<|endoftext|>\":5}");
-    write_file(dir, names[1], "#version: 0.2\na b</w>\n");
-    write_file(dir, names[2],
+    write_file(&m, "merges.txt", "#version: 0.2\na b</w>\n");
+    write_file(&m, "tokenizer_config.json",
                "{\"bos_token\":{\"content\":\"<|startoftext|>\",\"normalized\":true},"
                "\"added_tokens_decoder\":{\"4\":{\"content\":\"<|startoftext|>\"}}}");
-    nomem_sweep("open", open_tok, dir, 1);
-    for (int i = 0; i < 3; i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
-        unlink(path);
-    }
-    CHECK_INT(rmdir(dir), 0);
+    nomem_sweep("open", open_tok, m.dir, 1);
+    remove_dir(&m);
 }
 
 static enum taca_code encode(void *ctx, struct taca_err *err) {
@@ -77,18 +64,16 @@ static enum taca_code open_t5(void *ctx, struct taca_err *err) {
 
 /* A folder that has spiece.model alone: a link to the small one. */
 static void test_t5_tokenizer_open_survives_every_failed_allocation(void) {
-    char dir[] = "/tmp/taca_text_XXXXXX", path[256];
-    CHECK(mkdtemp(dir) != NULL);
-    snprintf(path, sizeof path, "%s/spiece.model", dir);
+    struct made m;
+    char path[256];
+    make_dir(&m);
+    snprintf(path, sizeof path, "%s/spiece.model", m.dir);
     CHECK_INT(symlink(SMALL "/spiece.model", path), 0);
-    write_file(dir, "tokenizer_config.json",
+    write_file(&m, "tokenizer_config.json",
                "{\"extra_ids\":2,\"added_tokens_decoder\":{\"90\":{\"content\":\"<new>\"}},"
                "\"model_max_length\":1000000000000000019884624838656}");
-    nomem_sweep("spiece", open_t5, dir, 1);
-    unlink(path);
-    snprintf(path, sizeof path, "%s/tokenizer_config.json", dir);
-    unlink(path);
-    CHECK_INT(rmdir(dir), 0);
+    nomem_sweep("spiece", open_t5, m.dir, 1);
+    remove_dir(&m);
     nomem_sweep("json", open_t5, (void *)(uintptr_t)SMALL, 1); /* tokenizer.json comes first */
 }
 

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "engine/text/tok_t5.h"
 #include "tests/test.h"
+#include "tests/text/made_dir.h"
 
 #define T5    TACA_SOURCE_DIR "/models/tokenizers/t5"
 #define SMALL TACA_SOURCE_DIR "/tests/text/t5_small"
@@ -138,40 +139,10 @@ static void test_hostile_prompts_stay_fast(void) {
 
 /* ---- a small vocabulary in either form ------------------------------------------------------- */
 
-struct made {
-    char dir[32];
-};
-
-static void write_bytes(const struct made *m, const char *name, const void *data, size_t len) {
-    char path[256];
-    snprintf(path, sizeof path, "%s/%s", m->dir, name);
-    FILE *f = fopen(path, "wb");
-    if (!CHECK(f != NULL)) return;
-    CHECK_INT(fwrite(data, 1, len, f), len);
-    fclose(f);
-}
-static void write_file(const struct made *m, const char *name, const char *text) {
-    write_bytes(m, name, text, strlen(text));
-}
 static void write_json(const struct made *m, const char *name, const json_t *v) {
     char *text = json_dumps(v, JSON_COMPACT);
     write_file(m, name, text);
     free(text);
-}
-
-static void make_dir(struct made *m) {
-    memcpy(m->dir, "/tmp/taca_t5_XXXXXX", sizeof "/tmp/taca_t5_XXXXXX");
-    CHECK(mkdtemp(m->dir) != NULL);
-}
-
-static void remove_dir(const struct made *m) {
-    static const char *const names[] = {"tokenizer.json", "spiece.model", "tokenizer_config.json"};
-    char path[256];
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        snprintf(path, sizeof path, "%s/%s", m->dir, names[i]);
-        unlink(path);
-    }
-    CHECK_INT(rmdir(m->dir), 0);
 }
 
 static void check_small(const json_t *root, const json_t *variant, const char *dir) {

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "engine/text/tok_bpe.h"
 #include "tests/test.h"
+#include "tests/text/made_dir.h"
 
 #define CLIP TACA_GOLDEN_DIR "/tokenizers/clip"
 #define BANG TACA_GOLDEN_DIR "/pipelines/sd35_tiny/tokenizer_2"
@@ -163,35 +164,6 @@ static void test_hostile_prompts_stay_fast(void) {
 }
 
 /* ---- files ----------------------------------------------------------------------------------- */
-
-struct made {
-    char dir[64];
-};
-
-static void make_dir(struct made *m) {
-    snprintf(m->dir, sizeof m->dir, "/tmp/taca_tok_XXXXXX");
-    CHECK(mkdtemp(m->dir) != NULL);
-}
-
-static void write_file(const struct made *m, const char *name, const char *text) {
-    char path[512];
-    snprintf(path, sizeof path, "%s/%s", m->dir, name);
-    FILE *f = fopen(path, "w");
-    if (!CHECK(f != NULL)) return;
-    fputs(text, f);
-    fclose(f);
-}
-
-static void remove_dir(const struct made *m) {
-    static const char *const names[] = {"vocab.json", "merges.txt", "tokenizer.json",
-                                        "tokenizer_config.json", "special_tokens_map.json"};
-    char path[512];
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        snprintf(path, sizeof path, "%s/%s", m->dir, names[i]);
-        unlink(path);
-    }
-    CHECK_INT(rmdir(m->dir), 0);
-}
 
 /* A vocabulary of a few letters: c a t and their ends, two merges. */
 #define LETTERS                                                                                    \
