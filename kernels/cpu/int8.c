@@ -65,7 +65,20 @@ size_t cpu_int8_bytes(int64_t out, int64_t in) {
     return sizeof(struct cpu_int8) + (size_t)(panels_of(out) * PANEL) * each;
 }
 
-struct cpu_int8 *cpu_int8_open(const float *plain, int64_t out, int64_t in) {
+/* Row by row, so that no copy of the whole in f32 is needed. */
+static void narrow_parts(struct cpu_int8 *w, const struct taca_tensor *parts, int n, float *row) {
+    int64_t o = 0;
+    for (int i = 0; i < n; i++) {
+        const size_t bytes = (size_t)w->in * taca_dtype_bytes(parts[i].dtype);
+        const char *from = parts[i].data;
+        for (int64_t r = 0; r < parts[i].dim[0]; r++, from += bytes) {
+            taca_to_f32(row, from, parts[i].dtype, (size_t)w->in);
+            narrow_output(w, row, o++);
+        }
+    }
+}
+
+struct cpu_int8 *cpu_int8_open(const struct taca_tensor *parts, int n, int64_t out, int64_t in) {
     struct cpu_int8 *w = calloc(1, sizeof *w);
     if (!w) return NULL;
     const int64_t panels = panels_of(out);
@@ -76,12 +89,15 @@ struct cpu_int8 *cpu_int8_open(const float *plain, int64_t out, int64_t in) {
     w->w = taca_block_alloc(bytes);
     w->scale = calloc((size_t)(panels * PANEL), sizeof *w->scale);
     w->shift = calloc((size_t)(panels * PANEL), sizeof *w->shift);
-    if (!w->w || !w->scale || !w->shift) {
+    float *row = malloc((size_t)in * sizeof *row);
+    if (!w->w || !w->scale || !w->shift || !row) {
+        free(row);
         cpu_int8_close(w);
         return NULL;
     }
     memset(w->w, 0, bytes);
-    for (int64_t o = 0; o < out; o++) narrow_output(w, plain + o * in, o);
+    narrow_parts(w, parts, n, row);
+    free(row);
     return w;
 }
 

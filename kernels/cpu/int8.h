@@ -13,8 +13,8 @@ bool cpu_int8_supported(void);
 /* What one of that shape takes, and what running it on so many rows takes beside it. */
 size_t cpu_int8_bytes(int64_t out, int64_t in);
 size_t cpu_int8_work(int64_t in, int64_t rows);
-/* plain: [out, in] f32. NULL when out of memory. */
-struct cpu_int8 *cpu_int8_open(const float *plain, int64_t out, int64_t in);
+/* The rows of n parts below each other, `out` in all. NULL when out of memory. */
+struct cpu_int8 *cpu_int8_open(const struct taca_tensor *parts, int n, int64_t out, int64_t in);
 void cpu_int8_close(struct cpu_int8 *w);
 /* y = act(x W^T + bias), views with any stride; bias [out] or NULL. */
 void cpu_int8_linear(struct cpu *c, const struct cpu_int8 *w, struct taca_mat y, struct taca_mat x,

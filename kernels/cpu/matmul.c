@@ -103,10 +103,6 @@ static dnnl_status_t lay_out(struct cpu_linear *l, struct cpu_dnn *d, const floa
 
 static enum taca_code place_weights(struct cpu *c, struct cpu_linear *l, float **plain,
                                     const char *name, struct taca_err *err) {
-    if (l->pub.dtype == TACA_U8) {
-        l->narrow = cpu_int8_open(*plain, l->pub.out, l->pub.in);
-        return l->narrow ? TACA_OK : taca_fail(err, TACA_ENOMEM, "%s", name);
-    }
     if (c->dnn) {
         cpu_dnn_bind(c->dnn);
         dnnl_status_t s = lay_out(l, c->dnn, *plain);
@@ -152,13 +148,17 @@ enum taca_code cpu_linear_open(struct taca_backend *b, struct taca_linear **out,
     l->pub.in = taca_tensor_count(&parts[0]) / parts[0].dim[0];
     l->pub.dtype = type_of(b, l->pub.in);
     l->pub.has_bias = biases != NULL;
-    plain = stack(parts, n_parts, l->pub.in * l->pub.out);
+    const bool narrow = l->pub.dtype == TACA_U8;
+    if (narrow)
+        l->narrow = cpu_int8_open(parts, n_parts, l->pub.out, l->pub.in);
+    else
+        plain = stack(parts, n_parts, l->pub.in * l->pub.out);
     if (biases) l->bias = stack(biases, n_parts, l->pub.out);
-    if (!plain || (biases && !l->bias)) {
+    if ((narrow ? !l->narrow : !plain) || (biases && !l->bias)) {
         rc = taca_fail(err, TACA_ENOMEM, "%s", parts[0].name);
         goto out;
     }
-    rc = place_weights(c, l, &plain, parts[0].name, err);
+    rc = narrow ? TACA_OK : place_weights(c, l, &plain, parts[0].name, err);
     if (rc != TACA_OK) goto out;
     l->node.next = c->weights;
     c->weights = &l->node;
@@ -391,6 +391,7 @@ struct taca_weight_bytes cpu_weigh_linear(struct taca_backend *b, struct taca_li
     w->dtype = l.pub.dtype = type_of(b, w->in);
     if (w->dtype == TACA_U8) {
         bytes.kept += cpu_int8_bytes(w->out, w->in);
+        bytes.opening = (size_t)w->in * sizeof(float); /* a row */
     } else if (c->dnn) {
         dnnl_memory_desc_t layout;
         l.bias = w->has_bias ? (float *)&l : NULL; /* only whether it is there counts */
