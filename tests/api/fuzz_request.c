@@ -63,9 +63,12 @@ static void parse_a1111(enum api_dialect dialect, const unsigned char *data, siz
     struct api_request r = {0};
     struct api_error e = {0};
     struct api_limits limits;
+    struct api_offer offer = {.limits = &limits, .n_models = 1};
     const struct api_source from = {dialect, NULL, (const char *)data, size};
     api_limits_init(&limits);
-    int rc = api_request_read(&r, &from, &demo, &limits, RANDOM_SEED, &e);
+    offer.models[0].id = demo.id;
+    offer.models[0].info = &demo;
+    int rc = api_request_read(&r, &from, &offer, RANDOM_SEED, &e);
     if (!rc) check_reply(&r);
     check_parsed(&r, &e, rc);
 }
