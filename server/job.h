@@ -71,6 +71,7 @@ struct job {
     bool on_disk;   /* its pictures are */
     int writes;     /* on the way that its readers wait for */
     char model[64]; /* of a restored one: what it was accepted for */
+    bool unplaced;  /* whether the service has that is not known yet */
 
     /* ids of its events, shared by all readers */
     bool previewed; /* its first preview was counted */

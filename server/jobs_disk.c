@@ -317,6 +317,7 @@ static void restore_row(void *ctx, const struct db_job *row) {
     snprintf(job->model, sizeof job->model, "%s", row->model);
     int model = models_find(&r->js->ports.status->models, row->model);
     job->request.model = model < 0 ? 0 : model; /* jobs_models_known knows better */
+    job->unplaced = row->state != DB_OVER;
     job->tag = row->tag;
     job->durable = true;
     job->warnings = job->request.warnings;
@@ -379,6 +380,7 @@ void jobs_models_known(struct jobs *js) {
         int k = models_find(&js->ports.status->models, job->model);
         next = job->next;
         if (job->model[0] && k >= 0) job->request.model = k;
+        job->unplaced = false;
         if (!job->model[0] || k >= 0) continue;
         api_fail(&e, 404, "model_not_found", "model",
                  "the job was accepted for model %s, and the service has %s now", job->model,

@@ -139,6 +139,7 @@ bool jobs_line_up(struct jobs *js) {
     js->n_line = 0;
     see_devices(js);
     for (struct job *job = js->first; job; job = job->next) {
+        if (job->unplaced) continue;
         if (!line_room(js, js->n_line + job->request.n)) return false;
         for (int i = 0; i < job->request.n; i++) {
             if (job->images[i].stage >= IMAGE_ENCODING) continue;

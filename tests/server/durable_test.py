@@ -594,5 +594,28 @@ def test_a_job_of_a_model_that_is_no_longer_served_fails():
             assert "fake" in j["error"]["message"] and "else" in j["error"]["message"], j
 
 
+def test_a_restored_job_waits_until_it_is_known_which_models_there_are():
+    with Folder() as f, tempfile.TemporaryDirectory(prefix="taca-faults-") as faults:
+        s = f.service("--model", f"b={base.MODEL}", model=f"a={base.MODEL}", step_ms=50)
+        while s.request("GET", "/readyz")[0] != 200:  # both, and it does not take long
+            time.sleep(0.01)
+        gone, plain = (send(s, "PUT", "/v1/jobs/" + m, {"prompt": "p", "steps": 60, "model": m},
+                            Prefer="respond-async") for m in "ba")
+        assert gone[0] == plain[0] == 202, (gone, plain)
+        crash(s)
+        fault = os.path.join(faults, "load-c")
+        with open(fault, "w") as file:
+            file.write("0")
+        with f.service("--model", f"c={base.MODEL}", model=f"a={base.MODEL}", step_ms=1,
+                       env={"TACA_FAKE_FAULTS": faults}) as s:
+            s.wait_for(lambda r: "model a" in r["msg"])
+            time.sleep(0.3 * base.PATIENCE)  # c is still on its way: b might be, too
+            assert look(s, "a")["status"] == look(s, "b")["status"] == "queued"
+            os.remove(fault)
+            assert finish(s, "a")["status"] == "completed"
+            j = finish(s, "b")
+            assert j["status"] == "failed" and j["error"]["code"] == "model_not_found", j
+
+
 if __name__ == "__main__":
     sys.exit(base.run(globals()))

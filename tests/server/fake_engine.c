@@ -34,7 +34,8 @@ struct taca_seq {
     bool crash, garble, hang, device, nan, together, slow;
 };
 
-/* A file KIND-DEVICE or KIND-MODEL in $TACA_FAKE_FAULTS makes a fault while it is there: open,
+/* A file KIND-DEVICE or KIND-MODEL in $TACA_FAKE_FAULTS makes a fault while it is there: load (does
+ * not end), open,
  * kill, lost (of the device), hang, and with a number in it rows (of a step) and room (for
  * sequences), above which memory runs out. -1 = no such fault. */
 static int fault(const struct taca_engine *e, const char *kind) {
@@ -77,6 +78,7 @@ enum taca_code taca_engine_open(struct taca_engine **out, const struct taca_engi
     snprintf(e->info.device, sizeof e->info.device, "%s", opts->device ? opts->device : "none");
     for (const char *c = opts->model_id ? opts->model_id : ""; *c; c++)
         e->salt = (e->salt ^ (unsigned char)*c) * 0x100000001B3u;
+    while (fault(e, "load") >= 0) usleep(10000);
     if (fault(e, "open") >= 0) {
         taca_engine_close(e);
         return taca_fail(err, TACA_EDEVICE, "%s is not there", opts->device);
