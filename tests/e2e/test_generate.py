@@ -20,6 +20,7 @@ from e2e import ROOT, TACA, Service, check, equal, main, png_pixels
 from proxy import Proxy
 
 PROMPT = "a red cube to the left of a blue ball"
+os.environ["TACA_DEVICE"] = "cpu"  # a module without its device would say so before every picture
 SHORT = ("--steps", "3", "--size", "64x64")
 
 
