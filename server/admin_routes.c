@@ -1,4 +1,5 @@
-/* admin_routes.c - what operators may do, on their listener alone: load and unload models. */
+/* admin_routes.c - what operators may do, at their listener or with a key that says admin: load and
+ * unload models. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -123,7 +123,13 @@ static void metrics(const struct routes *r, const struct http_request *q, struct
 
 /* ---- the table ------------------------------------------------------------------------------- */
 
-enum { PUBLIC = 1, ADMIN = 2, BOTH = 3, A1111 = 4 };    /* the last only when it is asked for */
+enum {
+    PUBLIC = 1,
+    ADMIN = 2,
+    BOTH = 3,
+    A1111 = 4,   /* public when it is asked for */
+    OPERATOR = 8 /* public for keys that say admin: for all others it is not there */
+};
 enum method { GET = 1, POST = 2, PUT = 4, DELETE = 8 }; /* GET is HEAD too */
 
 /* A path may be here once for each method. {id} stands for a job's id, {k} for a small number,
@@ -149,8 +155,8 @@ static const struct route {
     {"/v1/jobs/{id}/events", PUBLIC, GET, job_events_answer, NULL},
     {"/v1/jobs/{id}/images/{k}", PUBLIC, GET, job_image_answer, NULL},
     {"/v1/models", BOTH, GET, models, NULL},
-    {"/v1/models/load", ADMIN, POST, model_load_answer, NULL},
-    {"/v1/models/unload", ADMIN, POST, model_unload_answer, NULL},
+    {"/v1/models/load", ADMIN | OPERATOR, POST, model_load_answer, NULL},
+    {"/v1/models/unload", ADMIN | OPERATOR, POST, model_unload_answer, NULL},
     {"/v1/loras", PUBLIC, GET, loras, NULL},
     {"/v1/capabilities", PUBLIC, GET, capabilities, NULL},
     {"/v1/queue", PUBLIC, GET, queue_answer, NULL},
@@ -221,6 +227,7 @@ static int method_of(const char *name) {
 static const struct route *find(const struct routes *r, const struct http_request *q,
                                 const char **pattern, int *allowed) {
     int here = q->admin ? ADMIN : r->a1111 ? PUBLIC | A1111 : PUBLIC, method = method_of(q->method);
+    if (q->client.admin) here |= OPERATOR;
     const struct route *found = NULL;
     *allowed = 0;
     for (size_t i = 0; i < N_ROUTES; i++) {
@@ -312,6 +319,7 @@ static const struct route *pick(const struct routes *r, struct http_request *q,
         return NULL;
     }
     memcpy(out->key, q->client.name, sizeof out->key);
+    if (q->client.admin) t = find(r, q, &out->route, &allowed); /* and there is more for it */
     if (t) return t;
     if (!allowed)
         refuse_path(out);

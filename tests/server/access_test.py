@@ -195,6 +195,25 @@ def test_a_key_narrows_what_a_request_may_ask_for():
     os.unlink(path)
 
 
+def test_a_key_of_an_operator_loads_and_unloads_models():
+    path = key_file(line("ann", "1"), line("root", "2", "admin"))
+    with Service("--api-key-file", path) as s:
+        for name, order in (("load", {"model": "two", "path": base.MODEL}),
+                            ("unload", {"model": "two"})):
+            where, body = "/v1/models/" + name, json.dumps(order)
+            assert s.request("POST", where, body, JSON)[0] == 401
+            assert s.request("POST", where, body, as_("1"))[0] == 404  # not for everybody
+            assert s.request("POST", where, body, as_("2", Origin=PAGE))[0] == 403
+            status, _, answer = s.request("POST", where, body, as_("2"))
+            assert status in (200, 202), (name, status, answer)
+            if name == "load":
+                s.wait_for(lambda r: r["msg"].startswith("ready: model two"))
+                models = json.loads(s.request("GET", "/v1/models", None, as_("1"))[2])["data"]
+                assert {m["id"] for m in models} >= {"two"}, models
+        assert s.request("GET", "/v1/models/load", None, as_("2"))[0] == 405
+    os.unlink(path)
+
+
 def test_a_key_asks_no_faster_than_it_may():
     path = key_file(line("ann", "1", "requests-per-minute=3"),
                     line("bob", "2", "pixel-steps-per-minute=100000"), line("eve", "3"))
