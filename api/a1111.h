@@ -22,9 +22,9 @@ struct api_a1111_progress {
 void api_a1111_progress_json(struct taca_buf *out, const struct api_a1111_progress *p);
 
 /* The last word of a path: "samplers", "sd-models", ... False when there is no such list. */
-bool api_a1111_list_json(struct taca_buf *out, const char *name, const struct taca_model_info *m);
+bool api_a1111_list_json(struct taca_buf *out, const char *name, const struct api_offer *offer);
 /* The names of what is not used here, ", " between them, into `ignored` of `size` bytes. */
-int api_a1111_set_options(const char *body, size_t len, const struct taca_model_info *m,
+int api_a1111_set_options(const char *body, size_t len, const struct api_offer *offer,
                           char *ignored, size_t size, struct api_error *err);
 /* What a PNG says about itself: {"info":"...","items":{...},"parameters":{}}. */
 int api_a1111_png_info(struct taca_buf *out, const char *body, size_t len,

@@ -137,14 +137,22 @@ void api_a1111_progress_json(struct taca_buf *out, const struct api_a1111_progre
 /* ---- lists ------------------------------------------------------------------------------------
  */
 
-static void put_models(struct taca_buf *out, const struct taca_model_info *m) {
-    taca_buf_puts(out, "[{\"title\":");
-    api_put_string(out, m->id);
-    taca_buf_puts(out, ",\"model_name\":");
-    api_put_string(out, m->id);
-    taca_buf_puts(out, ",\"hash\":null,\"sha256\":null,\"filename\":");
-    api_put_string(out, m->id);
-    taca_buf_puts(out, ",\"config\":null}]");
+/* Those that are loaded: who names another in override_settings is told where it stands. */
+static void put_models(struct taca_buf *out, const struct api_offer *offer) {
+    const char *between = "[{\"title\":";
+    for (int k = 0; k < offer->n_models; k++) {
+        const char *id = offer->models[k].id;
+        if (!offer->models[k].info) continue;
+        taca_buf_puts(out, between);
+        api_put_string(out, id);
+        taca_buf_puts(out, ",\"model_name\":");
+        api_put_string(out, id);
+        taca_buf_puts(out, ",\"hash\":null,\"sha256\":null,\"filename\":");
+        api_put_string(out, id);
+        taca_buf_puts(out, ",\"config\":null}");
+        between = ",{\"title\":";
+    }
+    taca_buf_puts(out, *between == '[' ? "[]" : "]");
 }
 
 static void put_samplers(struct taca_buf *out) {
@@ -171,29 +179,46 @@ static void put_schedules(struct taca_buf *out) {
 }
 
 /* By the ids that requests name; where the files are is nobody's business. */
-static void put_loras(struct taca_buf *out, const struct taca_model_info *m) {
-    taca_buf_puts(out, "[");
+static const char *put_loras_of(struct taca_buf *out, const struct taca_model_info *m,
+                                const char *between) {
     for (int i = 0; i < m->n_loras; i++) {
-        taca_buf_puts(out, i ? ",{\"name\":" : "{\"name\":");
+        taca_buf_puts(out, between);
         api_put_string(out, m->loras[i].id);
         taca_buf_puts(out, ",\"alias\":");
         api_put_string(out, m->loras[i].id);
         taca_buf_puts(out, ",\"path\":");
         api_put_string(out, m->loras[i].id);
-        taca_buf_puts(out, ",\"metadata\":{}}");
+        taca_buf_puts(out, ",\"metadata\":{\"model\":");
+        api_put_string(out, m->id);
+        taca_buf_puts(out, "}}");
+        between = ",{\"name\":";
     }
-    taca_buf_puts(out, "]");
+    return between;
+}
+
+static void put_loras(struct taca_buf *out, const struct api_offer *offer) {
+    const char *between = "[{\"name\":";
+    for (int k = 0; k < offer->n_models; k++)
+        if (offer->models[k].info) between = put_loras_of(out, offer->models[k].info, between);
+    taca_buf_puts(out, *between == '[' ? "[]" : "]");
+}
+
+/* Meant by requests that name none; NULL when none is loaded. */
+static const struct taca_model_info *usual(const struct api_offer *offer) {
+    for (int k = 0; k < offer->n_models; k++)
+        if (offer->models[k].info) return offer->models[k].info;
+    return NULL;
 }
 
 static void put_options(struct taca_buf *out, const struct taca_model_info *m) {
     taca_buf_puts(out, "{\"sd_model_checkpoint\":");
-    api_put_string(out, m->id);
+    api_put_string(out, m ? m->id : NULL);
     taca_buf_puts(out, ",\"sd_checkpoint_hash\":null,\"sd_vae\":\"Automatic\","
                        "\"samples_format\":\"png\",\"CLIP_stop_at_last_layers\":1,"
                        "\"live_previews_enable\":false,\"return_grid\":false}");
 }
 
-bool api_a1111_list_json(struct taca_buf *out, const char *name, const struct taca_model_info *m) {
+bool api_a1111_list_json(struct taca_buf *out, const char *name, const struct api_offer *offer) {
     static const struct {
         const char *name, *json;
     } fixed[] = {{"upscalers", "[{\"name\":\"None\",\"model_name\":null,\"model_path\":null,"
@@ -209,11 +234,11 @@ bool api_a1111_list_json(struct taca_buf *out, const char *name, const struct ta
                  {"prompt-styles", "[]"}};
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
         if (strcmp(name, fixed[i].name) == 0) return taca_buf_puts(out, fixed[i].json), true;
-    if (strcmp(name, "sd-models") == 0) return put_models(out, m), true;
+    if (strcmp(name, "sd-models") == 0) return put_models(out, offer), true;
     if (strcmp(name, "samplers") == 0) return put_samplers(out), true;
     if (strcmp(name, "schedulers") == 0) return put_schedules(out), true;
-    if (strcmp(name, "loras") == 0) return put_loras(out, m), true;
-    if (strcmp(name, "options") == 0) return put_options(out, m), true;
+    if (strcmp(name, "loras") == 0) return put_loras(out, offer), true;
+    if (strcmp(name, "options") == 0) return put_options(out, usual(offer)), true;
     return false;
 }
 
@@ -232,21 +257,35 @@ static int load(json_t **out, const char *body, size_t len, struct api_error *er
     return api_fail(err, 400, "invalid_json", NULL, "the body must be a JSON object");
 }
 
-int api_a1111_set_options(const char *body, size_t len, const struct taca_model_info *m,
+/* There it changes what everybody gets; here a request chooses for itself. */
+static int keep_model(const json_t *v, const struct api_offer *offer, struct api_error *err) {
+    static const char key[] = "sd_model_checkpoint";
+    const struct api_name name = {key, "model"};
+    const struct taca_model_info *m = usual(offer);
+    const char *id = json_string_value(v);
+    if (json_is_null(v) || (id && m && strcmp(id, m->id) == 0)) return 0;
+    if (!id) return api_refuse(err, name, "%s must be a string, got %s", key, api_type_of(v));
+    for (int k = 0; k < offer->n_models; k++)
+        if (strcmp(id, offer->models[k].id) == 0)
+            return api_refuse(err, name,
+                              "model \"%s\" is chosen by a request, in its override_settings: the "
+                              "one for requests that name none is not changed from outside",
+                              id);
+    return api_no_such_model(err, id, key, offer);
+}
+
+int api_a1111_set_options(const char *body, size_t len, const struct api_offer *offer,
                           char *ignored, size_t size, struct api_error *err) {
-    struct api_limits unused;
-    struct api_draft d;
+    struct api_draft d = {.err = err};
     const char *key;
     json_t *root, *v;
-    api_limits_init(&unused);
-    api_draft_init(&d, m, &unused, err);
     int rc = load(&root, body, len, err);
     if (rc) return rc;
     json_object_foreach(root, key, v) {
-        if (strcmp(key, "sd_model_checkpoint") != 0)
+        if (strcmp(key, "sd_model_checkpoint") == 0)
+            rc = keep_model(v, offer, err);
+        else
             api_openai_ignore(&d, key);
-        else if (!json_is_null(v))
-            rc = api_set_model(&d, v, (struct api_name){key, "model"});
         if (rc) break;
     }
     json_decref(root);

@@ -11,20 +11,22 @@ enum { MAX_IGNORED = 256 };
 /* Keys are for whole requests here, too; without a model there is nothing to list. */
 void a1111_list_answer(const struct routes *r, const struct http_request *q,
                        struct http_reply *out) {
-    const struct taca_model_info *m = usual_model(r, out);
-    if (!m) return;
+    struct api_offer offer = {.limits = &r->limits};
+    if (refuse_unless_ready(r, out)) return;
+    models_offer(&r->hooks.status->models, &offer);
     reply_json(out, 200);
     /* the table has only what is there */
-    (void)api_a1111_list_json(&out->body, strrchr(q->path, '/') + 1, m);
+    (void)api_a1111_list_json(&out->body, strrchr(q->path, '/') + 1, &offer);
 }
 
 void a1111_options_answer(const struct routes *r, const struct http_request *q,
                           struct http_reply *out) {
     struct api_error e = {0};
     char ignored[MAX_IGNORED];
-    const struct taca_model_info *m = usual_model(r, out);
-    if (!m) return;
-    if (api_a1111_set_options(q->body, q->body_len, m, ignored, sizeof ignored, &e)) {
+    struct api_offer offer = {.limits = &r->limits};
+    if (refuse_unless_ready(r, out)) return;
+    models_offer(&r->hooks.status->models, &offer);
+    if (api_a1111_set_options(q->body, q->body_len, &offer, ignored, sizeof ignored, &e)) {
         reply_refuse(out, &e);
         return;
     }

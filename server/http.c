@@ -267,7 +267,7 @@ static enum MHD_Result begin(struct request *q, const char *url, const char *met
     q->received_us = taca_now_us();
     q->method = known_method(method);
     if (!target_read(&q->target, url)) return MHD_NO;
-    q->api = strncmp(q->target.path, "/v1/", 4) == 0;
+    q->api = strncmp(q->target.path, "/v1/", 4) == 0 || strncmp(q->target.path, "/sdapi/", 7) == 0;
     trace_read(&q->trace, header(q, "traceparent"));
     taca_buf_init(&q->body, h->opts.max_body_bytes);
     if (id && request_id_ok(id, strlen(id)))

@@ -4,6 +4,7 @@ come and go while it runs. The engine only pretends; its faults are files: see f
 
 usage: fleet_test.py TACA_FAKE [SUBSTRING]   (only tests whose name has the substring)"""
 
+import base64
 import concurrent.futures
 import contextlib
 import http.client
@@ -151,6 +152,26 @@ def test_two_devices_do_twice_as_much():
             took.append(time.monotonic() - start)
     assert took[0] >= 0.8 * PATIENCE, took  # eighty steps
     assert took[1] < 0.7 * took[0], took
+
+
+def test_clients_of_a1111_choose_a_model_with_each_request():
+    with Fleet("--enable-a1111", models=("one", "two")) as s:
+        def call(method, path, body=None):
+            status, _, body = s.request(method, "/sdapi/v1/" + path, body and json.dumps(body), JSON)
+            return status, json.loads(body)
+
+        assert [m["title"] for m in call("GET", "sd-models")[1]] == ["one", "two"]
+        assert call("GET", "options")[1]["sd_model_checkpoint"] == "one"
+        for model in ("one", "two"):
+            status, body = call("POST", "txt2img", {"prompt": "a", "seed": 1, "steps": 3, "override_settings":
+                                                    {"sd_model_checkpoint": model}})
+            assert status == 200 and json.loads(body["info"])["sd_model_name"] == model, body
+            assert base64.b64decode(body["images"][0]) == s.png(prompt="a", seed=1, steps=3, model=model)
+        assert call("POST", "options", {"sd_model_checkpoint": "one"}) == (200, None)
+        status, body = call("POST", "options", {"sd_model_checkpoint": "two"})
+        assert status == 400 and "override_settings" in body["error"]["message"], body
+        status, body = call("POST", "options", {"sd_model_checkpoint": "three"})
+        assert status == 404 and '"one", "two"' in body["error"]["message"], body
 
 
 def test_a_second_model_does_not_wait_for_all_of_the_first():

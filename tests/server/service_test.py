@@ -16,6 +16,7 @@ import json
 import os
 import random
 import re
+import select
 import shutil
 import signal
 import socket
@@ -365,6 +366,36 @@ def test_a_bomb_costs_nothing():
             assert (status, error["code"], error["param"]) == (413, "image_too_large", field), body
             assert "30000 x 30000" in error["message"] and "16777216" in error["message"]
         assert rss(s.process.pid) - before < 5e6 * PATIENCE
+
+
+def test_large_bodies_have_a_bound_in_common():
+    with Service("--max-body-bytes", 1 << 20) as s:  # eight of the largest
+        head = (b"POST /v1/generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n" % (1 << 20))
+        coming = []
+        for _ in range(12):
+            c = socket.create_connection(("127.0.0.1", s.port), timeout=10 * PATIENCE)
+            coming.append(c)
+            try:
+                c.sendall(head + b" " * (1000 << 10))
+            except OSError:
+                pass  # refused on the way
+        s.until(lambda m: m['taca_rejected_total{reason="too_many_connections"}'] >= 1)
+        refused = int(s.metrics()['taca_rejected_total{reason="too_many_connections"}'])
+        assert refused <= 9, refused  # some were let in
+        assert s.post(prompt="x", steps=1)[0] == 200, "small ones always are"
+        told, _, _ = select.select(coming, [], [], 10 * PATIENCE)
+        answer = told[0].recv(4096).decode()
+        assert answer.startswith("HTTP/1.1 503 ") and "Retry-After: 1" in answer, answer
+        for c in coming:
+            c.close()
+        end = time.monotonic() + 10 * PATIENCE
+        while True:  # once they are gone there is room again
+            body = json.dumps({"prompt": "x", "steps": 1}).encode().ljust(1 << 20)
+            status = s.request("POST", "/v1/generate", body, {"Content-Type": "application/json"})[0]
+            if status == 200:
+                break
+            assert status == 503 and time.monotonic() < end, status
 
 
 def test_pictures_that_wait_have_a_bound():
