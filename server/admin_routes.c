@@ -6,11 +6,24 @@
 #include "api/admin.h"
 #include "server/routes.h"
 
-/* Nobody logs in at this listener, so no web page may get anything done there either: pages cannot
- * send this type without asking first, and cannot hide where they are from. */
-static bool refuse_pages(const struct http_request *q, struct http_reply *out) {
+/* Who reaches the listener from this machine alone, or has an operator's key. */
+static bool is_operator(const struct routes *r, const struct http_request *q) {
+    struct access_client client = {.admin = false};
     struct api_error e = {0};
-    if (q->origin)
+    if (q->client.admin || (q->admin && r->trusts_admin)) return true;
+    return access_check(r->access, q->path, q->authorization, &client, &e) == 0 && client.admin;
+}
+
+/* On this machine nobody logs in, so no web page may get anything done either: pages cannot send
+ * this type without asking first, and cannot hide where they are from. */
+static bool refuse_strangers(const struct routes *r, const struct http_request *q,
+                             struct http_reply *out) {
+    struct api_error e = {0};
+    if (!is_operator(r, q))
+        api_fail(&e, 403, "forbidden", NULL,
+                 "this wants an API key with \"admin\" among its limits, or an --admin-listen that "
+                 "only this machine reaches");
+    else if (q->origin)
         api_fail(&e, 403, "forbidden", NULL, "web pages may not ask for this");
     else if (!is_json(q->content_type))
         api_fail(&e, 415, "unsupported_media_type", NULL,
@@ -37,7 +50,7 @@ static void answer_order(const struct routes *r, const struct http_request *q, e
                          struct http_reply *out) {
     struct api_model_order order;
     struct api_error e = {0};
-    if (refuse_pages(q, out)) return;
+    if (refuse_strangers(r, q, out)) return;
     int rc = (kind == ASK_LOAD ? api_read_load : api_read_unload)(&order, q->body, q->body_len, &e);
     if (rc)
         reply_refuse(out, &e);

@@ -207,6 +207,8 @@ void fleet_publish(struct fleet *f) {
         atomic_store(&model->broken, count[WORKER_BROKEN] > 0 && count[WORKER_READY] == 0 &&
                                          count[WORKER_LOADING] == 0);
         metric_set_of(METRIC_MODEL_LOADED, m, count[WORKER_READY] > 0);
+        metric_set_of(METRIC_WORKERS_READY, m, count[WORKER_READY]);
+        metric_set_of(METRIC_WORKERS_WANTED, m, f->opts.n_devices - count[WORKER_NONE]);
         ready += count[WORKER_READY];
     }
     atomic_store(&s->workers, ready);

@@ -198,6 +198,15 @@ static enum taca_code open_admin(struct front *f, const struct front_opts *o,
     return open_listener(f, true, host, (int)port, o, err);
 }
 
+/* An operator's listener that only this machine reaches. */
+static bool admin_is_local(const struct front_opts *o) {
+    static const char *const local[] = {"127.", "localhost:", "[::1]:", "unix:"};
+    for (size_t i = 0; i < sizeof local / sizeof *local; i++)
+        if (o->n_given_admin == 0 && strncmp(o->admin_listen, local[i], strlen(local[i])) == 0)
+            return true;
+    return false;
+}
+
 static void start_handles(struct front *f, const struct front_opts *o) {
     int tick_ms = o->sse_ping_ms / 4;
     if (o->body_timeout_ms / 4 < tick_ms) tick_ms = o->body_timeout_ms / 4;
@@ -235,7 +244,10 @@ enum taca_code front_open(struct front **out, uv_loop_t *loop, const struct fron
     struct front *f = calloc(1, sizeof *f);
     if (!f) return taca_fail(err, TACA_ENOMEM, "front door");
     f->loop = loop;
-    f->routes = (struct routes){.hooks = *hooks, .ui = opts->ui, .a1111 = opts->a1111};
+    f->routes = (struct routes){.hooks = *hooks,
+                                .ui = opts->ui,
+                                .a1111 = opts->a1111,
+                                .trusts_admin = admin_is_local(opts)};
     rules_init(&f->rules);
     raise_descriptor_limit(opts->max_connections);
     start_handles(f, opts);

@@ -102,6 +102,8 @@ static const struct gauge_info {
     [METRIC_STORE_BROKEN] = {"taca_store_broken",
                              "1 once the disk has failed: durable jobs are refused.", false},
     [METRIC_MODEL_LOADED] = {"taca_model_loaded", "1 while a worker holds the model.", true},
+    [METRIC_WORKERS_WANTED] = {"taca_workers_wanted", "Workers that shall hold the model.", true},
+    [METRIC_WORKERS_READY] = {"taca_workers_ready", "Workers that can take its work now.", true},
     [METRIC_MODEL_LOAD_SECONDS] = {"taca_model_load_duration_seconds",
                                    "How long the last load took.", true},
     [METRIC_RELOAD_GOOD] = {"taca_config_last_reload_successful",

@@ -40,6 +40,8 @@ enum metric_gauge {
     METRIC_STORED_BYTES,
     METRIC_STORE_BROKEN,
     METRIC_MODEL_LOADED,
+    METRIC_WORKERS_WANTED,
+    METRIC_WORKERS_READY,
     METRIC_MODEL_LOAD_SECONDS,
     METRIC_RELOAD_GOOD, /* 1 when the options that were read last are in force */
     METRIC_RELOAD_TIME, /* when options were last taken over */

@@ -9,8 +9,9 @@
 struct routes {
     struct front_hooks hooks;
     struct api_limits limits;
-    bool ui;    /* the pages for people */
-    bool a1111; /* the routes of /sdapi */
+    bool ui;           /* the pages for people */
+    bool a1111;        /* the routes of /sdapi */
+    bool trusts_admin; /* only this machine reaches the operator's listener */
     const struct access *access;
 };
 

@@ -7,6 +7,7 @@ usage: fleet_test.py TACA_FAKE [SUBSTRING]   (only tests whose name has the subs
 import base64
 import concurrent.futures
 import contextlib
+import hashlib
 import http.client
 import json
 import os
@@ -219,7 +220,7 @@ def test_every_way_to_fail_is_noticed_and_the_request_is_made_all_the_same():
                 pending = pool.submit(s.post, prompt="a", seed=3, steps=30, stream=True)
                 s.until(lambda m, b=before: m['taca_steps_total{model="demo"}'] > b['taca_steps_total{model="demo"}'])
                 if kind in ("stop", "exit"):
-                    os.kill(s.pids()[0], signal.SIGSTOP if kind == "stop" else signal.SIGSEGV)
+                    os.kill(s.pids()[0], signal.SIGSTOP if kind == "stop" else signal.SIGABRT)
                 else:
                     faults.set(kind, "d0")
                 name = f'taca_worker_restarts_total{{reason="{reason}"}}'
@@ -258,26 +259,23 @@ def test_a_worker_that_dies_again_and_again_is_doubted_until_it_has_passed_a_tri
 def test_pauses_grow_while_a_device_cannot_be_had():
     with faulty() as faults:
         faults.set("open", "d1")
-        with Fleet("--max-batch-images", 1, devices=("d0", "d1"), ready=1, step_ms=20 * PATIENCE) as s:
+        with Fleet(devices=("d0", "d1"), ready=1) as s:
             s.wait_for(lambda r: "d1 is not there" in r["msg"])
             time.sleep(2.5)
             tries = len([r for r in s.records if "d1 is not there" in r["msg"]])
             assert 2 <= tries <= 4, tries  # 0, 0.1, 1 and 2 s apart
             assert s.states()["d1", "demo"] == "broken" and s.ready()[1]["status"] == "degraded"
-            with concurrent.futures.ThreadPoolExecutor(4) as pool:
-                pending = [pool.submit(s.png, prompt="l", steps=50) for _ in range(4)]
-                s.until(lambda m: m['taca_requests_waiting{model="demo"}'] == 3)
-                etas = [j["eta_ms"] for j in json.loads(s.request("GET", "/v1/queue")[2])["jobs"]]
-                assert max(etas) > 3000 * PATIENCE, etas  # four of a second each, on one device
-                assert all(p.result() for p in pending)
+            assert s.png(prompt="a", steps=2)
 
 
 def test_a_device_that_falls_away_is_less_capacity_and_estimates_say_so():
     with faulty() as faults, Fleet("--max-batch-images", 1, devices=("d0", "d1"), step_ms=20 * PATIENCE) as s:
+        for _ in range(2):  # so that costs are known well
+            together(s, [dict(prompt=f"w{i}", steps=12) for i in range(4)])
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             for i in range(8):
-                pool.submit(s.post, prompt=f"l{i}", steps=60, deadline_ms=int(4000 * PATIENCE))
-            s.until(lambda m: m['taca_requests_waiting{model="demo"}'] == 6)
+                pool.submit(s.post, prompt=f"l{i}", steps=60, deadline_ms=int(3000 * PATIENCE))
+            s.until(lambda m: m['taca_requests_waiting{model="demo"}'] + m['taca_requests_running{model="demo"}'] == 8)
             etas = sorted(j["eta_ms"] for j in json.loads(s.request("GET", "/v1/queue")[2])["jobs"])
             faults.set("open", "d1")
             faults.set("kill", "d1")
@@ -348,7 +346,7 @@ class Shooters(Chaos):
 
 def test_whatever_happens_on_several_devices_the_accounts_add_up():
     with Fleet("--max-batch-images", 6, models=("one", "two"), devices=("d0", "d1"), step_ms=3) as s:
-        chaos = Shooters(s, 5)
+        chaos = Shooters(s, 3)
         with concurrent.futures.ThreadPoolExecutor(13) as pool:
             for done in [pool.submit(chaos.shoot, 0)] + [pool.submit(chaos.client, i) for i in range(12)]:
                 done.result()
@@ -460,6 +458,25 @@ def test_orders_that_make_no_sense_are_refused_by_name():
             assert s.admin("POST", "/v1/models/load", {"model": f"m{i}", "path": MODEL})[0] == 202
         status, answer = s.admin("POST", "/v1/models/load", {"model": "m8", "path": MODEL})
         assert status == 409 and answer["error"]["code"] == "too_many_models", answer
+
+
+def test_beyond_this_machine_orders_want_the_key_of_an_operator():
+    folder = tempfile.mkdtemp(prefix="taca-keys-")
+    path, keys = os.path.join(folder, "keys"), {"boss": "operator-key", "ann": "other-key"}
+    with open(path, "w", encoding="ascii") as f:
+        for name, key in keys.items():
+            f.write(f"{name}:{hashlib.sha256(key.encode()).hexdigest()}{':admin' if name == 'boss' else ''}\n")
+    os.chmod(path, 0o600)
+    order = {"model": "two", "path": MODEL}
+    with Fleet("--admin-listen", "0.0.0.0:0", "--api-key-file", path, models=("one",)) as s:
+        for key, status in ((None, 403), ("other-key", 403), ("wrong", 403), ("operator-key", 202)):
+            headers = dict(JSON, **({"Authorization": "Bearer " + key} if key else {}))
+            got, answer = s.admin("POST", "/v1/models/load", order, headers)
+            assert got == status, (key, got, answer)
+        s.until_state("two", "ready")
+    with Fleet("--admin-listen", "0.0.0.0:0", models=("one",)) as s:  # no keys at all
+        assert s.admin("POST", "/v1/models/load", order)[0] == 403
+    shutil.rmtree(folder)
 
 
 def test_the_first_model_may_go_too_and_readiness_tells_the_truth():

@@ -198,6 +198,7 @@ static void test_sequences_held_at_once_are_bounded(void) {
                                      .steps_left = i < 4 ? 0 : 1};
     sched_order(&s, seqs, 10, 0);
     CHECK_INT(sched_pick(&s, 0, picked, seqs, 10), 1); /* four finished ones are held already */
+    sched_finish(&s);
 }
 
 static void test_at_most_one_is_decoded_between_two_steps_of_others(void) {
