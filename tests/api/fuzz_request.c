@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "api/a1111.h"
+#include "api/admin.h"
 #include "tests/api/common.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -73,6 +74,16 @@ static void parse_a1111(enum api_dialect dialect, const unsigned char *data, siz
     check_parsed(&r, &e, rc);
 }
 
+static void parse_orders(const unsigned char *data, size_t size) {
+    struct api_model_order order;
+    struct api_error e = {0};
+    int rc = api_read_load(&order, (const char *)data, size, &e);
+    if (rc) check_error(&e, rc);
+    e = (struct api_error){0};
+    rc = api_read_unload(&order, (const char *)data, size, &e);
+    if (rc) check_error(&e, rc);
+}
+
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
     struct api_request r;
     struct api_error e;
@@ -86,6 +97,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
     rc = api_request_parse_openai(&r, (const char *)data, size, &demo, &limits, RANDOM_SEED, &e);
     check_parsed(&r, &e, rc);
 
+    parse_orders(data, size);
     parse_a1111(API_A1111, data, size);
     parse_a1111(API_A1111_IMAGE, data, size);
     char *accept = calloc(1, size + 1);

@@ -73,7 +73,72 @@ static void test_max_sequence_length_is_for_models_with_t5(void) {
     }
 }
 
+/* ---- several models -------------------------------------------------------------------------- */
+
+static struct taca_model_info other;
+
+/* "demo", then one of other defaults that takes guidance, one that loads, one that is away. */
+static int read_offered(struct api_request *r, struct api_error *e, const char *more) {
+    static struct api_limits limits;
+    const struct api_offer offer = {.limits = &limits,
+                                    .n_models = 4,
+                                    .models = {{"demo", &demo, false},
+                                               {"other", &other, false},
+                                               {"soon", NULL, true},
+                                               {"away", NULL, false}}};
+    char body[160];
+    other = demo;
+    snprintf(other.id, sizeof other.id, "other");
+    other.default_steps = 7;
+    other.guidance_embeds = true;
+    other.default_guidance_scale = 3.5;
+    api_limits_init(&limits);
+    *r = (struct api_request){0};
+    *e = (struct api_error){0};
+    snprintf(body, sizeof body, "{\"prompt\":\"x\"%s}", more);
+    const struct api_source from = {.dialect = API_NATIVE, .body = body, .len = strlen(body)};
+    return api_request_read(r, &from, &offer, RANDOM_SEED, e);
+}
+
+static void test_a_request_is_read_as_the_model_has_it_that_it_names(void) {
+    struct api_request r;
+    struct api_error e;
+    CHECK_INT(read_offered(&r, &e, ""), 0);
+    CHECK_INT(r.model, 0);
+    CHECK_INT(r.params.steps, 28);
+    api_request_finish(&r);
+    CHECK_INT(read_offered(&r, &e, ",\"guidance_scale\":2,\"model\":\"other\""), 0);
+    CHECK_INT(r.model, 1);
+    CHECK_INT(r.params.steps, 7);
+    CHECK_NEAR(r.params.guidance_scale, 2, 0);
+    CHECK_HAS(r.json, "\"model\":\"other\"");
+    api_request_finish(&r);
+    CHECK_INT(read_offered(&r, &e, ",\"guidance_scale\":2"), 400); /* the first has none */
+    CHECK_INT(read_offered(&r, &e, ",\"model\":null"), 0);
+    CHECK_INT(r.model, 0);
+    api_request_finish(&r);
+}
+
+static void test_a_model_that_is_not_there_says_how_it_stands(void) {
+    struct api_request r;
+    struct api_error e;
+    CHECK_INT(read_offered(&r, &e, ",\"model\":\"soon\""), 503);
+    CHECK_STR(e.code, "loading");
+    CHECK(e.retry_after_s > 0);
+    CHECK_INT(read_offered(&r, &e, ",\"model\":\"away\""), 404);
+    CHECK_STR(e.message, "model \"away\" is not loaded");
+    CHECK_INT(read_offered(&r, &e, ",\"model\":\"none\""), 404);
+    CHECK_STR(e.code, "model_not_found");
+    CHECK_STR(e.param, "model");
+    CHECK_STR(e.message, "no model \"none\" here; this server has \"demo\", \"other\", \"soon\", "
+                         "\"away\"");
+    CHECK_INT(read_offered(&r, &e, ",\"model\":7"), 400);
+    CHECK_STR(e.message, "model must be a string, got an integer");
+}
+
 int main(void) {
+    TEST(test_a_request_is_read_as_the_model_has_it_that_it_names);
+    TEST(test_a_model_that_is_not_there_says_how_it_stands);
     TEST(test_guidance_scale_is_for_models_that_embed_it);
     TEST(test_max_sequence_length_is_for_models_with_t5);
     return TEST_END();

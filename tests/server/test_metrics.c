@@ -65,6 +65,20 @@ static void test_buckets_are_cumulative_and_end_with_the_count(void) {
     taca_buf_finish(&b);
 }
 
+static void test_each_model_has_rows_of_its_own(void) {
+    metrics_set_model(2, "third");
+    metric_add_of(METRIC_REQUESTS, 2, "ok", 5);
+    metric_set_of(METRIC_WAITING, 2, 4);
+    metric_observe_of(METRIC_STEP_DURATION, 2, 0.02);
+    struct taca_buf b = render();
+    CHECK_HAS(b.data, "taca_requests_total{model=\"third\",outcome=\"ok\"} 5\n");
+    CHECK_HAS(b.data, "taca_requests_total{model=\"de\\\"mo\\\\x\",outcome=\"ok\"} 3\n");
+    CHECK_HAS(b.data, "taca_requests_waiting{model=\"third\"} 4\n");
+    CHECK_HAS(b.data, "taca_step_duration_seconds_count{model=\"third\"} 1\n");
+    CHECK(!strstr(b.data, "taca_queue_capacity{")); /* it is the service's */
+    taca_buf_finish(&b);
+}
+
 static void test_more_routes_than_the_table_holds_do_not_grow_it(void) {
     for (int code = 0; code < 2000; code++) metric_http("/flood", "GET", code, 0.1);
     struct taca_buf b = render();
@@ -114,6 +128,7 @@ int main(void) {
     TEST(test_what_is_counted_is_shown);
     TEST(test_a_label_that_is_not_in_the_list_counts_as_other);
     TEST(test_buckets_are_cumulative_and_end_with_the_count);
+    TEST(test_each_model_has_rows_of_its_own);
     TEST(test_no_count_is_lost_between_threads);
     TEST(test_promtool_has_nothing_to_say);
     TEST(test_more_routes_than_the_table_holds_do_not_grow_it);
