@@ -120,7 +120,7 @@ bool jobs_disk_end(struct jobs *js, struct job *job) {
         disk_write_close(w);
         return false;
     }
-    js->ending++;
+    js->ending[job->request.model]++;
     post_awaited(js, job, w);
     return true;
 }
@@ -167,7 +167,7 @@ static void inserted(struct jobs *js, struct job *job, const struct disk_write *
 }
 
 static void ended(struct jobs *js, struct job *job, const struct disk_write *w) {
-    js->ending--;
+    js->ending[job->request.model]--;
     if (job->refused) {
         job->state = JOB_DONE;
         jobs_count(job, "rejected");

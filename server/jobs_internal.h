@@ -42,13 +42,13 @@ struct jobs {
     struct jobs_ports ports;
     struct job *first, *last; /* unanswered, in order of arrival */
     int count;
-    struct store *store; /* these and the finished ones */
-    int renders;         /* tasks at work for readers */
-    int writes;          /* on the way to the disk that readers wait for */
-    struct job *asleep;  /* durable ones that the next process makes */
-    bool closing;        /* no durable job is begun any more */
-    int ending;          /* jobs that are over but for their way to the disk */
-    bool stopped;        /* the encoder is gone */
+    struct store *store;    /* these and the finished ones */
+    int renders;            /* tasks at work for readers */
+    int writes;             /* on the way to the disk that readers wait for */
+    struct job *asleep;     /* durable ones that the next process makes */
+    bool closing;           /* no durable job is begun any more */
+    int ending[MODELS_MAX]; /* of each model: jobs that are over but for their way to the disk */
+    bool stopped;           /* the encoder is gone */
     struct op ops[SCHED_DEVICES];
     bool measured[SCHED_DEVICES][SCHED_MODELS]; /* or not wanted */
     bool starved; /* there was something to send, and no memory for it: try again soon */

@@ -217,7 +217,7 @@ static void publish_model(const struct jobs *js, int model) {
     for (int i = 0; i < js->n_line; i++)
         if (js->seqs[i].model == model) backlog_ms += js->seqs[i].left_ms;
     metric_set_of(METRIC_WAITING, model, waiting);
-    metric_set_of(METRIC_RUNNING, model, there - waiting);
+    metric_set_of(METRIC_RUNNING, model, there - waiting + js->ending[model]);
     metric_set_of(METRIC_BACKLOG_SECONDS, model, backlog_ms / 1000);
 }
 
@@ -226,7 +226,8 @@ void jobs_publish(const struct jobs *js) {
     for (const struct job *job = js->first; job; job = job->next)
         waiting += job->state == JOB_QUEUED;
     atomic_store(&js->ports.status->waiting, waiting);
-    int running = js->count - waiting + js->ending;
+    int running = js->count - waiting;
+    for (int m = 0; m < MODELS_MAX; m++) running += js->ending[m];
     atomic_store(&js->ports.status->running, running);
     for (int m = 0; m < atomic_load(&js->ports.status->models.n); m++) publish_model(js, m);
     metric_set(METRIC_STORED_JOBS, store_kept(js->store));
