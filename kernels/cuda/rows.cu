@@ -162,17 +162,33 @@ static __global__ void head_rms_norm_kernel(struct taca_mat x, const float *gain
     scale_by_rms<X, X, N, T, K>(head, head, d, gain, eps);
 }
 
-/* A warp per row: pair p of every head turns by the row's angle p. */
-template <class X> static __global__ void rope_kernel(struct taca_mat x, struct taca_mat table) {
-    const int64_t r = my_row<LANES>(x.rows), half = table.cols / 2;
+/* A warp per row: pair p of every head turns by the row's angle p. N neighbours, all of one head,
+ * at a time; N = 2 takes them one by one, for views that begin anywhere. */
+template <class X, int N>
+static __global__ void rope_kernel(struct taca_mat x, struct taca_mat table) {
+    const int64_t r = my_row<LANES>(x.rows);
     if (r < 0) return;
+    const int cols = (int)x.cols, width = (int)table.cols, half = width / 2;
     X *row = (X *)x.data + r * x.ld;
     const float *angles = (const float *)table.data + r * table.ld;
-    for (int64_t k = threadIdx.x % LANES; k < x.cols / 2; k += LANES) {
-        const float c = angles[k % half], s = angles[half + k % half];
-        const float a = to_float(row[2 * k]), b = to_float(row[2 * k + 1]);
-        row[2 * k] = from_float<X>(a * c - b * s);
-        row[2 * k + 1] = from_float<X>(b * c + a * s);
+    for (int i = (int)threadIdx.x % LANES * N; i < cols; i += LANES * N) {
+        const int at = i % width / 2;
+        pack<X, N> p;
+        if constexpr (N > 2)
+            p = *(const pack<X, N> *)(row + i);
+        else
+            p.v[0] = row[i], p.v[1] = row[i + 1];
+#pragma unroll
+        for (int j = 0; j < N / 2; j++) {
+            const float c = angles[at + j], s = angles[half + at + j];
+            const float a = to_float(p.v[2 * j]), b = to_float(p.v[2 * j + 1]);
+            p.v[2 * j] = from_float<X>(a * c - b * s);
+            p.v[2 * j + 1] = from_float<X>(b * c + a * s);
+        }
+        if constexpr (N > 2)
+            *(pack<X, N> *)(row + i) = p;
+        else
+            row[i] = p.v[0], row[i + 1] = p.v[1];
     }
 }
 
@@ -276,8 +292,11 @@ void cuda_head_rms_norm(struct taca_backend *b, struct taca_mat x, const struct 
 void cuda_rope(struct taca_backend *b, struct taca_mat x, struct taca_mat table) {
     struct cuda *c = cuda_of(b);
     by_dtype(x.dtype, [&](auto *p) {
-        launch(rope_kernel<element<decltype(p)>>, blocks_for(x.rows, WARPS), BLOCK, 0, c->stream, x,
-               table);
+        typedef element<decltype(p)> X;
+        constexpr int N = 16 / (int)sizeof(X);
+        const bool packs = wide(x, N) && table.cols % N == 0;
+        launch(packs ? rope_kernel<X, N> : rope_kernel<X, 2>, blocks_for(x.rows, WARPS), BLOCK, 0,
+               c->stream, x, table);
     });
     (void)cuda_launched(c, "rope");
 }
