@@ -26,6 +26,7 @@ for room in base engine api server cli; do
     forbid "$room" '(dnnl|oneapi/dnnl).*|cuda.*\.h|cublas.*\.h|omp\.h'
 done
 forbid kernels '(dnnl|oneapi/dnnl).*|omp\.h' 'kernels/cpu/[a-z_0-9]+\.[ch]'
+forbid kernels 'cuda.*\.h|cublas.*\.h|ptx\.cuh' 'kernels/cuda/[a-z_0-9/]+\.cuh?'
 forbid server 'microhttpd\.h' 'server/http\.[ch]'
 forbid server 'uv\.h' 'server/(loop|listener|watch|front|pool)[a-z_]*\.[ch]'
 forbid server 'sqlite3\.h' 'server/disk_db\.c'
