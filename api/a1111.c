@@ -99,35 +99,36 @@ static const struct theirs *find(const char *key) {
     return NULL;
 }
 
-/* Whether v is one of the JSON values in `list`, which has a space between them. */
+static bool is(const json_t *v, const char *text, size_t len) {
+    if (*text == 'f') return json_is_false(v);
+    if (*text == 't') return json_is_true(v);
+    if (*text == '[') return json_is_array(v) && json_array_size(v) == 0;
+    if (*text == '{') return json_is_object(v) && json_object_size(v) == 0;
+    if (*text == '"')
+        return json_is_string(v) && json_string_length(v) == len - 2 &&
+               memcmp(json_string_value(v), text + 1, len - 2) == 0;
+    if (!json_is_number(v)) return false;
+    const double want = strtod(text, NULL), got = json_number_value(v);
+    return !(got < want) && !(got > want);
+}
+
+/* Whether v is one of the JSON values in `list`, which has a space between them: plain numbers and
+ * words, and [] {} "" of nothing or a word. */
 static bool is_one_of(const json_t *v, const char *list) {
     while (list && *list) {
         size_t len = strcspn(list, " ");
-        json_t *one = json_loadb(list, len, JSON_DECODE_ANY, NULL);
-        bool same = json_equal(one, v) || (json_is_number(one) && json_is_number(v) &&
-                                           !(json_number_value(one) < json_number_value(v)) &&
-                                           !(json_number_value(one) > json_number_value(v)));
-        json_decref(one);
-        if (same) return true;
+        if (is(v, list, len)) return true;
         list += len + (list[len] == ' ');
     }
     return false;
 }
 
-/* What the reply says about how the request was understood. */
-__attribute__((format(printf, 2, 3))) static void note(struct api_draft *d, const char *fmt, ...) {
-    char text[256];
-    struct taca_buf b;
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
-    taca_buf_init(&b, 2048);
-    taca_buf_json(&b, text, strlen(text));
-    size_t used = strlen(d->notes);
-    if (!b.failed && used + b.len + 2 < sizeof d->notes)
-        snprintf(d->notes + used, sizeof d->notes - used, "%s%s", used ? "," : "", b.data);
-    taca_buf_finish(&b);
+/* What the reply says about how the request was understood: `what` is not here, `instead` was used.
+ * Both are of our tables, but for capitals, so they stand in JSON as they are. */
+static void note(struct api_draft *d, const char *kind, const char *what, const char *instead) {
+    const size_t used = strlen(d->notes);
+    snprintf(d->notes + used, sizeof d->notes - used, "%s\"%s %s is not here: %s was used\"",
+             used ? "," : "", kind, what, instead);
 }
 
 static int set_same(struct api_draft *d, json_t *ours, const char *key, const json_t *v) {
@@ -215,8 +216,7 @@ static int set_sampler(struct api_draft *d, const json_t *v, struct api_name nam
         if (strcasecmp(s, samplers[i].name) != 0) continue;
         p->sampler = samplers[i].ours;
         if (samplers[i].with) p->schedule = samplers[i].with;
-        if (!samplers[i].exact)
-            note(d, "sampler %s is not here: %s was used", s, taca_sampler_names[p->sampler]);
+        if (!samplers[i].exact) note(d, "sampler", s, taca_sampler_names[p->sampler]);
         return 0;
     }
     return api_refuse(d->err, name, "%s must be one of /sdapi/v1/samplers, got \"%s\"", name.param,
@@ -240,9 +240,7 @@ static int set_schedule(struct api_draft *d, const json_t *v) {
     for (size_t i = 0; i < sizeof schedules / sizeof *schedules; i++) {
         if (!same_schedule(s, schedules[i].name)) continue;
         d->r.params.schedule = schedules[i].ours;
-        if (!schedules[i].exact)
-            note(d, "scheduler %s is not here: %s was used", s,
-                 taca_levels_names[schedules[i].ours]);
+        if (!schedules[i].exact) note(d, "scheduler", s, taca_levels_names[schedules[i].ours]);
         return 0;
     }
     return api_refuse(d->err, name, "scheduler must be one of /sdapi/v1/schedulers, got \"%s\"",
@@ -252,21 +250,25 @@ static int set_schedule(struct api_draft *d, const json_t *v) {
 /* ---- prompts ----------------------------------------------------------------------------------
  */
 
+struct lora {
+    const char *id, *after;
+    size_t id_len;
+    double scale;
+};
+
 /* <lora:ID:SCALE> leaves the prompt and becomes an adapter; without :SCALE it is 1. */
-static bool take_lora(json_t *loras, const char *s, const char **after) {
-    const char *end = strchr(s, '>'), *id = s + strlen("<lora:");
-    if (!end) return false;
-    size_t len = (size_t)(end - id), id_len = strcspn(id, ":>");
-    double scale = 1;
-    if (id_len > len || id_len == 0) return false;
-    if (id_len < len) {
-        char *stop;
-        scale = strtod(id + id_len + 1, &stop);
-        if (stop == id + id_len + 1 || (*stop != '>' && *stop != ':')) return false;
-    }
-    *after = end + 1;
-    return json_array_append_new(loras,
-                                 json_pack("{s:s%,s:f}", "id", id, id_len, "scale", scale)) == 0;
+static bool read_lora(struct lora *l, const char *s) {
+    static const char begin[] = "<lora:";
+    const char *end = strchr(s, '>');
+    if (strncasecmp(s, begin, sizeof begin - 1) != 0 || !end) return false;
+    *l = (struct lora){.id = s + sizeof begin - 1, .after = end + 1, .scale = 1};
+    l->id_len = strcspn(l->id, ":>");
+    const char *colon = l->id + l->id_len;
+    if (l->id_len == 0 || colon > end) return false;
+    if (*colon == '>') return true;
+    char *stop;
+    l->scale = strtod(colon + 1, &stop);
+    return stop > colon + 1 && (*stop == '>' || *stop == ':');
 }
 
 static int set_prompt(struct api_draft *d, json_t *ours, const json_t *v) {
@@ -275,17 +277,21 @@ static int set_prompt(struct api_draft *d, json_t *ours, const json_t *v) {
     json_t *loras = json_array();
     if (!s) return json_decref(loras), set_same(d, ours, "prompt", v);
     taca_buf_init(&text, json_string_length(v) + 1);
-    while (*s) {
-        const char *after;
-        if (strncasecmp(s, "<lora:", 6) == 0 && take_lora(loras, s, &after)) {
-            s = after;
+    bool bad = false;
+    while (*s && !bad) {
+        struct lora l;
+        if (*s != '<' || !read_lora(&l, s)) {
+            taca_buf_put(&text, s++, 1);
             continue;
         }
-        taca_buf_put(&text, s++, 1);
+        bad = json_array_append_new(
+                  loras, json_pack("{s:s%,s:f}", "id", l.id, l.id_len, "scale", l.scale)) != 0;
+        s = l.after;
     }
     while (text.len > 0 && text.data[text.len - 1] == ' ') text.len--;
-    json_t *rest = json_stringn(text.data ? text.data : "", text.len);
-    int rc = set_same(d, ours, "prompt", rest);
+    bad = bad || text.failed;
+    json_t *rest = bad ? NULL : json_stringn(text.data ? text.data : "", text.len);
+    int rc = set_same(d, ours, "prompt", rest); /* without one: no memory */
     if (!rc && json_array_size(loras) > 0) rc = add_loras(d, ours, loras);
     json_decref(rest);
     json_decref(loras);

@@ -15,11 +15,13 @@ void *__wrap_realloc(void *p, size_t n);
 
 enum { NEVER = 1 << 30 };
 static int left = NEVER, refusals;
+static bool once; /* one allocation fails, those behind it do not */
 
 static bool spend(void) {
-    if (left-- > 0) return true;
-    refusals++;
-    return false;
+    bool fine = once ? left != 0 : left > 0;
+    left--;
+    refusals += !fine;
+    return fine;
 }
 void *__wrap_malloc(size_t n) { return spend() ? __real_malloc(n) : NULL; }
 void *__wrap_calloc(size_t n, size_t size) { return spend() ? __real_calloc(n, size) : NULL; }
@@ -95,6 +97,57 @@ static void test_pictures_answer_503(void) {
     taca_buf_finish(&body);
 }
 
+/* One failure in the middle must not leave a request that is another one. */
+static void sweep(const struct api_source *from, int n_loras, const char *notes) {
+    struct api_limits limits;
+    const struct api_offer offer = {
+        .limits = &limits, .n_models = 1, .models = {{demo.id, &demo, false}}};
+    int rc = -1, n;
+    api_limits_init(&limits);
+    once = true;
+    for (n = 0; n < 2000; n++) {
+        struct api_request r = {0};
+        struct api_error e = {0};
+        give(n);
+        rc = api_request_read(&r, from, &offer, 1, &e);
+        int refused = taken();
+        CHECK(rc == 0 || (refused > 0 && (rc == 503 || rc == 400) && e.message[0]));
+        CHECK(rc || (r.params.n_loras == n_loras && (!notes || strcmp(r.notes, notes) == 0)));
+        if (!rc) api_request_finish(&r);
+        if (!rc && refused == 0) break;
+    }
+    CHECK(rc == 0 && n > 20);
+    once = false;
+}
+
+static void test_dialects_of_others_answer_503(void) {
+    static const char text[] =
+        "{\"prompt\":\"a <lora:style:0.5> cat\",\"sampler_name\":\"DPM++ SDE\",\"styles\":[],"
+        "\"n_iter\":2,\"foo\":1,\"override_settings\":{\"sd_model_checkpoint\":\"demo\"}}";
+    struct taca_buf png, body;
+    sweep(&(struct api_source){API_A1111, NULL, text, strlen(text)}, 1,
+          "\"sampler DPM++ SDE is not here: dpmpp_2m was used\"");
+    paint_png(&png, 64, 64);
+    taca_buf_init(&body, 1 << 20);
+    taca_buf_puts(&body, "{\"prompt\":\"x\",\"init_images\":[\"");
+    api_base64(&body, png.data, png.len);
+    taca_buf_puts(&body, "\"]}");
+    sweep(&(struct api_source){API_A1111_IMAGE, NULL, body.data, body.len}, 0, NULL);
+    body.len = 0;
+    taca_buf_puts(
+        &body, "--b\r\nContent-Disposition: form-data; name=\"prompt\"\r\n\r\nx\r\n--b\r\n"
+               "Content-Disposition: form-data; name=\"loras\"\r\n\r\n[{\"id\":\"style\"}]\r\n"
+               "--b\r\nContent-Disposition: form-data; name=\"taca[scale]\"\r\n\r\n1.5\r\n--b\r\n"
+               "Content-Disposition: form-data; name=\"image\"; filename=\"a\"\r\n\r\n");
+    taca_buf_put(&body, png.data, png.len);
+    taca_buf_puts(&body, "\r\n--b--");
+    sweep(&(struct api_source){API_OPENAI_EDIT, "multipart/form-data; boundary=b", body.data,
+                               body.len},
+          1, NULL);
+    taca_buf_finish(&body);
+    taca_buf_finish(&png);
+}
+
 static void test_replies_set_the_buffers_flag(void) {
     struct api_request r = {.n = 1, .params = {.prompt = "x"}};
     struct api_result_image img = {.width_px = 8, .height_px = 8, .bytes = "foo", .len = 3};
@@ -140,6 +193,7 @@ int main(void) {
     TEST(test_parsing_answers_503);
     TEST(test_adapters_answer_503);
     TEST(test_pictures_answer_503);
+    TEST(test_dialects_of_others_answer_503);
     TEST(test_replies_set_the_buffers_flag);
     TEST(test_a_png_is_whole_or_absent);
     return TEST_END();
