@@ -29,7 +29,8 @@ static void edit(const char *body, size_t size) {
     const struct api_source from = {API_OPENAI_EDIT, type, body, size};
     api_limits_init(&limits);
     limits.max_image_pixels = 1 << 16;
-    int rc = api_request_read(&r, &from, &demo, &limits, RANDOM_SEED, &e);
+    const struct api_offer offer = {&limits, 1, {{demo.id, &demo, false}}};
+    int rc = api_request_read(&r, &from, &offer, RANDOM_SEED, &e);
     demand(rc == e.status, "one status", e.code);
     demand(!rc || rc == 400 || rc == 404 || rc == 413, "a client's error", e.code);
     demand(!rc || (e.code[0] && e.message[0]), "an error with words", e.code);
