@@ -7,6 +7,7 @@ import concurrent.futures
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import stat
@@ -580,4 +581,6 @@ os.execve(sys.argv[4], sys.argv[4:], env)
 
 
 if __name__ == "__main__":
-    sys.exit(base.run(globals()))
+    failed = base.run(globals())
+    shutil.rmtree(WORK, ignore_errors=True)
+    sys.exit(failed)
