@@ -1,20 +1,11 @@
 /* fuzz_png_text.c - any bytes as the chunks of a PNG, their checksums set right: whatever is found
  * is text, and nothing is added when nothing is. For libFuzzer (preset fuzz). */
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <zlib.h>
 
 #include "api/png.h"
 #include "base/utf8.h"
-
-int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
-
-static void demand(bool ok, const char *what) {
-    if (ok) return;
-    fprintf(stderr, "fuzz_png_text: not so: %s\n", what);
-    abort();
-}
+#include "tests/fuzz/fuzz.h"
 
 static size_t be32(const unsigned char *p) {
     return (size_t)p[0] << 24 | (size_t)p[1] << 16 | (size_t)p[2] << 8 | p[3];
@@ -45,10 +36,11 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
         const size_t before = text.len;
         enum taca_code rc = api_png_text(&text, keywords[i], bytes, size, NULL);
         demand(rc == TACA_OK || rc == TACA_EFORMAT || rc == TACA_ENOTFOUND || rc == TACA_ENOMEM,
-               "a code of its own");
-        demand(rc == TACA_OK || text.failed || text.len == before, "nothing is added in vain");
-        demand(strncmp(text.data, "before", 6) == 0, "what was there stays");
-        demand(taca_utf8_valid(text.data, text.len), "it is UTF-8");
+               "a code of its own", text.data);
+        demand(rc == TACA_OK || text.failed || text.len == before, "nothing is added in vain",
+               text.data);
+        demand(strncmp(text.data, "before", 6) == 0, "what was there stays", text.data);
+        demand(taca_utf8_valid(text.data, text.len), "it is UTF-8", text.data);
     }
     taca_buf_finish(&text);
     free(bytes);

@@ -2,17 +2,9 @@
  * come whole or in pieces, and every one is an object. For libFuzzer (preset fuzz). */
 #include "cli/events.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
-
-static void demand(bool ok, const char *what) {
-    if (ok) return;
-    fprintf(stderr, "fuzz_events: not so: %s\n", what);
-    abort();
-}
+#include "tests/fuzz/fuzz.h"
 
 /* All events of the stream as one text, received `piece` bytes at a time. */
 static void read_all(struct taca_buf *out, const unsigned char *data, size_t size, size_t piece) {
@@ -21,13 +13,13 @@ static void read_all(struct taca_buf *out, const unsigned char *data, size_t siz
     for (size_t at = 0; at < size; at += piece) {
         taca_buf_put(&e.in, data + at, size - at < piece ? size - at : piece);
         for (json_t *v; (v = events_next(&e)) != NULL; json_decref(v)) {
-            demand(json_is_object(v), "an object");
+            demand(json_is_object(v), "an object", "");
             char *text = json_dumps(v, JSON_COMPACT);
-            demand(text != NULL, "which can be written");
+            demand(text != NULL, "which can be written", "");
             taca_buf_printf(out, "%llu %s\n", (unsigned long long)e.last_id, text);
             free(text);
         }
-        demand(e.at <= e.in.len, "no more is read than there is");
+        demand(e.at <= e.in.len, "no more is read than there is", "");
     }
     events_finish(&e);
 }
@@ -41,7 +33,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
     read_all(&pieces, data + 1, size - 1, 1 + data[0] % 64);
     demand(whole.len == pieces.len &&
                (!whole.len || memcmp(whole.data, pieces.data, whole.len) == 0),
-           "whole or in pieces, the events are the same");
+           "whole or in pieces, the events are the same", "");
     taca_buf_finish(&whole);
     taca_buf_finish(&pieces);
     return 0;
