@@ -52,6 +52,13 @@ static void post_awaited(struct jobs *js, struct job *job, struct disk_write *w)
     disk_post(js->ports.disk, w);
 }
 
+/* When it was received, but in the very second that clients were told. */
+static int64_t created_us(const struct job *job) {
+    int64_t us = wall_us() - (taca_now_us() - job->received_us), first = job->created_s * 1000000;
+    if (us < first) return first;
+    return us > first + 999999 ? first + 999999 : us;
+}
+
 bool jobs_disk_accept(struct jobs *js, struct job *job) {
     bool alone = job->comes_back || job->request.on_disconnect == API_DISCONNECT_CONTINUE;
     if (!js->ports.disk || !alone) return true;
@@ -70,7 +77,7 @@ bool jobs_disk_accept(struct jobs *js, struct job *job) {
     w->row.model = w->model;
     w->row.request = w->request.data;
     w->row.request_len = w->request.len;
-    w->row.created_us = wall_us() - (taca_now_us() - job->received_us);
+    w->row.created_us = created_us(job);
     job->durable = true;
     post_awaited(js, job, w);
     return true;

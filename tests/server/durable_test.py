@@ -92,7 +92,8 @@ def test_a_finished_job_is_the_same_after_a_restart():
             status, headers, again = send(s, "PUT", "/v1/jobs/mine", fields)
             assert status == 200 and again == first and headers["idempotent-replayed"] == "true"
             status, headers, again = send(s, "POST", "/v1/generate", fields, Idempotency_Key="k")
-            assert status == 200 and again == keyed[2] and headers["idempotent-replayed"] == "true"
+            assert status == 200 and again == keyed[2], (status, again, keyed[2])
+            assert headers["idempotent-replayed"] == "true"
             status, _, body = send(s, "POST", "/v1/generate", {"prompt": "b"}, Idempotency_Key="k")
             assert status == 409 and error_of(body)["code"] == "idempotency_conflict"
             status, _, body = send(s, "PUT", "/v1/jobs/mine", {"prompt": "b"})
