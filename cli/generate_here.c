@@ -30,9 +30,6 @@ static enum taca_code open_engine(struct here *h, struct taca_err *err) {
     if (!opts.model_path && !opts.transformer) opts.model_path = cli_demo_model();
     if (!opts.model_path && !opts.transformer)
         return taca_fail_param(err, "model", "the demo model was not found: give --model PATH");
-    struct taca_err why = {0};
-    if (!h->g->o->quiet && taca_engine_misses_device(opts.device, &why))
-        fprintf(stderr, "taca generate: %s; the CPU does it\n", why.text);
     enum taca_code rc = taca_engine_open(&h->engine, &opts, err);
     if (!rc) h->model = taca_engine_info(h->engine);
     return rc;
@@ -204,6 +201,9 @@ static enum taca_code make(struct here *h, struct taca_err *err) {
     const struct gen_opts *o = h->g->o;
     enum taca_code rc = open_sequences(h, err);
     h->request.previews = PREVIEWS;
+    struct taca_err why = {0};
+    if (!rc && !o->quiet && !o->json && taca_engine_misses_device(o->engine.device, &why))
+        fprintf(stderr, "taca generate: %s; the CPU does it\n", why.text);
     progress_start(&h->bar, o->quiet || o->json, o->preview);
     if (!rc) rc = step(h, err);
     for (int k = 0; k < h->request.n && !rc; k++) {
