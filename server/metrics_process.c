@@ -8,6 +8,9 @@
 
 #include "server/metrics_internal.h"
 
+#ifndef TACA_CUDA_VERSION /* of the compiler, where the CUDA backend is built */
+#define TACA_CUDA_VERSION "none"
+#endif
 #ifndef TACA_COMMIT
 #define TACA_COMMIT "unknown"
 #endif
@@ -72,7 +75,7 @@ void metrics_render_process(struct taca_buf *out) {
     struct rlimit files;
     metrics_head(out, "taca_build_info", "What runs here.", "gauge");
     taca_buf_puts(out, "taca_build_info{version=\"" TACA_VERSION "\",commit=\"" TACA_COMMIT
-                       "\",cuda=\"none\",arch=\"" ARCH "\"} 1\n");
+                       "\",cuda=\"" TACA_CUDA_VERSION "\",arch=\"" ARCH "\"} 1\n");
     if (read_stat(&s)) {
         double hz = (double)sysconf(_SC_CLK_TCK);
         put(out, "process_cpu_seconds_total", "counter", "User and system time.",

@@ -129,6 +129,16 @@ static __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
+/* The value that is this thread's, in a launch of one thread for each. */
+static __device__ __forceinline__ int64_t my_value() {
+    return (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+}
+/* Element (r, i) of a matrix whose type is known. */
+template <class T>
+static __device__ __forceinline__ T *at(struct taca_mat m, int64_t r, int64_t i) {
+    return (T *)m.data + r * m.ld + i;
+}
+
 /* f(pointer of the view's element type, its value not used): picks an instance by dtype. */
 template <class F> void by_dtype(enum taca_dtype t, F f) {
     if (t == TACA_BF16)

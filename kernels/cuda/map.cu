@@ -5,8 +5,6 @@
 
 enum { THREADS = 256 };
 
-static __device__ int64_t my_value() { return (int64_t)blockIdx.x * blockDim.x + threadIdx.x; }
-
 template <class Y> static __global__ void chw_to_map_kernel(struct taca_map y, struct taca_chw x) {
     const int64_t k = my_value(), plane = x.h * x.w;
     if (k < plane * x.c) ((Y *)y.data)[k] = from_float<Y>(x.data[k % x.c * plane + k / x.c]);

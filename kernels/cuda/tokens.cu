@@ -6,12 +6,6 @@
 
 enum { THREADS = 256 };
 
-static __device__ int64_t my_value() { return (int64_t)blockIdx.x * blockDim.x + threadIdx.x; }
-
-template <class T> static __device__ T *at(struct taca_mat m, int64_t r, int64_t i) {
-    return (T *)m.data + r * m.ld + i;
-}
-
 template <class Y, class X>
 static __global__ void embed_kernel(struct taca_mat y, struct taca_mat table, const int32_t *ids) {
     const int64_t k = my_value(), r = k / y.cols, i = k % y.cols;
