@@ -7,7 +7,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 
-#include <cstdio>
+#include <atomic>
 #include <vector>
 
 struct cublasLtContext {
@@ -158,12 +158,47 @@ static float epilogue(const cuda_host_desc *d, float v, int out_type, size_t row
     return v;
 }
 
+/* All that a product needs, by value: descriptors and factors belong to the caller again as soon as
+ * it is queued. */
+struct product {
+    cuda_host_desc d;
+    cuda_host_layout la, lb, lc, lout;
+    float alpha, beta;
+    const void *a, *b, *c;
+    void *out;
+    size_t m, n, k;
+};
+
+/* Whose the workspace is between the beginning of a product and its end. */
+static void sign(void *workspace, uint64_t turn) {
+    if (workspace) memcpy(workspace, &turn, sizeof turn);
+}
+static bool signed_by(const void *workspace, uint64_t turn) {
+    return !workspace || memcmp(workspace, &turn, sizeof turn) == 0;
+}
+
+static void multiply(const product &p) {
+    const cuda_host_desc *d = &p.d;
+    const size_t m = p.m, n = p.n, k = p.k;
+    const std::vector<float> x = gather(p.a, &p.la, d->trans_a == CUBLAS_OP_T);
+    const std::vector<float> y = gather(p.b, &p.lb, d->trans_b != CUBLAS_OP_T);
+    for (size_t j = 0; j < n; j++)
+        for (size_t i = 0; i < m; i++) {
+            double s = 0;
+            for (size_t t = 0; t < k; t++) s += (double)x[i * k + t] * (double)y[j * k + t];
+            float v = p.alpha * (float)s;
+            if (d->scale[0]) v *= d->scale[0][i] * d->scale[1][j];
+            if (p.beta != 0) v += p.beta * load(p.c, p.lc.type, j * (size_t)p.lc.ld + i);
+            store(p.out, p.lout.type, j * (size_t)p.lout.ld + i, epilogue(d, v, p.lout.type, i));
+        }
+}
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const void *alpha,
                               const void *a, cublasLtMatrixLayout_t la, const void *b,
                               cublasLtMatrixLayout_t lb, const void *beta, const void *c,
                               cublasLtMatrixLayout_t lc, void *out, cublasLtMatrixLayout_t lout,
-                              const cublasLtMatmulAlgo_t *algo, void *, size_t, cudaStream_t) {
-    if (!cuda_host_may_launch(1, 32, 0)) return CUBLAS_STATUS_INVALID_VALUE;
+                              const cublasLtMatmulAlgo_t *algo, void *workspace, size_t,
+                              cudaStream_t s) {
     if (!inputs_ok(d, la, lb, lout) || !float_type(lout->type) || lc->type != lout->type ||
         (algo && (algo->data[0] < 1 || algo->data[0] > 3)))
         return CUBLAS_STATUS_NOT_SUPPORTED;
@@ -172,16 +207,16 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const vo
     const size_t n = tb ? lb->rows : lb->cols;
     if ((tb ? lb->cols : lb->rows) != k || lout->rows != m || lout->cols != n)
         return CUBLAS_STATUS_INVALID_VALUE;
-    const float al = *(const float *)alpha, be = *(const float *)beta;
-    const std::vector<float> x = gather(a, la, ta), y = gather(b, lb, !tb);
-    for (size_t j = 0; j < n; j++)
-        for (size_t i = 0; i < m; i++) {
-            double s = 0;
-            for (size_t t = 0; t < k; t++) s += (double)x[i * k + t] * (double)y[j * k + t];
-            float v = al * (float)s;
-            if (d->scale[0]) v *= d->scale[0][i] * d->scale[1][j];
-            if (be != 0) v += be * load(c, lc->type, j * (size_t)lc->ld + i);
-            store(out, lout->type, j * (size_t)lout->ld + i, epilogue(d, v, lout->type, i));
-        }
-    return CUBLAS_STATUS_SUCCESS;
+    const product p = {*d, *la, *lb, *lc, *lout, *(const float *)alpha, *(const float *)beta, a, b,
+                       c,  out, m,   n,   k};
+    /* in two pieces, so that another stream's product in the same workspace is found */
+    static std::atomic<uint64_t> products;
+    const uint64_t turn = ++products;
+    const bool queued =
+        cuda_host_library_call(s, [=] { sign(workspace, turn); }) && cuda_host_library_call(s, [=] {
+            if (!signed_by(workspace, turn))
+                cuda_host::die("two products at once in one workspace");
+            multiply(p);
+        });
+    return queued ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
 }

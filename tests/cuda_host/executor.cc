@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
-#include <mutex>
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -19,7 +18,6 @@ fiber *cur;
 dim3 grid_dim, block_dim, block_idx;
 char *shared_block;
 
-static std::mutex running;
 static std::vector<fiber> fibers;
 static std::vector<int> met;   /* lanes of each warp that wait in a collective */
 static std::vector<int> ready; /* indices of fibers that may run, in no order */
@@ -185,7 +183,6 @@ static void set_block(dim3 block) {
 }
 
 void run_grid(dim3 grid, dim3 block, size_t shared, const std::function<void()> &body) {
-    std::lock_guard<std::mutex> lock(running);
     set_block(block);
     grid_dim = grid;
     block_dim = block;

@@ -4,8 +4,7 @@
  * (TACA_CUDA_HOST_SEED), and in every other block one warp runs only when all others wait, so that
  * code which forgets a barrier gives different results from seed to seed. Device memory is host
  * memory: under AddressSanitizer every stray access of a kernel is an error with a line number.
- * Shared memory starts as NaN in every block. Not thread-safe: one thread launches at a time (a
- * mutex in launch()). */
+ * Shared memory starts as NaN in every block. Not thread-safe: the runtime's lock is around it. */
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -1,18 +1,23 @@
 /* runtime.cc - stand-in for the CUDA Runtime: one device whose memory is host memory.
  *
- * Work is done when a call returns. Pointers given to copies are looked up, so that a host pointer
- * where a device pointer belongs is an error. Faults on demand, see faults.h; a process that
- * cannot call it sets TACA_CUDA_HOST_FAULT="fail_alloc=7 lost_at=100 memory=1000000 devices=2". */
-#include <cuda_runtime.h>
+ * Kernels and copies wait in their streams (streams.cc). Pointers given to copies are looked up, so
+ * that a host pointer where a device pointer belongs is an error. Faults on demand, see faults.h; a
+ * process that cannot call it sets TACA_CUDA_HOST_FAULT="fail_alloc=7 lost_at=100 memory=1000000
+ * devices=2". */
+#include "queue.h"
 
 #include "faults.h"
 
 #include <cstdio>
 #include <map>
-#include <mutex>
+#include <vector>
 
-static std::mutex lock;
-static std::map<uintptr_t, size_t> blocks;
+using namespace cuda_host;
+typedef std::lock_guard<std::mutex> guard;
+typedef std::map<uintptr_t, size_t> ranges; /* length by beginning */
+
+std::mutex cuda_host::device_lock;
+static ranges blocks, pinned; /* of the device, of the host */
 static size_t in_use;
 static cudaError_t last;
 
@@ -33,7 +38,7 @@ static const bool read_environment = [] {
 }();
 
 void cuda_host_set_faults(const cuda_host_faults *f) {
-    std::lock_guard<std::mutex> guard(lock);
+    guard g(device_lock);
     faults = *f;
     allocations = calls = 0;
 }
@@ -41,23 +46,23 @@ void cuda_host_set_faults(const cuda_host_faults *f) {
 long long cuda_host_calls(void) { return calls; }
 int cuda_host_live_blocks(void) { return (int)blocks.size(); }
 
-static cudaError_t keep(cudaError_t e) {
+cudaError_t cuda_host::keep(cudaError_t e) {
     if (e != cudaSuccess) last = e;
     return e;
 }
 
-/* Counts a call; the device is lost from the N-th on. */
-static bool lost() {
-    long long number = calls++;
-    return faults.lost_at >= 0 && number >= faults.lost_at;
+bool cuda_host::is_lost() { return faults.lost_at >= 0 && calls > faults.lost_at; }
+bool cuda_host::lost() {
+    calls++;
+    return is_lost();
 }
 
 static size_t memory() { return (size_t)faults.memory; }
 
-/* [p, p + bytes) lies in one live block */
-static bool on_device(const void *p, size_t bytes) {
-    auto it = blocks.upper_bound((uintptr_t)p);
-    if (it == blocks.begin()) return false;
+/* [p, p + bytes) lies in one of them */
+static bool within(const ranges &r, const void *p, size_t bytes) {
+    auto it = r.upper_bound((uintptr_t)p);
+    if (it == r.begin()) return false;
     --it;
     return (uintptr_t)p + bytes <= it->first + it->second;
 }
@@ -82,14 +87,14 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
 }
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
-    std::lock_guard<std::mutex> guard(lock);
+    guard g(device_lock);
     *total_bytes = memory();
     *free_bytes = *total_bytes - in_use;
     return lost() ? keep(cudaErrorIllegalAddress) : cudaSuccess;
 }
 
 cudaError_t cudaMalloc(void **p, size_t bytes) {
-    std::lock_guard<std::mutex> guard(lock);
+    guard g(device_lock);
     if (lost()) return keep(cudaErrorIllegalAddress);
     if (allocations++ == faults.fail_alloc || bytes > memory() - in_use)
         return keep(cudaErrorMemoryAllocation);
@@ -101,71 +106,60 @@ cudaError_t cudaMalloc(void **p, size_t bytes) {
 }
 
 cudaError_t cudaFree(void *p) {
-    std::lock_guard<std::mutex> guard(lock);
+    guard g(device_lock);
     if (!p) return cudaSuccess;
     auto it = blocks.find((uintptr_t)p);
     if (it == blocks.end()) return keep(cudaErrorInvalidValue);
+    drain(nullptr);
     in_use -= it->second;
+    memset(p, 0xff, it->second); /* as new memory: who still uses it is found */
     blocks.erase(it);
     free(p);
     return cudaSuccess;
 }
 
 cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned) {
+    guard g(device_lock);
     if (lost()) return keep(cudaErrorIllegalAddress);
     if (allocations++ == faults.fail_alloc) return keep(cudaErrorMemoryAllocation);
-    return posix_memalign(p, 4096, bytes) ? keep(cudaErrorMemoryAllocation) : cudaSuccess;
+    if (posix_memalign(p, 4096, bytes)) return keep(cudaErrorMemoryAllocation);
+    pinned[(uintptr_t)*p] = bytes;
+    return cudaSuccess;
 }
 
 cudaError_t cudaFreeHost(void *p) {
+    guard g(device_lock);
+    drain(nullptr);
+    pinned.erase((uintptr_t)p);
     free(p);
     return cudaSuccess;
 }
 
+/* Pinned memory is read and written when the stream comes to it. Pageable memory is read at once,
+ * as the runtime's staging may do; it is written late, as the runtime may do too. */
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind,
-                            cudaStream_t) {
-    std::lock_guard<std::mutex> guard(lock);
+                            cudaStream_t s) {
+    guard g(device_lock);
     if (lost()) return keep(cudaErrorIllegalAddress);
     bool to = kind != cudaMemcpyDeviceToHost, from = kind != cudaMemcpyHostToDevice;
-    if ((to && !on_device(dst, bytes)) || (from && !on_device(src, bytes)))
+    if ((to && !within(blocks, dst, bytes)) || (from && !within(blocks, src, bytes)))
         return keep(cudaErrorInvalidValue);
-    memmove(dst, src, bytes);
+    if (from || within(pinned, src, bytes)) {
+        enqueue(s, [=] { memmove(dst, src, bytes); });
+        return cudaSuccess;
+    }
+    const char *bytes_of = (const char *)src;
+    const std::vector<char> staged(bytes_of, bytes_of + bytes);
+    enqueue(s, [dst, staged] { memcpy(dst, staged.data(), staged.size()); });
     return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t) {
-    std::lock_guard<std::mutex> guard(lock);
+cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s) {
+    guard g(device_lock);
     if (lost()) return keep(cudaErrorIllegalAddress);
-    if (!on_device(p, bytes)) return keep(cudaErrorInvalidValue);
-    memset(p, value, bytes);
+    if (!within(blocks, p, bytes)) return keep(cudaErrorInvalidValue);
+    enqueue(s, [=] { memset(p, value, bytes); });
     return cudaSuccess;
-}
-
-/* ---- streams and events: there is nothing to wait for ---------------------------------------- */
-
-static cudaError_t handle(void **out) {
-    if (lost()) return keep(cudaErrorIllegalAddress);
-    *out = malloc(1);
-    return *out ? cudaSuccess : keep(cudaErrorMemoryAllocation);
-}
-static cudaError_t nothing_to_do() { return lost() ? keep(cudaErrorIllegalAddress) : cudaSuccess; }
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) { return handle((void **)s); }
-cudaError_t cudaStreamDestroy(cudaStream_t s) {
-    free((void *)s);
-    return cudaSuccess;
-}
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return nothing_to_do(); }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) { return handle((void **)e); }
-cudaError_t cudaEventDestroy(cudaEvent_t e) {
-    free((void *)e);
-    return cudaSuccess;
-}
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return nothing_to_do(); }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return nothing_to_do(); }
-cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t, cudaEvent_t) {
-    *ms = 1;
-    return nothing_to_do();
 }
 
 cudaError_t cudaGetLastError() {
@@ -188,12 +182,26 @@ const char *cudaGetErrorString(cudaError_t e) {
     return "invalid argument";
 }
 
-bool cuda_host_may_launch(dim3 grid, dim3 block, size_t shared) {
-    std::lock_guard<std::mutex> guard(lock);
+/* What a launch would check; false leaves an error for cudaGetLastError. */
+static bool may_launch(dim3 grid, dim3 block, size_t shared) {
     size_t threads = (size_t)block.x * block.y * block.z;
     if (lost()) return keep(cudaErrorIllegalAddress), false;
     if (threads == 0 || threads > 1024 || shared > (227u << 10) || !grid.x || !grid.y || !grid.z ||
         grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
         return keep(cudaErrorInvalidConfiguration), false;
+    return true;
+}
+
+void cuda_host_launch(cudaStream_t s, dim3 grid, dim3 block, size_t shared,
+                      const std::function<void()> &body) {
+    guard g(device_lock);
+    if (!may_launch(grid, block, shared)) return;
+    enqueue(s, [=] { run_grid(grid, block, shared, body); });
+}
+
+bool cuda_host_library_call(cudaStream_t s, const std::function<void()> &work) {
+    guard g(device_lock);
+    if (lost()) return keep(cudaErrorIllegalAddress), false;
+    enqueue(s, work);
     return true;
 }

@@ -110,13 +110,20 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t s);
 cudaError_t cudaStreamSynchronize(cudaStream_t s);
+cudaError_t cudaStreamQuery(cudaStream_t s);
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags);
+cudaError_t cudaDeviceSynchronize();
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t e);
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s);
 cudaError_t cudaEventSynchronize(cudaEvent_t e);
+cudaError_t cudaEventQuery(cudaEvent_t e);
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to);
 cudaError_t cudaGetLastError();
 const char *cudaGetErrorString(cudaError_t e);
 
-/* What a launch would check; false leaves an error for cudaGetLastError. */
-bool cuda_host_may_launch(dim3 grid, dim3 block, size_t shared);
+/* A launch on a stream; what is wrong with it is left for cudaGetLastError. */
+void cuda_host_launch(cudaStream_t s, dim3 grid, dim3 block, size_t shared,
+                      const std::function<void()> &body);
+/* The same of a library's work; false when the device is lost. */
+bool cuda_host_library_call(cudaStream_t s, const std::function<void()> &work);

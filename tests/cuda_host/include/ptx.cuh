@@ -96,7 +96,6 @@ inline float exp2_approx(float x) {
 template <class T> inline T *dynamic_shared() { return (T *)cuda_host::shared_block; }
 
 template <class... P, class... A>
-void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t, A... args) {
-    if (!cuda_host_may_launch(grid, block, shared)) return;
-    cuda_host::run_grid(grid, block, shared, [=] { kernel((P)args...); });
+void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t s, A... args) {
+    cuda_host_launch(s, grid, block, shared, [=] { kernel((P)args...); });
 }

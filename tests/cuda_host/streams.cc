@@ -1,0 +1,207 @@
+/* streams.cc - streams and events of the stand-in: queues of work, carried out when somebody waits.
+ *
+ * When several streams have work, chance (TACA_CUDA_HOST_SEED) says whose turn it is, so that a
+ * missing wait between streams, a pinned buffer that is written again too early, or memory that
+ * queued work still needs gives different results from seed to seed. */
+#include "queue.h"
+
+#include <algorithm>
+#include <deque>
+#include <memory>
+#include <vector>
+
+namespace {
+
+/* Records of an event: those asked for, and the last one that was carried out. */
+struct records {
+    uint64_t asked = 0, done = 0;
+};
+
+/* One entry of a queue: something to run, or a record, or a wait for one. */
+struct entry {
+    std::function<void()> run;
+    std::shared_ptr<records> event;
+    uint64_t turn = 0; /* of the event's records */
+    bool waits = false;
+};
+
+enum mood { WANTED_FIRST, ANY, OTHERS_FIRST, MOODS };
+
+std::vector<cudaStream_t> streams;
+
+} /* namespace */
+
+struct cuda_host_stream {
+    std::deque<entry> queue;
+};
+struct cuda_host_event {
+    std::shared_ptr<records> state = std::make_shared<records>();
+};
+
+namespace cuda_host {
+
+static bool can_go_on(const cuda_host_stream *s) {
+    if (s->queue.empty()) return false;
+    const entry &e = s->queue.front();
+    return !e.waits || e.event->done >= e.turn;
+}
+
+static void advance(cuda_host_stream *s) {
+    entry e = std::move(s->queue.front());
+    s->queue.pop_front();
+    if (e.run) e.run();
+    if (e.event && !e.waits) e.event->done = std::max(e.event->done, e.turn);
+}
+
+/* Whose turn it is; nullptr when nobody can go on. */
+static cudaStream_t pick(cudaStream_t wanted, mood m) {
+    std::vector<cudaStream_t> able;
+    const bool wanted_can = wanted && can_go_on(wanted);
+    if (wanted_can && m == WANTED_FIRST) return wanted;
+    for (cudaStream_t s : streams)
+        if (can_go_on(s) && (s != wanted || m != OTHERS_FIRST)) able.push_back(s);
+    if (able.empty()) return wanted_can ? wanted : nullptr;
+    return able[chance() % able.size()];
+}
+
+static void forget_all() {
+    for (cudaStream_t s : streams) s->queue.clear();
+}
+
+/* Until `over` says so. */
+template <class F> static void work_until(cudaStream_t wanted, F over) {
+    const mood m = (mood)(chance() % MOODS);
+    if (is_lost()) forget_all();
+    while (!is_lost() && !over()) {
+        cudaStream_t s = pick(wanted, m);
+        if (!s) die("deadlock: streams wait for events that nobody will record");
+        advance(s);
+    }
+}
+
+void drain(cudaStream_t wanted) {
+    work_until(wanted, [wanted] {
+        if (wanted) return wanted->queue.empty();
+        for (cudaStream_t s : streams)
+            if (!s->queue.empty()) return false;
+        return true;
+    });
+}
+
+/* As a device that has begun already. */
+static void some_progress() {
+    for (unsigned n = chance() % 8; n; n--) {
+        cudaStream_t s = pick(nullptr, ANY);
+        if (!s) return;
+        advance(s);
+    }
+}
+
+static void push(cudaStream_t s, entry e) {
+    if (std::find(streams.begin(), streams.end(), s) == streams.end())
+        die("work for a stream that is not open");
+    s->queue.push_back(std::move(e));
+    if (chance() % 8 == 0) some_progress();
+}
+
+void enqueue(cudaStream_t s, std::function<void()> work) { push(s, {std::move(work), nullptr}); }
+
+} /* namespace cuda_host */
+
+using namespace cuda_host;
+typedef std::lock_guard<std::mutex> guard;
+
+/* ---- streams --------------------------------------------------------------------------------- */
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
+    guard g(device_lock);
+    if (lost()) return keep(cudaErrorIllegalAddress);
+    *s = new cuda_host_stream;
+    streams.push_back(*s);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t s) {
+    guard g(device_lock);
+    drain(s);
+    streams.erase(std::find(streams.begin(), streams.end(), s));
+    delete s;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+    guard g(device_lock);
+    if (lost()) return keep(cudaErrorIllegalAddress);
+    drain(s);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t s) {
+    guard g(device_lock);
+    if (lost()) return keep(cudaErrorIllegalAddress);
+    some_progress();
+    return s->queue.empty() ? cudaSuccess : keep(cudaErrorNotReady);
+}
+
+cudaError_t cudaDeviceSynchronize() {
+    guard g(device_lock);
+    if (lost()) return keep(cudaErrorIllegalAddress);
+    drain(nullptr);
+    return cudaSuccess;
+}
+
+/* ---- events ---------------------------------------------------------------------------------- */
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
+    guard g(device_lock);
+    if (lost()) return keep(cudaErrorIllegalAddress);
+    *e = new cuda_host_event;
+    return cudaSuccess;
+}
+
+/* Entries that name it keep what they need. */
+cudaError_t cudaEventDestroy(cudaEvent_t e) {
+    guard g(device_lock);
+    delete e;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+    guard g(device_lock);
+    if (lost()) return keep(cudaErrorIllegalAddress);
+    push(s, {nullptr, e->state, ++e->state->asked});
+    return cudaSuccess;
+}
+
+/* For the last record asked for until now; an event without any holds nobody up. */
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
+    guard g(device_lock);
+    if (lost()) return keep(cudaErrorIllegalAddress);
+    if (e->state->asked) push(s, {nullptr, e->state, e->state->asked, true});
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t e) {
+    guard g(device_lock);
+    if (lost()) return keep(cudaErrorIllegalAddress);
+    const uint64_t turn = e->state->asked;
+    work_until(nullptr, [e, turn] { return e->state->done >= turn; });
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t e) {
+    guard g(device_lock);
+    if (lost()) return keep(cudaErrorIllegalAddress);
+    some_progress();
+    return e->state->done >= e->state->asked ? cudaSuccess : keep(cudaErrorNotReady);
+}
+
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to) {
+    guard g(device_lock);
+    if (lost()) return keep(cudaErrorIllegalAddress);
+    if (!from->state->asked || !to->state->asked) return keep(cudaErrorInvalidValue);
+    if (from->state->done < from->state->asked || to->state->done < to->state->asked)
+        return keep(cudaErrorNotReady);
+    *ms = 1;
+    return cudaSuccess;
+}
