@@ -192,26 +192,40 @@ static void put_features(struct taca_buf *out, const struct taca_model_info *m) 
                     API_MAX_PREVIEWS, m->has_taesd ? ",\"taesd\"" : "");
 }
 
-void api_capabilities_json(struct taca_buf *out, const struct taca_model_info *m,
-                           const struct api_limits *l) {
+/* Members of an object: what the model is and what a request to it may say. */
+static void put_offered(struct taca_buf *out, const struct taca_model_info *m,
+                        const struct api_limits *l) {
     size_t n;
     const struct api_field *f = api_fields(&n);
     struct api_error unused = {0};
     struct api_draft defaults;
+    const char *comma = "";
     api_draft_init(&defaults, m, l, &unused);
-    taca_buf_puts(out, "{\"object\":\"capabilities\",\"version\":\"" TACA_VERSION "\",");
     put_model(out, m);
-    taca_buf_puts(out, ",");
-    put_limits(out, l);
     taca_buf_puts(out, ",");
     put_features(out, m);
     taca_buf_puts(out, ",\"parameters\":{");
-    const char *comma = "";
     for (size_t i = 0; i < n; i++) {
         if (api_field_refused(&f[i], m)) continue;
         taca_buf_puts(out, comma);
         put_parameter(out, &f[i], &defaults);
         comma = ",";
     }
-    taca_buf_puts(out, "}}");
+    taca_buf_puts(out, "}");
+}
+
+void api_capabilities_json(struct taca_buf *out, const struct api_limits *l,
+                           const struct taca_model_info *usual,
+                           const struct taca_model_info *const *models, int n) {
+    taca_buf_puts(out, "{\"object\":\"capabilities\",\"version\":\"" TACA_VERSION "\",");
+    put_limits(out, l);
+    taca_buf_puts(out, ",");
+    put_offered(out, usual, l);
+    taca_buf_puts(out, ",\"models\":[");
+    for (int i = 0; i < n; i++) {
+        taca_buf_puts(out, i ? ",{" : "{");
+        put_offered(out, models[i], l);
+        taca_buf_puts(out, "}");
+    }
+    taca_buf_puts(out, "]}");
 }

@@ -117,7 +117,7 @@ void api_openapi_json(struct taca_buf *out, const void *base, size_t len,
                       const struct taca_model_info *m, const struct api_limits *l, bool a1111) {
     struct taca_buf text;
     taca_buf_init(&text, MAX_CAPABILITIES);
-    api_capabilities_json(&text, m, l);
+    api_capabilities_json(&text, l, m, NULL, 0);
     json_error_t why;
     bool no_memory;
     json_t *doc = taca_json_parse(base, len, &why, &no_memory);

@@ -100,8 +100,11 @@ struct api_model {
 };
 void api_models_json(struct taca_buf *out, const struct api_model *list, int n);
 void api_loras_json(struct taca_buf *out, const struct taca_model_info *const *models, int n);
-void api_capabilities_json(struct taca_buf *out, const struct taca_model_info *m,
-                           const struct api_limits *l);
+/* What `usual`, the model of requests that name none, takes stands at the top; `models` has the
+ * same members for each of those that may be named. */
+void api_capabilities_json(struct taca_buf *out, const struct api_limits *l,
+                           const struct taca_model_info *usual,
+                           const struct taca_model_info *const *models, int n);
 /* `base` is an OpenAPI document without the ranges, values and defaults of fields, which come from
  * the capabilities, and without the routes of A1111's API where they are off; sets out->failed when
  * it is not one, or without memory. */

@@ -92,26 +92,35 @@ const struct taca_model_info *usual_model(const struct routes *r, struct http_re
     return NULL;
 }
 
-static void loras(const struct routes *r, const struct http_request *q, struct http_reply *out) {
+/* How many. */
+static int ready_models(const struct routes *r, const struct taca_model_info *out[MODELS_MAX]) {
     const struct models *all = &r->hooks.status->models;
-    const struct taca_model_info *ready[MODELS_MAX];
     int n = 0;
+    for (int k = 0; k < atomic_load(&all->n); k++)
+        if (models_state(all, k) == MODEL_READY) out[n++] = models_info(all, k);
+    return n;
+}
+
+static void loras(const struct routes *r, const struct http_request *q, struct http_reply *out) {
+    const struct taca_model_info *ready[MODELS_MAX];
     (void)q;
     if (refuse_unless_ready(r, out)) return;
-    for (int k = 0; k < atomic_load(&all->n); k++)
-        if (models_state(all, k) == MODEL_READY) ready[n++] = models_info(all, k);
+    int n = ready_models(r, ready);
     reply_json(out, 200);
     api_loras_json(&out->body, ready, n);
 }
 
 static void capabilities(const struct routes *r, const struct http_request *q,
                          struct http_reply *out) {
-    const struct taca_model_info *m = usual_model(r, out);
+    const struct taca_model_info *m = usual_model(r, out), *ready[MODELS_MAX];
     if (!m) return;
+    int n = ready_models(r, ready), mine = 0;
+    for (int k = 0; k < n; k++)
+        if (access_allows_model(&q->client, ready[k]->id)) ready[mine++] = ready[k];
     reply_json(out, 200);
     struct api_limits own = r->limits;
     access_narrow(&q->client, &own);
-    api_capabilities_json(&out->body, m, &own);
+    api_capabilities_json(&out->body, &own, m, ready, mine);
 }
 
 static void metrics(const struct routes *r, const struct http_request *q, struct http_reply *out) {

@@ -20,8 +20,9 @@ function alertOf(text) {
   $("alert").hidden = !text;
 }
 
-function explain(error) {
+async function explain(error) {
   if (!(error instanceof Refusal)) return alertOf(`Something went wrong: ${error.message}.`);
+  if (error.param === "model") form.offer(await capabilities()); // one has come or gone
   if (form.showError(error.param, error.message)) return undefined;
   const retry = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
   return alertOf(`${error.message}.${retry}`);
@@ -117,7 +118,7 @@ async function start() {
   current = null;
   busy(false);
   const failed = ends.find((end) => end.status === "rejected");
-  if (failed) explain(failed.reason);
+  if (failed) await explain(failed.reason);
   const done = shots.filter((shot) => shot.url);
   if (done.length) keep({ shots: done });
   else if (failed) back();
@@ -203,14 +204,14 @@ async function restore(file) {
     const params = await parametersOf(await file.arrayBuffer());
     reuse(params);
     announce(`Settings restored, seed ${params.seed}`);
-    if (params.model && params.model !== modelId)
-      alertOf(`This picture was made with the model ${params.model}; here is ${modelId}.`);
+    if (params.model && params.model !== form.model())
+      alertOf(`This picture was made with the model ${params.model}; here is ${form.model()}.`);
     if (current) return;
     const url = URL.createObjectURL(file);
     const [width, height] = await sizeOf(url);
     const shot = { params, url, width, height, seed: params.seed };
     const { model, ...rest } = params; // another server may call it otherwise
-    shot.params = rest;
+    if (!form.severalModels() || model !== form.model()) shot.params = rest;
     const run = { shots: [shot] };
     keep(run);
     show(run);
@@ -239,8 +240,6 @@ function acceptDrops() {
 
 // ---- the beginning ----
 
-let modelId = "";
-
 /** Until somebody has typed a key. */
 function askForKey() {
   $("login").hidden = false;
@@ -263,20 +262,24 @@ async function capabilities() {
       const response = await fetch("v1/capabilities", { headers: withKey() });
       if (response.ok) return await response.json();
       const refusal = await refusalOf(response);
-      $("model").textContent = refusal.message;
+      $("about").textContent = refusal.message;
       if (refusal.status === 401) {
         await askForKey();
         continue;
       }
     } catch {
-      $("model").textContent = "The service does not answer.";
+      $("about").textContent = "The service does not answer.";
     }
     await new Promise((wake) => { setTimeout(wake, 1500); });
   }
 }
 
+const describe = (model) => {
+  $("about").textContent = `${model.id} \u00b7 ${model.family} on ${model.device || model.backend}`;
+};
+
 function connect() {
-  form.connect();
+  form.connect(describe);
   acceptDrops();
   $("form").addEventListener("submit", (e) => { e.preventDefault(); start(); });
   $("stop").addEventListener("click", stop);
@@ -296,9 +299,6 @@ function connect() {
 }
 
 connect();
-const known = await capabilities();
-form.setLimits(known);
+form.offer(await capabilities());
 form.reset();
-modelId = known.model.id;
-$("model").textContent = `${known.model.id} \u00b7 ${known.model.family} on ${known.model.device || known.model.backend}`;
 $("generate").disabled = false;

@@ -131,7 +131,7 @@ function render() {
   root.append(objects);
 }
 
-const said = document.getElementById("model");
+const said = document.getElementById("about");
 const response = await fetch("openapi.json");
 const body = await response.json();
 if (response.ok) {

@@ -15,10 +15,12 @@ const PLACES = { size: "width", "taca.scale": "taca_scale", "taca.fraction": "ta
 const FORGET = ["model", "n", "output_format", "png_level", "metadata", "seed", "taca", "image",
   "mask", "strength", "loras"];
 
+let models = []; // of each what it takes: the capabilities' list
 let defaults = {};
 let sides = null; // {min, max, multiple}
 let extras = {}; // restored settings that have no input here
 let tacaWindow = null; // a restored window other than a fraction
+let onModel = () => {};
 
 function limit(id, range, step) {
   const input = $(id);
@@ -31,34 +33,86 @@ function limit(id, range, step) {
   if (slider?.dataset.max) slider.max = Math.min(range.max, Number(slider.dataset.max));
 }
 
-/** Everything that depends on the model. */
-export function setLimits(capabilities) {
-  const p = capabilities.parameters;
-  const multiple = capabilities.model.side_multiple_px;
+export const model = () => $("model").value;
+export const severalModels = () => models.length > 1;
+
+/** The chosen model's limits and defaults. */
+function setLimits() {
+  const { parameters: p, model: facts, images, taca, loras } = models[$("model").selectedIndex];
+  const multiple = facts.side_multiple_px;
   limit("width", p.width, multiple);
   limit("height", p.height, multiple);
   limit("steps", p.steps);
   sides = { ...p.width, multiple };
-  $("start").hidden = !capabilities.images.image_to_image;
+  $("start").hidden = !images.image_to_image;
   if (p.strength) limit("strength", p.strength, 0.05);
   limit("cfg_scale", p.cfg_scale, 0.1);
   $("guidance_field").hidden = !p.guidance_scale;
   if (p.guidance_scale) limit("guidance_scale", p.guidance_scale, 0.1);
-  limit("taca_scale", capabilities.taca.scale, 0.05);
+  limit("taca_scale", taca.scale, 0.05);
   limit("taca_fraction", { min: 0, max: 1 }, 0.05);
-  adapters.offer(capabilities.loras);
+  adapters.offer(loras);
   $("prompt").maxLength = p.prompt.max_bytes;
   $("negative_prompt").maxLength = p.negative_prompt.max_bytes;
-  defaults = { taca: capabilities.taca.default };
+  defaults = { taca: taca.default };
   for (const name of [...NUMBERS, ...CHOICES, "strength"]) defaults[name] = p[name]?.default ?? null;
   for (const name of CHOICES)
     $(name).replaceChildren(...(p[name]?.values ?? []).map((value) => new Option(value)));
+  onModel(facts);
+}
+
+/** Whether the model in the form would refuse what stands in it. */
+function isOutside(name) {
+  const { rangeUnderflow, rangeOverflow, stepMismatch } = $(name).validity;
+  return rangeUnderflow || rangeOverflow || (stepMismatch && ["width", "height"].includes(name));
+}
+
+/** After another model was chosen: what people have set stays where that model takes it. */
+function follow() {
+  const were = defaults;
+  const chosen = Object.fromEntries(CHOICES.map((name) => [name, $(name).value]));
+  const loras = adapters.get();
+  setLimits();
+  const p = models[$("model").selectedIndex].parameters;
+  for (const name of NUMBERS)
+    put(name, $(name).value === `${were[name] ?? ""}` || isOutside(name) ? defaults[name] : $(name).value);
+  for (const name of CHOICES)
+    put(name, chosen[name] !== were[name] && p[name]?.values.includes(chosen[name])
+      ? chosen[name] : defaults[name]);
+  if ($("strength").value === "") put("strength", defaults.strength);
+  adapters.set(loras);
+  setExtras(Object.fromEntries(Object.entries(extras).filter(([name]) => p[name] && name !== "loras")),
+    tacaWindow);
+}
+
+/** The models of the service; the one in the form stays when it is among them. */
+export function offer(capabilities) {
+  const was = model();
+  models = capabilities.models.length ? capabilities.models : [capabilities];
+  $("model").replaceChildren(...models.map((m) => new Option(m.model.id)));
+  $("model_field").hidden = !severalModels();
+  for (const id of [capabilities.model.id, was]) setModel(id);
+  if (was) follow();
+  else setLimits();
+}
+
+function setModel(id) {
+  const at = models.findIndex((m) => m.model.id === id);
+  if (at >= 0) $("model").selectedIndex = at;
 }
 
 function put(id, value) {
   $(id).value = value ?? "";
   const slider = document.querySelector(`[data-for="${id}"]`);
   if (slider) slider.value = value ?? slider.min;
+  if (id === "cfg_scale") followCfg();
+}
+
+/** Without guidance there is nothing that a negative prompt could do. */
+function followCfg() {
+  const off = Number($("cfg_scale").value || defaults.cfg_scale) <= 1;
+  $("negative_prompt").disabled = off;
+  $("negative_prompt").placeholder = off ? "wants a CFG scale above 1" : "what to keep away from";
 }
 
 export function reset() {
@@ -86,12 +140,13 @@ export const dropExtras = () => setExtras({}, null);
 /** The request that the form describes. Without a seed the server chooses one. */
 export function read() {
   const params = { prompt: $("prompt").value, ...extras };
-  if ($("negative_prompt").value) params.negative_prompt = $("negative_prompt").value;
+  if (severalModels()) params.model = model();
+  if ($("negative_prompt").value && !$("negative_prompt").disabled) params.negative_prompt = $("negative_prompt").value;
   for (const name of NUMBERS)
     if ($(name).value !== "" && !$(name).closest("[hidden]")) params[name] = Number($(name).value);
   for (const name of CHOICES)
     if ($(name).value !== defaults[name]) params[name] = $(name).value;
-  Object.assign(params, start.get());
+  if (!$("start").hidden) Object.assign(params, start.get());
   if (params.image && $("strength").value !== "") params.strength = Number($("strength").value);
   const loras = [...(extras.loras ?? []), ...adapters.get()];
   if (loras.length) params.loras = loras;
@@ -110,6 +165,8 @@ export function taca() {
 
 /** The settings of a picture back into the form. */
 export function write(params) {
+  setModel(params.model);
+  setLimits();
   for (const name of TEXTS) put(name, params[name]);
   for (const name of [...NUMBERS, ...CHOICES]) put(name, params[name] ?? defaults[name]);
   put("seed", params.seed);
@@ -169,11 +226,18 @@ function takeSize(width, height) {
   put("height", near(height));
 }
 
-export function connect() {
+/** chosen: called with what there is to say about the model in the form. */
+export function connect(chosen) {
+  onModel = chosen;
+  $("model").addEventListener("change", follow);
+  $("cfg_scale").addEventListener("input", followCfg);
   start.connect(takeSize, (kind) => showError(kind, "This file is no picture."));
   for (const slider of document.querySelectorAll("[data-for]")) {
     const input = $(slider.dataset.for);
-    slider.addEventListener("input", () => { input.value = slider.value; });
+    slider.addEventListener("input", () => {
+      input.value = slider.value;
+      followCfg();
+    });
     input.addEventListener("input", () => { slider.value = input.value; });
   }
   $("dice").addEventListener("click", rollSeed);

@@ -109,7 +109,7 @@ export class Pane {
     this.bar.hidden = true;
     this.wait.textContent = "";
     this.say(shot.ms === undefined ? "From the file" : `Done in ${seconds(shot.ms)}`);
-    const facts = [`seed ${shot.seed}`, `${shot.width}\u2009\u00d7\u2009${shot.height}`,
+    const facts = [shot.params.model, `seed ${shot.seed}`, `${shot.width}\u2009\u00d7\u2009${shot.height}`,
       shot.params.steps && `${shot.params.steps} steps`,
       shot.params.cfg_scale && `CFG ${shot.params.cfg_scale}`, describe(shot.params.taca),
       ...(shot.params.loras ?? []).map((l) => `${l.id} ${l.scale ?? 1}`)];

@@ -163,7 +163,7 @@ static void test_replies_set_the_buffers_flag(void) {
         api_reply_json(&b, "id", 1, &r, &demo, &img, 1, &t, 7);
         api_event_error(&b, 1, "id", &e);
         api_event_image(&b, 2, "id", &img);
-        api_capabilities_json(&b, &demo, &l);
+        api_capabilities_json(&b, &l, &demo, NULL, 0);
         failed = b.failed;
         CHECK(failed == (taken() > 0));
         taca_buf_finish(&b);

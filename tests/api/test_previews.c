@@ -55,7 +55,7 @@ static void test_capabilities_list_the_methods(void) {
         model.has_taesd = has;
         api_limits_init(&limits);
         taca_buf_init(&out, 1 << 20);
-        api_capabilities_json(&out, &model, &limits);
+        api_capabilities_json(&out, &limits, &model, NULL, 0);
         CHECK(!out.failed);
         CHECK_HAS(out.data,
                   has ? "\"methods\":[\"latent_rgb\",\"taesd\"]" : "\"methods\":[\"latent_rgb\"]");

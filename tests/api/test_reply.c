@@ -276,7 +276,7 @@ static void test_capabilities_show_the_limits_in_force(void) {
     l.max_steps = 50;
     l.max_side_px = 512;
     begin();
-    api_capabilities_json(&out, &demo, &l);
+    api_capabilities_json(&out, &l, &demo, NULL, 0);
     json_t *root = json_loadb(out.data, out.len, JSON_REJECT_DUPLICATES, NULL);
     if (!CHECK(root != NULL)) return;
     CHECK_INT(json_integer_value(at(root, "limits/max_steps")), 50);
@@ -298,6 +298,40 @@ static void test_capabilities_show_the_limits_in_force(void) {
     json_decref(root);
 }
 
+static void test_capabilities_tell_of_every_model(void) {
+    struct api_limits l;
+    struct taca_model_info flux = demo;
+    const struct taca_model_info *all[] = {&demo, &flux};
+    api_limits_init(&l);
+    snprintf(flux.id, sizeof flux.id, "flux");
+    flux.default_steps = 4;
+    flux.default_cfg_scale = 1;
+    flux.guidance_embeds = true;
+    flux.default_guidance_scale = 3.5;
+    flux.side_multiple_px = 32;
+    flux.takes_images = false;
+    begin();
+    api_capabilities_json(&out, &l, &demo, all, 2);
+    json_t *root = json_loadb(out.data, out.len, JSON_REJECT_DUPLICATES, NULL);
+    if (!CHECK(root != NULL)) return;
+    json_t *models = at(root, "models"), *first = json_array_get(models, 0),
+           *second = json_array_get(models, 1);
+    CHECK_INT(json_array_size(models), 2);
+    const char *key;
+    json_t *v;
+    json_object_foreach(first, key, v) CHECK(json_equal(v, at(root, key)));
+    CHECK(at(first, "replies") && at(first, "previews") && at(first, "loras/available"));
+    CHECK(at(root, "parameters/guidance_scale") == NULL && at(first, "limits") == NULL);
+    CHECK_STR(json_string_value(at(second, "model/id")), "flux");
+    CHECK_INT(json_integer_value(at(second, "model/side_multiple_px")), 32);
+    CHECK_INT(json_integer_value(at(second, "parameters/steps/default")), 4);
+    CHECK(json_number_value(at(second, "parameters/cfg_scale/default")) == 1);
+    CHECK(json_number_value(at(second, "parameters/guidance_scale/default")) == 3.5);
+    CHECK(json_is_true(at(first, "images/inpaint")) && at(first, "parameters/mask"));
+    CHECK(json_is_false(at(second, "images/inpaint")) && !at(second, "parameters/mask"));
+    json_decref(root);
+}
+
 int main(void) {
     TEST(test_base64_vectors_of_the_rfc);
     TEST(test_base64_of_every_length_and_byte_reads_back);
@@ -312,6 +346,7 @@ int main(void) {
     TEST(test_engine_failures_become_http_errors);
     TEST(test_the_model_list);
     TEST(test_capabilities_show_the_limits_in_force);
+    TEST(test_capabilities_tell_of_every_model);
     taca_buf_finish(&out);
     return TEST_END();
 }

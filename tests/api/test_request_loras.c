@@ -203,7 +203,7 @@ static void test_pictures_and_lists_name_them(void) {
     CHECK_STR(out.data, "{\"object\":\"list\",\"data\":[]}");
     taca_buf_reset(&out);
     api_limits_init(&limits);
-    api_capabilities_json(&out, &m, &limits);
+    api_capabilities_json(&out, &limits, &m, NULL, 0);
     CHECK_HAS(out.data, "\"loras\":{\"max\":4,\"scale\":{\"min\":-2,\"max\":2},\"windows\":"
                         "[\"always\",\"taca\"],\"available\":[{\"id\":\"style\",");
     CHECK_HAS(out.data, "\"loras\":{\"type\":\"array of {id, scale, window}\",\"default\":[]}");

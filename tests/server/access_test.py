@@ -177,6 +177,9 @@ def test_a_key_narrows_what_a_request_may_ask_for():
         mine = json.loads(s.request("GET", "/v1/capabilities", None, as_("1"))[2])["limits"]
         all_ = json.loads(s.request("GET", "/v1/capabilities", None, as_("3"))[2])["limits"]
         assert (mine["max_steps"], mine["max_n"]) == (5, 2) and all_["max_steps"] == 100
+        for key, models in (("1", ["fake"]), ("2", []), ("3", ["fake"])):
+            told = json.loads(s.request("GET", "/v1/capabilities", None, as_(key))[2])
+            assert [m["model"]["id"] for m in told["models"]] == models and told["model"]["id"] == "fake"
         status, _, body = post(s, "2", steps=1)
         e = error_of(body)
         assert (status, e["code"], e["param"], e["type"]) == (403, "forbidden", "model",

@@ -25,6 +25,9 @@ if not CHROMIUM:
 
 from playwright.sync_api import sync_playwright  # noqa: E402 - after need()
 
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+DEMO = os.path.join(ROOT, "models", "demo")
+TINY = os.path.abspath(os.path.join(ROOT, "tests", "golden", "pipelines", "sd35_tiny"))
 PROMPT = "a red cube to the left of a blue ball"
 
 
@@ -283,6 +286,66 @@ def choose_adapters(browser, service):
         assert "loras[1].scale" in page.inner_text("#lora_1_scale_error")
 
 
+def tiny_model(folder):
+    """A second model that is no diffusion family of its own but has its own ranges and defaults."""
+    for part in os.listdir(TINY):
+        os.symlink(os.path.join(TINY, part), os.path.join(folder, part))
+    with open(os.path.join(folder, "taca.json"), "w", encoding="ascii") as f:
+        json.dump({"width": 64, "height": 96, "steps": 3, "guidance": 1}, f)
+    return folder
+
+
+def the_form_follows_the_chosen_model(browser, _):
+    with adapter() as file, tempfile.TemporaryDirectory() as folder:
+        service = Service("--model", "demo=" + DEMO, "--model", "tiny=" + tiny_model(folder), "--lora",
+                          "style=" + file.name)
+        try:
+            choose_models(browser, service)
+        finally:
+            service.close()
+
+
+def choose_models(browser, service):
+    with Page(browser, service) as page:
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+
+        def values(*names):
+            return [page.input_value("#" + name) for name in names]
+
+        assert values("model", "width", "height", "steps", "cfg_scale") == ["demo", "128", "128", "28", "4.5"]
+        page.fill("#prompt", PROMPT)
+        page.fill("#steps", "5")
+        page.fill("#width", "512")
+        page.fill("#negative_prompt", "fog")
+        page.select_option("#sampler", "heun")
+        page.check("#lora_0")
+        page.select_option("#model", "tiny")
+        # what was set stays (5 steps, heun) but where the model cannot have it (512 pixels)
+        assert values("width", "height", "steps", "cfg_scale", "sampler") == ["64", "96", "5", "1", "heun"]
+        assert page.get_attribute("#width", "max") == "384" and page.is_disabled("#negative_prompt")
+        assert page.is_hidden("#adapters") and page.inner_text("#about").startswith("tiny ")
+        with page.expect_request(lambda r: r.method == "POST") as sent:
+            page.click("#generate")
+        made(page)
+        body = sent.value.post_data_json
+        assert body["model"] == "tiny" and not {"negative_prompt", "loras"} & set(body), body
+        assert page.inner_text("#panes .facts").startswith("tiny ")
+        page.fill("#cfg_scale", "2")
+        assert page.is_enabled("#negative_prompt")
+        for button, quote in (("#form_curl", '"model":"tiny"'), ("#form_python", '"model": "tiny"')):
+            page.click(button)
+            page.wait_for_function("id => document.querySelector(id).textContent === 'Copied'", arg=button)
+            assert quote in page.evaluate("navigator.clipboard.readText()")
+        with page.expect_download() as saved:
+            page.click("#panes a[download]")
+        page.select_option("#model", "demo")
+        assert values("width", "cfg_scale") == ["128", "2"] and page.is_visible("#adapters")
+        page.set_input_files("#file", saved.value.path())
+        page.wait_for_function("() => document.getElementById('model').value === 'tiny'")
+        assert values("width", "height", "steps", "cfg_scale", "sampler") == ["64", "96", "5", "1", "heun"]
+        assert page.is_hidden("#alert")
+
+
 def what_is_no_picture_of_ours_is_told(browser, service):
     with Page(browser, service) as page:
         page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": b"no"})
@@ -410,7 +473,8 @@ def a_service_with_keys_is_asked_for_one(browser, _):
 TESTS = [a_picture_comes_with_previews_and_progress, stop_ends_a_long_run_in_page_and_service,
          compare_makes_the_same_seed_with_and_without, a_dropped_picture_brings_its_settings_back,
          any_other_picture_becomes_the_one_to_start_from,
-         adapters_are_chosen_and_come_back_from_a_picture, what_is_no_picture_of_ours_is_told, an_error_stands_at_its_field,
+         adapters_are_chosen_and_come_back_from_a_picture, the_form_follows_the_chosen_model,
+         what_is_no_picture_of_ours_is_told, an_error_stands_at_its_field,
          the_keyboard_alone_is_enough, a_phone_of_360_px_never_scrolls_sideways,
          copied_commands_carry_the_request, a_service_with_keys_is_asked_for_one]
 
