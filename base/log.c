@@ -30,6 +30,8 @@ void taca_log_setup(enum taca_log_level least, bool json) {
 
 void taca_log_level(enum taca_log_level least) { atomic_store(&least_level, (int)least); }
 
+enum taca_log_level taca_log_least(void) { return (enum taca_log_level)atomic_load(&least_level); }
+
 bool taca_log_enabled(enum taca_log_level level) { return (int)level >= atomic_load(&least_level); }
 
 uint64_t taca_log_dropped(void) { return atomic_load(&dropped); }

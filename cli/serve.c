@@ -209,8 +209,8 @@ static void add_worker_log(struct serve_table *t, struct serve_options *o) {
     const struct flag flags[] = {
         {"log-format", 0, FLAG_CHOICE, &o->log_format, .choices = LOG_FORMATS,
          .env = SERVE_WORKER_LOG_FORMAT, .arg = "F", .help = "as the service's"},
-        {"log-level", 0, FLAG_CHOICE, &o->log_level, .choices = LOG_LEVELS,
-         .env = SERVE_WORKER_LOG_LEVEL, .arg = "L", .help = "as the service's"},
+        {"log-level", 0, FLAG_CHOICE, &o->log_level, .choices = LOG_LEVELS, .arg = "L",
+         .help = "as the service's"},
     };
     add(t, flags, FLAGS_COUNT(flags));
 }

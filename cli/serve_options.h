@@ -27,7 +27,6 @@ struct serve_table {
 
 /* The environment through which workers learn how to log. */
 #define SERVE_WORKER_LOG_FORMAT "TACA_WORKER_LOG_FORMAT"
-#define SERVE_WORKER_LOG_LEVEL  "TACA_WORKER_LOG_LEVEL"
 
 /* Defaults, and the table over them. */
 void serve_options_init(struct serve_options *o, struct serve_table *t);

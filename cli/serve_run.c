@@ -171,12 +171,11 @@ static void take_next(void *ctx) {
 
 /* ---- the commands ---------------------------------------------------------------------------- */
 
-/* Workers inherit the environment: so they write to the same log in the same form. */
+/* Workers inherit the environment: so they write to the same log in the same form. From which level
+ * on their command line says. */
 static void set_log(const struct serve_options *o) {
-    static const char *const levels[] = {"debug", "info", "warn", "error"};
     bool json = o->log_format == 2 || (o->log_format == 0 && !isatty(STDERR_FILENO));
     setenv(SERVE_WORKER_LOG_FORMAT, json ? "json" : "text", 1);
-    setenv(SERVE_WORKER_LOG_LEVEL, levels[o->log_level], 1);
     taca_log_setup((enum taca_log_level)o->log_level, json);
 }
 

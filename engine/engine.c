@@ -150,6 +150,12 @@ static enum taca_code fill_sizes(struct opening *o, struct taca_err *err) {
     return TACA_OK;
 }
 
+void taca_engine_memory(const struct taca_engine *e, struct taca_memory_use *out) {
+    struct taca_device_memory m = {0};
+    if (!taca_backend_memory(e->b, &m)) m = (struct taca_device_memory){0};
+    *out = (struct taca_memory_use){m.used_bytes, m.total_bytes, taca_backend_scratch_peak(e->b)};
+}
+
 static enum taca_code fill_info(struct opening *o, const struct taca_engine_opts *opts,
                                 struct taca_err *err) {
     struct taca_model_info *m = &o->e->info;

@@ -57,6 +57,13 @@ const struct taca_model_info *taca_engine_info(const struct taca_engine *e);
 enum taca_code taca_engine_cost(const struct taca_engine *e, const struct taca_gen_params *p,
                                 struct taca_cost *out, struct taca_err *err) TACA_MUST_USE;
 
+/* Where the memory stands. */
+struct taca_memory_use {
+    size_t device_used_bytes, device_total_bytes; /* by whomever; 0 where it has none of its own */
+    size_t scratch_peak_bytes; /* the most that steps, texts and decodings took at one time */
+};
+void taca_engine_memory(const struct taca_engine *e, struct taca_memory_use *out);
+
 /* What making n pictures of these parameters at once takes, with all adapters that they name, from
  * opening the engine to the last picture. Bytes are this machine's; what a process takes for
  * itself (code, libraries, tokenizers) is not among them. */

@@ -38,6 +38,11 @@ const char *taca_backend_detail(const struct taca_backend *b) { return b->detail
 void taca_backend_narrow(struct taca_backend *b, bool on) { b->narrow = on; }
 enum taca_narrow taca_backend_narrow_type(const struct taca_backend *b) { return b->narrow_type; }
 enum taca_dtype taca_backend_precision(const struct taca_backend *b) { return b->precision; }
+size_t taca_backend_scratch_peak(const struct taca_backend *b) { return b->scratch_peak; }
+
+bool taca_backend_memory(struct taca_backend *b, struct taca_device_memory *out) {
+    return b->ops->memory && b->ops->memory(b, out);
+}
 
 static bool live(const struct taca_backend *b) { return b->error.code == TACA_OK; }
 /* a counting backend: arguments are checked, nothing moves */

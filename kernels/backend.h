@@ -83,6 +83,14 @@ const char *taca_backend_detail(const struct taca_backend *b); /* "avx512-bf16, 
 /* dtype of matmul inputs: activations that only feed a linear should be stored so. */
 enum taca_dtype taca_backend_precision(const struct taca_backend *b);
 
+/* Memory of the whole device, whoever uses it. False where the device has none of its own, or does
+ * not say. */
+struct taca_device_memory {
+    size_t used_bytes, total_bytes;
+};
+bool taca_backend_memory(struct taca_backend *b, struct taca_device_memory *out);
+size_t taca_backend_scratch_peak(const struct taca_backend *b); /* the most in use so far */
+
 /* From now on linear maps are opened as narrow ones, until told otherwise: a backend that has them
  * keeps their weights in 8 bits (dtype U8) with a scale per output and brings inputs to 8 bits with
  * a scale per row, the largest magnitude of either being 127 (INT8) or 448 (FP8, e4m3). Nothing

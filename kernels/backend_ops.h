@@ -29,6 +29,8 @@ struct taca_backend_ops {
     void (*download)(struct taca_backend *b, void *host, const void *src, size_t bytes);
     void (*fill_zero)(struct taca_backend *b, void *dst, size_t bytes);
     void (*wait)(struct taca_backend *b); /* queued work; failures through taca_backend_fail */
+    /* optional: the device's own memory; false when it does not say, which is no failure */
+    bool (*memory)(struct taca_backend *b, struct taca_device_memory *out);
 
     enum taca_code (*linear_open)(struct taca_backend *b, struct taca_linear **out,
                                   const struct taca_tensor *parts, const struct taca_tensor *biases,

@@ -41,6 +41,12 @@ static void on_answer(void *ctx, const struct wire_msg *m) {
     w->fleet->hooks.answer(w->fleet->hooks.ctx, w->device, w->model, m);
 }
 
+static void on_memory(void *ctx, const struct wire_memory *m) {
+    const struct worker_place *w = ctx;
+    metric_device_memory(w->device, (double)m->device_used_bytes, (double)m->device_total_bytes);
+    metric_device_arena(w->device, (double)m->scratch_peak_bytes);
+}
+
 static void on_lost(void *ctx, const char *reason) {
     struct worker_place *w = ctx;
     w->fleet->hooks.lost(w->fleet->hooks.ctx, w->device, w->model, reason);
@@ -113,7 +119,7 @@ enum taca_code fleet_send_out(struct fleet *f, int model, const struct fleet_sou
                                        .check_memory = source->check_memory,
                                        .load_timeout_ms = f->opts.load_timeout_ms,
                                        .max_pixels = f->opts.max_pixels};
-        const struct pool_hooks hooks = {w, on_ready, on_answer, on_lost, on_refused};
+        const struct pool_hooks hooks = {w, on_ready, on_answer, on_memory, on_lost, on_refused};
         rc = pool_open(&w->pool, &opts, &hooks, err);
     }
     return rc;
@@ -161,6 +167,12 @@ void fleet_close(struct fleet *f, int patience_ms, void (*done)(void *ctx), void
     f->done_ctx = ctx;
     for (int m = 0; m < MODELS_MAX; m++) dismiss(f, m, patience_ms);
     finish_close(f);
+}
+
+void fleet_tell_log_level(struct fleet *f) {
+    for (int d = 0; d < f->opts.n_devices; d++)
+        for (int m = 0; m < MODELS_MAX; m++)
+            if (f->at[d][m].pool) pool_tell_log_level(f->at[d][m].pool);
 }
 
 /* ---- how they stand -------------------------------------------------------------------------- */

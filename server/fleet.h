@@ -55,6 +55,8 @@ int fleet_devices(const struct fleet *f);
 struct pool *fleet_worker(const struct fleet *f, int device, int model); /* NULL = none */
 /* It is there, and trusted. */
 bool fleet_serves(const struct fleet *f, int device, int model);
+/* All shall log from the level on at which this process does. */
+void fleet_tell_log_level(struct fleet *f);
 /* Writes down for everybody how the workers stand. */
 void fleet_publish(struct fleet *f);
 

@@ -237,6 +237,8 @@ static enum taca_code code_of(const struct wire_msg *m) {
     case WIRE_CLOSE:
     case WIRE_QUIT:
     case WIRE_CALIBRATE:
+    case WIRE_LOG:
+    case WIRE_MEMORY:
     case WIRE_HELLO:
     case WIRE_FAILED:
     case WIRE_TYPES_END: break;

@@ -380,6 +380,7 @@ static void on_hangup(uv_signal_t *h, int signal_no) {
         return;
     }
     r->taken(r->ctx);
+    fleet_tell_log_level(s->fleet);
     metric_set(METRIC_RELOAD_TIME, (double)time(NULL));
     pump(s);
 }

@@ -79,10 +79,13 @@ void metric_observe(enum metric_histogram h, double v);
 void metric_observe_of(enum metric_histogram h, int model, double v);
 /* size_class s m l xl: up to 256, 512, 1024 pixels squared, and more. */
 void metric_observe_sized(enum metric_histogram h, int model, double pixels, double v);
-/* taca_gpu_busy_seconds_total{gpu} and taca_gpu_errors_total{gpu,code}, by the device's number. */
+/* By the device's number: taca_gpu_busy_seconds_total{gpu}, taca_gpu_errors_total{gpu,code}, what
+ * its memory is used for, where it has its own, and the most that one worker's steps took. */
 enum { METRIC_DEVICES = 16 };
 void metric_device_busy(int device, double seconds);
 void metric_device_error(int device, enum taca_code code);
+void metric_device_memory(int device, double used_bytes, double total_bytes); /* total 0 = none */
+void metric_device_arena(int device, double peak_bytes);
 /* taca_http_requests_total{route,method,code} and its duration. `route` is a constant pattern. */
 void metric_http(const char *route, const char *method, int code, double seconds);
 /* taca_key_requests_total{key,outcome} and taca_key_pixel_steps_total{key}; name "" = nobody's. The

@@ -34,7 +34,8 @@ struct pool {
     bool child_lives, pipe_open, ready;
     int due; /* answers not here yet */
     int patience_ms;
-    int failures; /* in a row, without anything useful in between */
+    bool log_level_late; /* it changed while the child was loading */
+    int failures;        /* in a row, without anything useful in between */
     const char *reason;
     struct taca_buf in;
     char read_buf[READ_BYTES];
@@ -64,6 +65,7 @@ static void build_args(struct args *a, const struct pool_opts *o) {
     const struct taca_engine_opts *e = o->engine;
     const struct serve_loras *loras = &o->loras;
     static const char *const precisions[] = {"auto", "f32", "bf16", "int8", "fp8"};
+    static const char *const levels[] = {"debug", "info", "warn", "error"};
     *a = (struct args){.n = 0};
     push(a, "taca", "worker");
     const struct {
@@ -84,6 +86,7 @@ static void build_args(struct args *a, const struct pool_opts *o) {
     snprintf(a->numbers[1], sizeof a->numbers[1], "%zu", e->text_cache_bytes);
     push(a, "--text-cache-bytes", a->numbers[1]);
     if (e->deterministic) push(a, "--deterministic", NULL);
+    push(a, "--log-level", levels[taca_log_least()]);
     for (int i = 0; i < loras->n; i++) push(a, "--lora", loras->list[i]);
 }
 
@@ -160,13 +163,16 @@ static void watch(struct pool *p) {
 }
 
 static void take_message(struct pool *p, const struct wire_msg *m) {
-    if (m->type == WIRE_FAILED && !p->ready) {
+    if (m->type == WIRE_MEMORY) {
+        p->hooks.memory(p->hooks.ctx, &m->u.memory);
+    } else if (m->type == WIRE_FAILED && !p->ready) {
         struct taca_err err;
         wire_err_get(&err, &m->u.opened.err);
         p->hooks.refused(p->hooks.ctx, &err);
     } else if (m->type == WIRE_HELLO && !p->ready) {
         p->ready = true;
         watch(p);
+        if (p->log_level_late) pool_tell_log_level(p);
         p->hooks.ready(p->hooks.ctx, &m->u.hello);
     } else if (m->type > WIRE_FAILED && p->ready && p->due > 0) {
         p->due--;
@@ -388,12 +394,21 @@ bool pool_send(struct pool *p, const struct wire_msg *m, int patience_ms) {
         free(w);
         return false;
     }
-    if (m->type != WIRE_CLOSE && m->type != WIRE_QUIT) {
+    if (m->type != WIRE_CLOSE && m->type != WIRE_QUIT && m->type != WIRE_LOG) {
         p->patience_ms = patience_ms;
         p->due++;
         watch(p);
     }
     return true;
+}
+
+void pool_tell_log_level(struct pool *p) {
+    struct wire_msg m;
+    memset(&m, 0, sizeof m);
+    m.type = WIRE_LOG;
+    m.u.log.least = taca_log_least();
+    /* one that is not there yet was told by its command line, perhaps another level */
+    p->log_level_late = p->child_lives && !pool_send(p, &m, 0);
 }
 
 /* ---- the end --------------------------------------------------------------------------------- */

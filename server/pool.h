@@ -4,10 +4,10 @@
  * dies; one socket pair, and a sealed memory file for finished pixels that outlives the children.
  * One that died three times with nothing useful in between is doubted: it gets a trial, and work
  * again when it has passed (pool_praise).
- * Operation: commands are sent in order and every one but CLOSE has one answer; the pool arms the
- * watchdog while an answer is due and kills a child that is silent for too long. Everything happens
- * on the loop thread. It decides nothing about jobs: hooks report what the child said or that it is
- * gone, and with it all sequences. */
+ * Operation: commands are sent in order and every one but CLOSE and LOG has one answer; the pool
+ * arms the watchdog while an answer is due and kills a child that is silent for too long.
+ * Everything happens on the loop thread. It decides nothing about jobs: hooks report what the child
+ * said or that it is gone, and with it all sequences. */
 #ifndef TACA_SERVER_POOL_H
 #define TACA_SERVER_POOL_H
 
@@ -37,7 +37,8 @@ struct pool_opts {
 struct pool_hooks {
     void *ctx;
     void (*ready)(void *ctx, const struct wire_hello *hello);
-    void (*answer)(void *ctx, const struct wire_msg *m); /* OPENED STEPPED PREVIEWED DECODED */
+    void (*answer)(void *ctx, const struct wire_msg *m);    /* OPENED STEPPED PREVIEWED DECODED */
+    void (*memory)(void *ctx, const struct wire_memory *m); /* ahead of what it says next */
     /* The child is gone: "signal", "exit", "hang", "protocol" or what it was condemned for. A new
      * one is on its way. */
     void (*lost)(void *ctx, const char *reason);
@@ -53,6 +54,9 @@ int pool_pause_ms(const struct pool *p); /* until the next try, about; 0 = a chi
 /* False when no worker is ready (or the pipe just broke: `lost` follows).
  *   patience_ms  a worker that has not answered by then is killed; of no meaning for CLOSE */
 bool pool_send(struct pool *p, const struct wire_msg *m, int patience_ms);
+/* The child shall log from the level on at which this process does; later ones do so from their
+ * start. */
+void pool_tell_log_level(struct pool *p);
 /* What the next OPEN starts from. The worker reads it while it works on that command, so only with
  * no other one at work. mask may be NULL. False when it does not fit or cannot be written. */
 bool pool_put_input(struct pool *p, const uint8_t *rgb, const uint8_t *mask, size_t pixels);

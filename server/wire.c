@@ -3,7 +3,9 @@
 
 #include <string.h>
 
-enum { WIRE_MAGIC = 0x57434154 /* "TACW" */, WIRE_VERSION = 4 };
+#include "base/log.h"
+
+enum { WIRE_MAGIC = 0x57434154 /* "TACW" */, WIRE_VERSION = 5 };
 
 struct wire_head {
     uint32_t magic;
@@ -22,6 +24,8 @@ static const struct {
     [WIRE_CLOSE] = {sizeof(struct wire_seq), 0},
     [WIRE_QUIT] = {sizeof(struct wire_seq), 0},
     [WIRE_CALIBRATE] = {sizeof(struct wire_calibrate), 0},
+    [WIRE_LOG] = {sizeof(struct wire_log), 0},
+    [WIRE_MEMORY] = {sizeof(struct wire_memory), 0},
     [WIRE_HELLO] = {sizeof(struct wire_hello), 0},
     [WIRE_FAILED] = {sizeof(struct wire_opened), 0},
     [WIRE_OPENED] = {sizeof(struct wire_opened), 0},
@@ -93,6 +97,11 @@ static bool sights_ok(const struct wire_calibrated *c) {
     return true;
 }
 
+static bool memory_ok(const struct wire_memory *m) {
+    return m->device_used_bytes >= 0 && m->device_used_bytes <= m->device_total_bytes &&
+           m->scratch_peak_bytes >= 0;
+}
+
 /* The values that the receiver uses as counts, indices or strings. */
 static bool contents_ok(const struct wire_msg *m) {
     switch (m->type) {
@@ -109,6 +118,8 @@ static bool contents_ok(const struct wire_msg *m) {
     case WIRE_STEPPED: return err_ok(&m->u.stepped.err) && m->u.stepped.tokens >= 0;
     case WIRE_PREVIEWED:
     case WIRE_DECODED: return pixels_ok(m);
+    case WIRE_LOG: return m->u.log.least >= TACA_LOG_DEBUG && m->u.log.least <= TACA_LOG_ERROR;
+    case WIRE_MEMORY: return memory_ok(&m->u.memory);
     case WIRE_CALIBRATED: return sights_ok(&m->u.calibrated);
     case WIRE_PREVIEW:
     case WIRE_CLOSE:

@@ -22,6 +22,8 @@ enum wire_type {
     WIRE_CLOSE,      /* wire_seq; has no answer */
     WIRE_QUIT,       /* wire_seq (unused); has no answer but the end of the stream */
     WIRE_CALIBRATE,  /* wire_calibrate */
+    WIRE_LOG,        /* wire_log; has no answer */
+    WIRE_MEMORY,     /* from the worker, ahead of what it says next: wire_memory */
     WIRE_HELLO,      /* from the worker, once: wire_hello */
     WIRE_FAILED,     /* instead of HELLO: the model cannot be opened; wire_opened.err says why */
     WIRE_OPENED,     /* wire_opened */
@@ -93,6 +95,14 @@ struct wire_calibrated {
     struct wire_err err;
 };
 
+struct wire_log {
+    int64_t least; /* enum taca_log_level */
+};
+/* As in engine.h's taca_memory_use. */
+struct wire_memory {
+    int64_t device_used_bytes, device_total_bytes, scratch_peak_bytes;
+};
+
 struct wire_msg {
     enum wire_type type;
     union {
@@ -106,6 +116,8 @@ struct wire_msg {
         struct wire_pixels pixels;
         struct wire_calibrate calibrate;
         struct wire_calibrated calibrated;
+        struct wire_log log;
+        struct wire_memory memory;
     } u;
     const void *tail; /* of wire_get: borrowed from its input */
     size_t tail_len;

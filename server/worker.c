@@ -31,6 +31,7 @@ struct worker {
     uint8_t *pixels;
     size_t max_pixels;
     struct taca_buf in, out;
+    struct wire_memory told;
 };
 
 /* ---- the pipe -------------------------------------------------------------------------------- */
@@ -181,6 +182,26 @@ static enum taca_code do_preview(struct worker *w, uint64_t id, struct taca_imag
     return TACA_OK;
 }
 
+/* Where the device's memory stands, if that is news. */
+static bool tell_memory(struct worker *w) {
+    struct taca_memory_use use;
+    struct wire_msg m;
+    taca_engine_memory(w->engine, &use);
+    memset(&m, 0, sizeof m);
+    m.type = WIRE_MEMORY;
+    m.u.memory.device_used_bytes = (int64_t)use.device_used_bytes;
+    m.u.memory.device_total_bytes = (int64_t)use.device_total_bytes;
+    m.u.memory.scratch_peak_bytes = (int64_t)use.scratch_peak_bytes;
+    if (memcmp(&m.u.memory, &w->told, sizeof w->told) == 0) return true;
+    w->told = m.u.memory;
+    return say(w, &m);
+}
+
+/* Asking a device takes some 10 us, so not after each step. */
+static bool may_have_moved(enum wire_type answer, enum taca_code rc) {
+    return answer == WIRE_OPENED || answer == WIRE_DECODED || rc == TACA_ENOMEM;
+}
+
 /* Runs one command and answers it. False ends the process. */
 static bool serve_one(struct worker *w, const struct wire_msg *m, enum taca_code *rc) {
     struct taca_err err = {0};
@@ -219,6 +240,11 @@ static bool serve_one(struct worker *w, const struct wire_msg *m, enum taca_code
         break;
     case WIRE_CLOSE: close_seq(w, m->u.seq.id); return true;
     case WIRE_QUIT: return false;
+    case WIRE_LOG:
+        taca_log_level((enum taca_log_level)m->u.log.least);
+        taca_log(TACA_LOG_DEBUG, "worker %d logs from debug on", (int)getpid());
+        return true;
+    case WIRE_MEMORY:
     case WIRE_HELLO:
     case WIRE_FAILED:
     case WIRE_OPENED:
@@ -230,7 +256,8 @@ static bool serve_one(struct worker *w, const struct wire_msg *m, enum taca_code
         taca_log(TACA_LOG_ERROR, "worker: command %d is none", (int)m->type);
         return false;
     }
-    bool said = say(w, &a);
+    bool said = !may_have_moved(a.type, *rc) || tell_memory(w);
+    said = said && say(w, &a);
     taca_image_finish(&img);
     return said;
 }
@@ -299,7 +326,8 @@ static bool greet(struct worker *w, const struct worker_opts *opts) {
     m.type = WIRE_HELLO;
     m.u.hello.model = info;
     m.u.hello.load_ms = since_ms(start);
-    return say(w, &m);
+    taca_log(TACA_LOG_DEBUG, "worker %d opened its model", (int)getpid());
+    return tell_memory(w) && say(w, &m);
 }
 
 int taca_worker(const struct worker_opts *opts) {

@@ -114,6 +114,16 @@ static void cuda_wait(struct taca_backend *b) {
     (void)cuda_ok(c, cudaStreamSynchronize(c->stream), "wait");
 }
 
+static bool cuda_memory(struct taca_backend *b, struct taca_device_memory *out) {
+    size_t unused = 0;
+    if (cudaMemGetInfo(&unused, &out->total_bytes) != cudaSuccess) {
+        (void)cudaGetLastError(); /* whoever computes next will say what is wrong */
+        return false;
+    }
+    out->used_bytes = out->total_bytes - unused;
+    return b != NULL;
+}
+
 static size_t cuda_foreseen(const struct taca_backend *b) {
     const struct cuda *c = (const struct cuda *)b;
     return c->in.size + c->out.size + cuda_lt_bytes;
@@ -150,6 +160,7 @@ static const struct taca_backend_ops cuda_ops = {
     .download = cuda_download,
     .fill_zero = cuda_fill_zero,
     .wait = cuda_wait,
+    .memory = cuda_memory,
     .linear_open = cuda_linear_open,
     .linear_close = cuda_linear_close,
     .conv_open = cuda_conv_open,

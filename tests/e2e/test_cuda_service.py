@@ -30,6 +30,9 @@ def local(device, seed=7):
 def test_pictures_are_those_of_the_command_line():
     with Service("--device", "cuda") as s:
         check(picture(s) == local("cuda"), "the same pixels")
+        used, total = s.metric("taca_gpu_memory_used_bytes"), s.metric("taca_gpu_memory_total_bytes")
+        arena = s.metric("taca_arena_peak_bytes")
+        check(0 < arena < used <= total, "the device's memory is told", f"{arena} {used} {total}")
         check(b"host executor" in s.get("/v1/models")[2] or b"cuda" in s.get("/readyz")[2], "the device is named")
 
 

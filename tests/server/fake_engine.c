@@ -23,6 +23,7 @@ struct taca_engine {
     struct taca_model_info info;
     uint64_t salt; /* models of other names make other pictures */
     int open;      /* sequences */
+    size_t peak_bytes;
     long step_us, pixel_ns;
     struct taca_lora_info loras[TACA_MAX_SERVED_LORAS];
     int n_loras;
@@ -103,6 +104,15 @@ enum taca_code taca_engine_plan(struct taca_engine *e, const struct taca_gen_par
     return TACA_OK;
 }
 
+/* A device called gpu... has 8 GiB. */
+void taca_engine_memory(const struct taca_engine *e, struct taca_memory_use *out) {
+    bool own = strncmp(e->info.device, "gpu", 3) == 0;
+    *out = (struct taca_memory_use){.scratch_peak_bytes = e->peak_bytes};
+    if (!own) return;
+    out->device_total_bytes = (size_t)8 << 30;
+    out->device_used_bytes = ((size_t)3 << 30) + ((size_t)e->open << 20);
+}
+
 const struct taca_model_info *taca_engine_info(const struct taca_engine *e) { return &e->info; }
 
 enum taca_code taca_seq_open(struct taca_engine *e, const struct taca_gen_params *p,
@@ -171,6 +181,7 @@ enum taca_code taca_step(struct taca_engine *e, struct taca_seq *const *seqs, in
         if (s->garble) (void)!write(WORKER_PIPE, nonsense, sizeof nonsense);
         if (s->device) return taca_fail(err, TACA_EDEVICE, "the device has fallen off");
     }
+    if ((size_t)n << 20 > e->peak_bytes) e->peak_bytes = (size_t)n << 20;
     struct timespec t = {us / 1000000, us % 1000000 * 1000};
     nanosleep(&t, NULL);
     for (int i = 0; i < n; i++) seqs[i]->step++;

@@ -111,7 +111,11 @@ def test_a_reload_changes_what_may_change_and_names_the_rest():
         assert status == 400 and "30" in error_of(body)["message"]
         limits = json.loads(s.request("GET", "/v1/capabilities")[2])["limits"]
         assert limits["max_steps"] == 30, limits
-        s.wait_for(lambda r: r["level"] == "debug")
+        s.wait_for(lambda r: r["level"] == "debug" and r["msg"] == "http")
+        s.wait_for(lambda r: r["msg"].endswith("logs from debug on"))  # the worker that is there
+        assert not [r for r in s.records if r["msg"].endswith("opened its model")]
+        os.kill(s.worker(), signal.SIGKILL)
+        s.wait_for(lambda r: r["msg"].endswith("opened its model"))  # and the next
         m = s.metrics()
         assert m["taca_queue_capacity"] == 9
         assert m["taca_config_reload_success_timestamp_seconds"] >= before

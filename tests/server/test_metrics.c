@@ -65,6 +65,22 @@ static void test_buckets_are_cumulative_and_end_with_the_count(void) {
     taca_buf_finish(&b);
 }
 
+static void test_only_devices_with_memory_of_their_own_tell_of_it(void) {
+    metric_device_memory(0, 0, 0);
+    metric_device_arena(0, 5000);
+    metric_device_memory(1, 3e9, 80e9);
+    metric_device_arena(1, 7000);
+    metric_device_arena(1, 6000); /* another worker's, or the next one's */
+    struct taca_buf b = render();
+    CHECK(!strstr(b.data, "taca_gpu_memory_used_bytes{gpu=\"0\"}"));
+    CHECK(!strstr(b.data, "taca_gpu_memory_total_bytes{gpu=\"0\"}"));
+    CHECK_HAS(b.data, "taca_gpu_memory_used_bytes{gpu=\"1\"} 3000000000\n");
+    CHECK_HAS(b.data, "taca_gpu_memory_total_bytes{gpu=\"1\"} 80000000000\n");
+    CHECK_HAS(b.data, "taca_arena_peak_bytes{gpu=\"0\"} 5000\n");
+    CHECK_HAS(b.data, "taca_arena_peak_bytes{gpu=\"1\"} 7000\n");
+    taca_buf_finish(&b);
+}
+
 static void test_each_model_has_rows_of_its_own(void) {
     metrics_set_model(2, "third");
     metric_add_of(METRIC_REQUESTS, 2, "ok", 5);
@@ -128,6 +144,7 @@ int main(void) {
     TEST(test_what_is_counted_is_shown);
     TEST(test_a_label_that_is_not_in_the_list_counts_as_other);
     TEST(test_buckets_are_cumulative_and_end_with_the_count);
+    TEST(test_only_devices_with_memory_of_their_own_tell_of_it);
     TEST(test_each_model_has_rows_of_its_own);
     TEST(test_no_count_is_lost_between_threads);
     TEST(test_promtool_has_nothing_to_say);

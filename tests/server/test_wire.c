@@ -49,6 +49,8 @@ static void put_one(struct taca_buf *b, enum wire_type type) {
         m.u.calibrated.n = 1;
         m.u.calibrated.steps[0] = (struct wire_sight){4, 282, 20};
         break;
+    case WIRE_LOG: m.u.log.least = 3; break;
+    case WIRE_MEMORY: m.u.memory = (struct wire_memory){3 << 20, 8 << 20, 1 << 20}; break;
     case WIRE_TYPES_END: break;
     }
     wire_put(b, &m);
@@ -164,6 +166,16 @@ static void test_counts_codes_and_strings_are_checked(void) {
     CHECK(refused(&m)); /* failed with OK */
     m = (struct wire_msg){.type = WIRE_DECODED};
     CHECK(refused(&m)); /* 0 x 0 pixels */
+    m = (struct wire_msg){.type = WIRE_LOG};
+    CHECK(!refused(&m));
+    m.u.log.least = 4;
+    CHECK(refused(&m));
+    m = (struct wire_msg){.type = WIRE_MEMORY};
+    CHECK(!refused(&m));
+    m.u.memory.device_used_bytes = 1; /* more than there is */
+    CHECK(refused(&m));
+    m.u.memory = (struct wire_memory){-2, -1, 0};
+    CHECK(refused(&m));
     m = (struct wire_msg){.type = WIRE_PREVIEWED, .tail = "abc", .tail_len = 3};
     m.u.pixels.width_px = m.u.pixels.height_px = 2;
     CHECK(refused(&m)); /* 12 bytes wanted */
