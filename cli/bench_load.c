@@ -335,6 +335,8 @@ static enum taca_code open_load(struct load *l, struct taca_err *err) {
     const struct load_opts *o = l->opts;
     enum taca_code rc = client_url_parse(&l->url, o->server, "server", err);
     if (!rc) rc = parse_mix(l, o->mix, err);
+    if (!rc && o->samples) rc = file_check(o->samples, err); /* before the load, not after it */
+    if (!rc && o->plot) rc = file_check(o->plot, err);
     if (rc) return rc;
     size_t n = strlen(l->url.path);
     while (n > 0 && l->url.path[n - 1] == '/') n--;

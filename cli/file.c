@@ -2,6 +2,8 @@
 #include "cli/file.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,8 +25,33 @@ enum taca_code file_read(struct taca_buf *out, const char *path, struct taca_err
     return rc;
 }
 
-enum taca_code file_write(const char *path, const struct taca_buf *bytes, struct taca_err *err) {
-    char tmp[4096];
+/* Devices, pipes and sockets: a rename would put a file in their place. */
+static bool is_special(const struct stat *st) {
+    return !S_ISREG(st->st_mode) && !S_ISDIR(st->st_mode);
+}
+
+static bool write_all(int fd, const struct taca_buf *bytes) {
+    for (size_t at = 0; at < bytes->len;) {
+        ssize_t w = write(fd, bytes->data + at, bytes->len - at);
+        if (w <= 0) return false;
+        at += (size_t)w;
+    }
+    return true;
+}
+
+static enum taca_code write_into(const char *path, const struct taca_buf *bytes,
+                                 struct taca_err *err) {
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    bool ok = fd >= 0 && write_all(fd, bytes);
+    if (!ok) (void)taca_fail(err, TACA_EIO, "%s: %s", path, strerror(errno));
+    if (fd >= 0 && close(fd) != 0 && ok)
+        ok = taca_fail(err, TACA_EIO, "%s: %s", path, strerror(errno)) == TACA_OK;
+    return ok ? TACA_OK : TACA_EIO;
+}
+
+static enum taca_code replace(const char *path, const struct taca_buf *bytes,
+                              struct taca_err *err) {
+    char tmp[PATH_MAX + 16];
     int n = snprintf(tmp, sizeof tmp, "%s.part-XXXXXX", path);
     if (n < 0 || (size_t)n >= sizeof tmp)
         return taca_fail(err, TACA_EINVAL, "%s: name too long", path);
@@ -32,15 +59,35 @@ enum taca_code file_write(const char *path, const struct taca_buf *bytes, struct
     if (fd < 0) return taca_fail(err, TACA_EIO, "%s: %s", path, strerror(errno));
     mode_t mask = umask(0);
     umask(mask);
-    bool ok = fchmod(fd, 0666 & ~mask) == 0;
-    for (size_t at = 0; ok && at < bytes->len;) {
-        ssize_t w = write(fd, bytes->data + at, bytes->len - at);
-        ok = w > 0;
-        if (ok) at += (size_t)w;
-    }
-    if (close(fd) != 0) ok = false;
-    if (ok && rename(tmp, path) == 0) return TACA_OK;
-    enum taca_code rc = taca_fail(err, TACA_EIO, "%s: %s", path, strerror(errno));
-    unlink(tmp);
+    bool ok = fchmod(fd, 0666 & ~mask) == 0 && write_all(fd, bytes);
+    enum taca_code rc = ok ? TACA_OK : taca_fail(err, TACA_EIO, "%s: %s", path, strerror(errno));
+    if ((close(fd) != 0 || (ok && rename(tmp, path) != 0)) && !rc)
+        rc = taca_fail(err, TACA_EIO, "%s: %s", path, strerror(errno));
+    if (rc) unlink(tmp);
     return rc;
+}
+
+enum taca_code file_write(const char *path, const struct taca_buf *bytes, struct taca_err *err) {
+    struct stat st;
+    if (stat(path, &st) == 0 && is_special(&st)) return write_into(path, bytes, err);
+    char *real = realpath(path, NULL); /* a link stays one */
+    enum taca_code rc = replace(real ? real : path, bytes, err);
+    free(real);
+    return rc;
+}
+
+enum taca_code file_check(const char *path, struct taca_err *err) {
+    struct stat st;
+    const char *slash = strrchr(path, '/');
+    char folder[PATH_MAX];
+    if (!*path) return taca_fail(err, TACA_EINVAL, "the name of a file must not be empty");
+    if (stat(path, &st) == 0 && is_special(&st)) {
+        if (access(path, W_OK) == 0) return TACA_OK;
+        return taca_fail(err, TACA_EIO, "%s: %s", path, strerror(errno));
+    }
+    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+        return taca_fail(err, TACA_EIO, "%s: %s", path, strerror(EISDIR));
+    snprintf(folder, sizeof folder, "%.*s/.", slash ? (int)(slash - path) : 0, path);
+    if (access(slash ? folder : ".", W_OK) == 0) return TACA_OK;
+    return taca_fail(err, TACA_EIO, "%s: %s", path, strerror(errno));
 }

@@ -12,20 +12,6 @@ static bool to_stdout(const struct gen_opts *o) {
     return o->output ? strcmp(o->output, "-") == 0 : !isatty(STDOUT_FILENO);
 }
 
-enum taca_code gen_output_check(const struct gen_opts *o, struct taca_err *err) {
-    char folder[4096];
-    if (to_stdout(o)) {
-        if (o->n > 1) return taca_fail_param(err, "count", "several pictures need -o FILE");
-        return TACA_OK;
-    }
-    const char *slash = o->output ? strrchr(o->output, '/') : NULL;
-    const int n = slash ? (int)(slash - o->output) : 0;
-    snprintf(folder, sizeof folder, "%.*s/.", n, slash ? o->output : "");
-    if (access(slash ? folder : ".", W_OK) == 0) return TACA_OK;
-    return taca_fail(err, TACA_EIO, "%s: %s", o->output ? o->output : "the folder here",
-                     strerror(errno));
-}
-
 /* Image k's own name: out.png, or out-k.png when there are several; without a name, its seed's. */
 static void image_path(char *path, size_t size, const struct gen_opts *o, int k, uint64_t seed) {
     if (!o->output) {
@@ -38,6 +24,16 @@ static void image_path(char *path, size_t size, const struct gen_opts *o, int k,
         snprintf(path, size, "%s", o->output);
     else
         snprintf(path, size, "%.*s-%d%s", stem, o->output, k, o->output + stem);
+}
+
+enum taca_code gen_output_check(const struct gen_opts *o, struct taca_err *err) {
+    char path[4096];
+    if (to_stdout(o)) {
+        if (o->n > 1) return taca_fail_param(err, "count", "several pictures need -o FILE");
+        return TACA_OK;
+    }
+    image_path(path, sizeof path, o, 0, 0);
+    return file_check(path, err);
 }
 
 /* The sides, from the head of a PNG. */

@@ -75,4 +75,27 @@ expect 1 x.png "a cube" --image "$tmp/cut.png"
 says "cut.png: a broken PNG file: the file is cut short"
 expect 1 x.png "a cube" --image /nowhere.png
 says "/nowhere.png: No such file"
+
+# devices, pipes and links stay what they are
+expect 0 small.png "a cube" --size 64x64
+mkfifo "$tmp/pipe"
+cat "$tmp/pipe" >"$tmp/piped.png" &
+expect 0 pipe "a cube" --size 64x64
+wait $!
+same piped.png small.png
+[ -p "$tmp/pipe" ] || { echo "FAILED: a file took the place of the pipe"; failed=1; }
+ln -s linked.png "$tmp/link.png"
+: >"$tmp/linked.png"
+expect 0 link.png "a cube" --size 64x64
+same linked.png small.png
+[ -L "$tmp/link.png" ] || { echo "FAILED: a file took the place of the link"; failed=1; }
+ln -s /dev/full "$tmp/full"
+expect 1 full "a cube" --size 64x64
+says "full: No space left on device"
+# what cannot be written is said before anything is made
+mkdir "$tmp/folder.png"
+expect 1 folder.png "a cube" --model /nowhere
+says "folder.png: Is a directory"
+expect 1 none/x.png "a cube" --model /nowhere
+says "none/x.png: No such file"
 exit $failed
