@@ -241,18 +241,18 @@ static void put_json(struct taca_buf *b, const struct taca_summary *s, const str
     taca_buf_puts(b, "}\n");
 }
 
-static bool print(const struct taca_summary *s, const struct inspect_plan *p, bool json,
-                  const char *path) {
+static enum taca_code print(const struct taca_summary *s, const struct inspect_plan *p, bool json,
+                            const char *path, struct taca_err *err) {
     struct taca_buf text;
     taca_buf_init(&text, LARGEST_TEXT);
     if (json)
         put_json(&text, s, p, path);
     else
         put_text(&text, s, p, path);
-    bool ok = !text.failed && fwrite(text.data, 1, text.len, stdout) == text.len;
-    ok = fflush(stdout) == 0 && ok;
+    enum taca_code rc = text.failed ? taca_fail(err, TACA_ENOMEM, "a summary") : TACA_OK;
+    if (!rc) (void)fwrite(text.data, 1, text.len, stdout); /* main looks how that went */
     taca_buf_finish(&text);
-    return ok;
+    return rc;
 }
 
 int cli_inspect(int argc, char **argv) {
@@ -304,8 +304,6 @@ int cli_inspect(int argc, char **argv) {
     enum taca_code rc = taca_summary_read(&s, &paths, &err);
     if (rc) return cli_fail("inspect", &err), EXIT_FAILED;
     rc = inspect_plan_make(&p, &err);
-    if (rc) return cli_fail("inspect", &err);
-    if (print(&s, &p, json, set.args[0])) return EXIT_OK;
-    taca_fail(&err, TACA_EIO, "writing to stdout failed");
-    return cli_fail("inspect", &err), EXIT_FAILED;
+    if (!rc) rc = print(&s, &p, json, set.args[0], &err);
+    return rc ? cli_fail("inspect", &err) : EXIT_OK;
 }

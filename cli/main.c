@@ -1,4 +1,5 @@
 /* main.c - finds the subcommand. */
+#include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
 #include <signal.h>
@@ -50,6 +51,13 @@ static void fill_standard_descriptors(void) {
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) _exit(EXIT_FAILED);
 }
 
+/* What was printed may still wait in memory; a key or an answer that is lost is no success. */
+static int finish_output(int code) {
+    if (fflush(stdout) == 0 && !ferror(stdout)) return code;
+    fprintf(stderr, "taca: standard output: %s\n", strerror(errno));
+    return code == EXIT_OK ? EXIT_FAILED : code;
+}
+
 int main(int argc, char **argv) {
     fill_standard_descriptors();
     /* large blocks go back to the system when they are freed, whatever was freed before: a model
@@ -59,13 +67,14 @@ int main(int argc, char **argv) {
     const char *word = argc > 1 ? argv[1] : "";
     if (!*word) return print_usage(stderr), EXIT_USAGE;
     if (strcmp(word, "--version") == 0 || strcmp(word, "version") == 0)
-        return printf("taca %s\n", TACA_VERSION), EXIT_OK;
+        return printf("taca %s\n", TACA_VERSION), finish_output(EXIT_OK);
     if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0)
-        return print_usage(stdout), EXIT_OK;
+        return print_usage(stdout), finish_output(EXIT_OK);
     const char *names[N_COMMANDS];
     for (int i = 0; i < N_COMMANDS; i++) {
         names[i] = commands[i].name;
-        if (strcmp(word, commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
+        if (strcmp(word, commands[i].name) == 0)
+            return finish_output(commands[i].run(argc - 1, argv + 1));
     }
     const char *near = taca_nearest(word, names, N_COMMANDS);
     fprintf(stderr, "taca: unknown command '%s'%s%s%s\n", word, near ? ", did you mean " : "",

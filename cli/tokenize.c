@@ -106,7 +106,5 @@ int cli_tokenize(int argc, char **argv) {
     free(j.ids);
     tok_bpe_close(j.clip);
     tok_t5_close(j.t5);
-    if (rc == TACA_OK && fflush(stdout) != 0)
-        rc = taca_fail(&err, TACA_EIO, "writing to standard output");
     return rc == TACA_OK ? EXIT_OK : cli_fail("tokenize", &err);
 }
