@@ -32,7 +32,7 @@ static enum taca_code set_number(const struct flag *f, const char *shown, const 
     bool whole = f->type == FLAG_INT;
     bool ok = end != value && !*end && isfinite(v) && v >= f->min && v <= f->max;
     if (!ok || (whole && v != floor(v)))
-        return taca_fail_param(err, f->name, "%s must be %s in %.15g..%.15g, got '%s'", shown,
+        return taca_fail_param(err, f->name, "%s must be %s in %.16g..%.16g, got '%s'", shown,
                                whole ? "a whole number" : "a number", f->min, f->max, value);
     if (whole)
         *(int *)f->out = (int)v;

@@ -70,8 +70,16 @@ static enum taca_code unknown(const char *word, size_t len, struct taca_err *err
     for (int i = 0; i < N_LIMITS; i++) names[i] = known[i].name;
     if (len < sizeof text) memcpy(text, word, len);
     const char *near = taca_nearest(text, names, N_LIMITS);
-    return taca_fail_param(err, "limits", "a limit that is not known%s%s%s",
-                           near ? ", did you mean " : "", near ? near : "", near ? "?" : "");
+    if (near)
+        return taca_fail_param(err, "limits", "a limit that is not known, did you mean %s?", near);
+    struct taca_buf all; /* not the word: it may be a secret in the wrong place */
+    taca_buf_init(&all, 1024);
+    for (int i = 0; i < N_LIMITS; i++) taca_buf_printf(&all, "%s%s", i ? ", " : "", names[i]);
+    enum taca_code rc =
+        taca_fail_param(err, "limits", "a limit that is not known, wanted one of %s",
+                        all.data ? all.data : "the known");
+    taca_buf_finish(&all);
+    return rc;
 }
 
 static enum taca_code read_number(double *out, enum limit which, const char *text, size_t len,
@@ -82,7 +90,7 @@ static enum taca_code read_number(double *out, enum limit which, const char *tex
     bool whole = which != PIXEL_STEPS_PER_MINUTE;
     if (end == copy || *end || !(v >= known[which].min && v <= known[which].max) ||
         (whole && v != floor(v)))
-        return taca_fail_param(err, "limits", "%s must be %s in %.15g..%.15g", known[which].name,
+        return taca_fail_param(err, "limits", "%s must be %s in %.16g..%.16g", known[which].name,
                                whole ? "a whole number" : "a number", known[which].min,
                                known[which].max);
     *out = v;

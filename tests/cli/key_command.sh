@@ -37,7 +37,14 @@ refused "1..32 letters" 'a b'
 refused "1..32 letters" ann:x
 refused "1..32 letters" "$(printf 'x%.0s' {1..33})"
 refused "did you mean max-steps?" ann -l max-stepz=4
+refused "not known, wanted one of concurrency, requests-per-minute" ann -l speed=4
 refused "1..64" ann -l max-n=0
 refused "No such file" ann --file "$work/nowhere/keys"
 cmp -s "$work/keys" <(printf '# mine\nann:%s\nbob:%s:max-n=1\n' "$(sum "$first")" "$(sum "$second")") || fail "a refusal wrote"
+# a key that nobody sees is no success
+if [ -c /dev/full ]; then
+    refused_full=$("$taca" key ann 2>&1 >/dev/full) && fail "a key was lost"
+    [[ $refused_full == *"standard output: No space left"* ]] || fail "a lost key: $refused_full"
+    "$taca" --help 2>/dev/null >/dev/full && fail "a lost help"
+fi
 echo "keys: fine"

@@ -66,6 +66,8 @@ expect 2 x.png "a cube" --mask "$tmp/a.png"
 says "needs the --image"
 expect 2 x.png "a cube" --strength 0.5
 says "needs an --image"
+expect 2 x.png "a cube" --seed 9007199254740992
+says "in -1..9007199254740991, got"
 expect 2 x.png "a cube" --slg-layers 2,,5
 says "must be block numbers"
 expect 2 x.png "a cube" --slg-layers 63
