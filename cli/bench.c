@@ -130,6 +130,21 @@ static enum taca_code bench_engine(const struct bench *b, struct taca_err *err) 
 /* ---- a whole process ---------------------------------------------------------------------------
  */
 
+/* What is started computes as the engine here was told to: options are stronger than these, and
+ * none of them is given. */
+static enum taca_code tell_children(const struct bench *b, struct taca_err *err) {
+    static const char *const precisions[] = {"auto", "f32", "bf16", "int8", "fp8"};
+    const char *device = b->engine.device;
+    char threads[16];
+    snprintf(threads, sizeof threads, "%d", b->engine.threads);
+    if (setenv("TACA_PRECISION", precisions[b->precision], 1) ||
+        setenv("TACA_THREADS", threads, 1) ||
+        (device && (setenv("TACA_DEVICE", device, 1) || setenv("TACA_DEVICES", device, 1))))
+        return taca_fail(err, TACA_ENOMEM, "starting taca");
+    unsetenv("TACA_API_KEY"); /* the service here is asked without one */
+    return TACA_OK;
+}
+
 static enum taca_code spawn_self(const char *const *argv, pid_t *pid, struct taca_err *err) {
     /* posix_spawn does not write to the strings; its prototype only predates const */
     int rc =
@@ -272,8 +287,19 @@ static enum taca_code bench_picture(const struct bench *b, struct taca_err *err)
         printf("%-34s %5s %10s %10s %10s %10s\n", "milliseconds", "n", "min", "median", "p99",
                "max");
     enum taca_code rc = bench_engine(b, err);
+    if (!rc) rc = tell_children(b, err);
     if (!rc && b->process) rc = bench_process(b, err);
     return !rc && b->http ? bench_http(b, err) : rc;
+}
+
+/* A path that is wrong is found before minutes of measuring. */
+static enum taca_code check_paths(const struct bench *b, const struct bench_machine *m,
+                                  struct taca_err *err) {
+    const char *const paths[] = {m->transformer.path, b->picture ? b->engine.model_path : NULL};
+    for (int i = 0; i < 2; i++)
+        if (paths[i] && access(paths[i], R_OK) != 0)
+            return taca_fail(err, TACA_ENOTFOUND, "%s: %s", paths[i], strerror(errno));
+    return TACA_OK;
 }
 
 int cli_bench(int argc, char **argv) {
@@ -323,7 +349,8 @@ int cli_bench(int argc, char **argv) {
     machine.device = b.engine.device;
     machine.threads = b.engine.threads;
     machine.budget_ms = budget_ms;
-    enum taca_code rc = bench_machine_run(&machine, &err);
+    enum taca_code rc = check_paths(&b, &machine, &err);
+    if (!rc) rc = bench_machine_run(&machine, &err);
     if (!rc && b.picture) rc = bench_picture(&b, &err);
     return rc ? cli_fail("bench", &err) : EXIT_OK;
 }

@@ -133,9 +133,13 @@ def mistakes_are_named():
         (["--server", "ftp://x"], "http://"),
         (["--server", "http://127.0.0.1:1", "--mix", "64:0"], "--mix must be SIDE:SHARE"),
         (["--server", "http://127.0.0.1:1"], "refused"),
+        (["--server", "http://127.0.0.1:1", "--plot", "/nowhere/p.svg"], "/nowhere/p.svg: No such file"),
+        (["--model", "/nowhere"], "/nowhere: No such file"),
+        (["--transformer", "/nowhere"], "/nowhere: No such file"),
     ]:
         p = subprocess.run([TACA, "bench", *argv], capture_output=True, text=True, check=False, timeout=20)
         check(p.returncode != 0 and words in p.stderr, f"{argv} says {words}", p.stderr)
+        check(not p.stdout, f"{argv} is found before anything is measured", p.stdout)
 
 
 for test in (each_is_timed_from_its_own_moment_however_late_the_server_is,
