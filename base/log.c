@@ -5,11 +5,15 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -46,12 +50,38 @@ static void timestamp(char out[40]) {
     snprintf(out, 40, "%s.%03dZ", day, (int)(now.tv_nsec / 1000000));
 }
 
-/* A pipe or socket whose reader is stuck must not stop the program: ask first, drop if full. */
-static void write_record(const char *line, size_t len) {
+/* Asks first, and keeps the others of this process out between the question and the write; those of
+ * other processes may come between, so this is for what knows no better way. */
+static ssize_t write_if_ready(const char *line, size_t len) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
-    if (poll(&p, 1, 0) != 1 || !(p.revents & POLLOUT) ||
-        write(STDERR_FILENO, line, len) != (ssize_t)len)
-        atomic_fetch_add(&dropped, 1);
+    pthread_mutex_lock(&lock);
+    bool ready = poll(&p, 1, 0) == 1 && (p.revents & POLLOUT);
+    ssize_t n = ready ? write(STDERR_FILENO, line, len) : -1;
+    pthread_mutex_unlock(&lock);
+    return n;
+}
+
+static ssize_t write_to_pipe(const char *line, size_t len) {
+    const struct iovec v = {.iov_base = (void *)(uintptr_t)line, .iov_len = len};
+    ssize_t n = pwritev2(STDERR_FILENO, &v, 1, -1, RWF_NOWAIT);
+    bool unknown = n < 0 && (errno == EOPNOTSUPP || errno == ENOSYS); /* before Linux 6.5 */
+    return unknown ? write_if_ready(line, len) : n;
+}
+
+/* A pipe or socket whose reader is stuck must not stop the program, nor a thread of it that finds
+ * the last room taken by another: what is not taken at once is dropped. */
+static void write_record(const char *line, size_t len) {
+    struct stat st;
+    ssize_t n = -1;
+    if (fstat(STDERR_FILENO, &st) != 0) st.st_mode = 0;
+    if (S_ISSOCK(st.st_mode))
+        n = send(STDERR_FILENO, line, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    else if (S_ISFIFO(st.st_mode))
+        n = write_to_pipe(line, len);
+    else
+        n = write_if_ready(line, len);
+    if (n != (ssize_t)len) atomic_fetch_add(&dropped, 1);
 }
 
 /* Text of whatever origin as one line that does nothing to a terminal: controls and broken

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/buf.h"
@@ -140,6 +141,51 @@ static void *drain(void *arg) {
     return NULL;
 }
 
+static void *fill(void *arg) {
+    char more[2040]; /* two such records do not share a page of the pipe */
+    memset(more, 'x', sizeof more - 1);
+    more[sizeof more - 1] = 0;
+    for (int i = 0; i < 40; i++)
+        taca_log_fields(TACA_LOG_INFO, "\"why\":\"so that it is longer\"", "%s %s", (char *)arg,
+                        more);
+    return NULL;
+}
+
+/* Asked one by one whether there is room, all are told yes; one gets it. */
+static void test_threads_that_want_the_last_room_do_not_wait(void) {
+    static char names[4][2] = {"a", "b", "c", "d"};
+    pthread_t threads[4];
+    taca_log_setup(TACA_LOG_INFO, true);
+    for (int round = 0; round < 300; round++) {
+        uint64_t before = taca_log_dropped();
+        capture();
+        alarm(20);
+        for (int i = 0; i < 4; i++) CHECK(!pthread_create(&threads[i], NULL, fill, names[i]));
+        for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+        alarm(0);
+        char *s = captured();
+        CHECK_INT(lines(s) + (int)(taca_log_dropped() - before), 4 * 40);
+    }
+}
+
+static void test_a_socket_that_nobody_reads_drops_records_too(void) {
+    int ends[2], written = 20000;
+    fflush(stderr);
+    int stderr_before = dup(STDERR_FILENO);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    dup2(ends[1], STDERR_FILENO);
+    uint64_t before = taca_log_dropped();
+    alarm(20);
+    for (int i = 0; i < written; i++) taca_log(TACA_LOG_INFO, "record %d of many", i);
+    alarm(0);
+    dup2(stderr_before, STDERR_FILENO);
+    int dropped = (int)(taca_log_dropped() - before);
+    CHECK(dropped > 0 && dropped < written);
+    close(ends[0]);
+    close(ends[1]);
+    close(stderr_before);
+}
+
 static void test_lines_of_several_threads_do_not_mix(void) {
     static char names[4][2] = {"a", "b", "c", "d"};
     pthread_t threads[4], reader;
@@ -171,6 +217,8 @@ int main(void) {
     TEST(test_client_text_cannot_make_a_second_record);
     TEST(test_long_text_is_cut_and_still_json);
     TEST(test_a_full_pipe_drops_records_and_does_not_wait);
+    TEST(test_threads_that_want_the_last_room_do_not_wait);
+    TEST(test_a_socket_that_nobody_reads_drops_records_too);
     TEST(test_lines_of_several_threads_do_not_mix);
     return TEST_END();
 }
