@@ -2,6 +2,7 @@
  * followers up, so there are no tombstones and a table that is used for years stays fast. */
 #include "server/peers.h"
 
+#include <endian.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,17 +34,26 @@ struct peers *peers_open(size_t max) {
 
 void peers_close(struct peers *p) { free(p); }
 
+/* No /64 in use has this form. */
+static uint64_t of_v4(uint32_t address) { return UINT64_C(1) << 32 | address; }
+
 uint64_t peer_of(const struct sockaddr *a, socklen_t len) {
     uint64_t net;
     if (a->sa_family == AF_INET && len >= sizeof(struct sockaddr_in)) {
         struct sockaddr_in v4;
         memcpy(&v4, a, sizeof v4);
-        return UINT64_C(1) << 32 | v4.sin_addr.s_addr; /* no /64 in use has this form */
+        return of_v4(v4.sin_addr.s_addr);
     }
     if (a->sa_family != AF_INET6 || len < sizeof(struct sockaddr_in6)) return 0;
     struct sockaddr_in6 v6;
     memcpy(&v6, a, sizeof v6);
+    if (IN6_IS_ADDR_V4MAPPED(&v6.sin6_addr)) { /* at a socket for both, such as systemd's */
+        uint32_t v4;
+        memcpy(&v4, v6.sin6_addr.s6_addr + 12, sizeof v4);
+        return of_v4(v4);
+    }
     memcpy(&net, v6.sin6_addr.s6_addr, sizeof net);
+    net = be64toh(net);   /* as it is read, so that no IPv4 address looks like one that is in use */
     return net ? net : 1; /* ::1 */
 }
 

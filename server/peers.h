@@ -1,5 +1,6 @@
-/* peers.h - how many connections each client address has. One IPv4 address is one client; so is a
- * /64 of IPv6, which is what a single subscriber gets. Plain data: the caller locks. */
+/* peers.h - how many connections each client address has. One IPv4 address is one client,
+ * mapped into IPv6 or not; so is a /64 of IPv6, which is what a single subscriber gets. Plain data:
+ * the caller locks. */
 #ifndef TACA_SERVER_PEERS_H
 #define TACA_SERVER_PEERS_H
 

@@ -22,6 +22,11 @@ static void test_an_address_or_a_64_is_one_peer(void) {
     CHECK(peer("2001:db8:0:1::1") != peer("2001:db8:0:2::1"));
     CHECK(peer("2001:db8:0:1::1") != peer("2001:db8:1:1::1"));
     CHECK(peer("::1") != peer("0.0.0.1"));
+    /* a socket for both families shows IPv4 clients so: they are not one client, nor ::1 */
+    CHECK(peer("::ffff:10.0.0.1") == peer("10.0.0.1"));
+    CHECK(peer("::ffff:10.0.0.1") != peer("::ffff:10.0.0.2"));
+    CHECK(peer("::ffff:10.0.0.1") != peer("::1"));
+    CHECK(peer("32.1.13.184") != peer("2001:db8:100::1")); /* the same bytes */
     struct sockaddr other = {.sa_family = AF_UNIX};
     CHECK_INT(peer_of(&other, sizeof other), 0);
     struct sockaddr_in cut = {.sin_family = AF_INET};
