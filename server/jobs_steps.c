@@ -76,16 +76,11 @@ static void step_failed(struct jobs *js, const struct op *op, const struct taca_
 }
 
 static void count_step(struct jobs *js, const struct op *op, const struct wire_stepped *a) {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
     const struct sched_step step = {op->model, op->n, op->tokens, op->keys, a->ms};
     sched_stepped(&js->sched, op->device, &step);
     js->steps++;
-    metric_set(METRIC_LAST_STEP, (double)now.tv_sec + (double)now.tv_nsec / 1e9);
     metric_add_of(METRIC_STEPS, op->model, NULL, (uint64_t)op->n);
-    metric_observe_of(METRIC_STEP_DURATION, op->model, a->ms / 1000);
-    metric_observe_of(METRIC_STEP_IMAGES, op->model, op->n);
-    metric_observe_of(METRIC_STEP_TOKENS, op->model, a->tokens);
+    metric_step(&(struct metric_step){op->device, op->model, a->ms / 1000, op->n, a->tokens});
 }
 
 static void stepped(struct jobs *js, const struct op *op, const struct wire_stepped *a) {

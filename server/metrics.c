@@ -96,7 +96,6 @@ static const struct gauge_info {
     [METRIC_BACKLOG_SECONDS] = {"taca_queue_backlog_gpu_seconds",
                                 "Estimated device time of everything accepted.", true},
     [METRIC_DRAINING] = {"taca_draining", "1 while the service is shutting down.", false},
-    [METRIC_LAST_STEP] = {"taca_last_step_timestamp_seconds", "When the last step ended.", false},
     [METRIC_STORED_JOBS] = {"taca_jobs_stored", "Finished jobs that can be asked for.", false},
     [METRIC_STORED_BYTES] = {"taca_jobs_stored_bytes", "Memory or disk of their results.", false},
     [METRIC_STORE_BROKEN] = {"taca_store_broken",
@@ -118,12 +117,8 @@ enum { N_GAUGES = sizeof gauges / sizeof gauges[0] };
 /* Ended by HUGE_VAL, which is the +Inf bucket. */
 const double metrics_seconds[] = {.005, .01, .025, .05, .1, .25, .5,  1,
                                   2.5,  5,   10,   30,  60, 120, 300, HUGE_VAL};
-static const double step_seconds[] = {.001, .0025, .005, .01, .025, .05,     .1,
-                                      .25,  .5,    1,    2.5, 5,    HUGE_VAL};
-static const double images_of_step[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, HUGE_VAL};
-static const double tokens_of_step[] = {128,  256,   512,   1024,  2048,    4096,
-                                        8192, 16384, 32768, 65536, HUGE_VAL};
-
+const double metrics_step_seconds[] = {.001, .0025, .005, .01, .025, .05,     .1,
+                                       .25,  .5,    1,    2.5, 5,    HUGE_VAL};
 static const double error_seconds[] = {-60, -30, -10, -5,  -2.5, -1, -.5, -.1,     0,
                                        .1,  .5,  1,   2.5, 5,    10, 30,  HUGE_VAL};
 
@@ -144,12 +139,6 @@ static const struct histogram_info {
           "From acceptance to the answer."),
     [METRIC_ETA_ERROR] = {"taca_eta_error_seconds", "The first estimate less the time it took.",
                           NULL, error_seconds, true},
-    [METRIC_STEP_DURATION] = {"taca_step_duration_seconds", "One forward of a batch.", NULL,
-                              step_seconds, true},
-    [METRIC_STEP_IMAGES] = {"taca_step_batch_images", "Sequences in one forward.", NULL,
-                            images_of_step, true},
-    [METRIC_STEP_TOKENS] = {"taca_step_batch_tokens", "Tokens in one forward.", NULL,
-                            tokens_of_step, true},
     [METRIC_STAGE_TEXT] = {"taca_stage_duration_seconds", "Time of a request's stages.",
                            "stage=\"text\"", metrics_seconds, false},
     [METRIC_STAGE_DENOISE] = {"taca_stage_duration_seconds", "", "stage=\"denoise\"",
@@ -164,7 +153,7 @@ static const struct histogram_info {
           "From acceptance to the first preview of those that asked for some."),
     [METRIC_STORE_COMMIT] = {"taca_store_commit_seconds",
                              "From the taking of writes to their being on the disk.", NULL,
-                             step_seconds, false},
+                             metrics_step_seconds, false},
 };
 #undef SIZED
 enum { N_HISTOGRAMS = sizeof histograms / sizeof histograms[0] };
@@ -239,8 +228,7 @@ void metrics_head(struct taca_buf *out, const char *name, const char *help, cons
     taca_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
 }
 
-/* The inside of the braces: model="..." where the family has it. False: there is no such model. */
-static bool model_pair(char *out, size_t size, int model, bool wanted) {
+bool metrics_model_pair(char *out, size_t size, int model, bool wanted) {
     const char *name = atomic_load(&model_label[model]);
     out[0] = 0;
     if (model > 0 && (!wanted || !name)) return false;
@@ -266,14 +254,15 @@ static void render_counter(struct taca_buf *out, int c) {
     char pair[200];
     metrics_head(out, counters[c].name, counters[c].help, "counter");
     for (int m = 0; m < METRIC_MODELS; m++)
-        if (model_pair(pair, sizeof pair, m, counters[c].model)) render_counts(out, c, m, pair);
+        if (metrics_model_pair(pair, sizeof pair, m, counters[c].model))
+            render_counts(out, c, m, pair);
 }
 
 static void render_gauge(struct taca_buf *out, int g) {
     char pair[200];
     metrics_head(out, gauges[g].name, gauges[g].help, "gauge");
     for (int m = 0; m < METRIC_MODELS; m++) {
-        if (!model_pair(pair, sizeof pair, m, gauges[g].model)) continue;
+        if (!metrics_model_pair(pair, sizeof pair, m, gauges[g].model)) continue;
         const char *open = *pair ? "{" : "", *close = *pair ? "}" : "";
         taca_buf_printf(out, "%s%s%s%s %.15g\n", gauges[g].name, open, pair, close,
                         atomic_load(&levels[m][g]));
@@ -301,7 +290,7 @@ static void render_histogram(struct taca_buf *out, int h) {
     char pair[200], labels[300];
     if (k->help[0]) metrics_head(out, k->name, k->help, "histogram");
     for (int m = 0; m < METRIC_MODELS; m++) {
-        if (!model_pair(pair, sizeof pair, m, k->model)) continue;
+        if (!metrics_model_pair(pair, sizeof pair, m, k->model)) continue;
         snprintf(labels, sizeof labels, "%s%s%s", pair, *pair && k->label ? "," : "",
                  k->label ? k->label : "");
         histogram_render(out, k->name, labels, &distributions[m][h], k->bounds);

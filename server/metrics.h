@@ -35,7 +35,6 @@ enum metric_gauge {
     METRIC_CAPACITY,
     METRIC_BACKLOG_SECONDS,
     METRIC_DRAINING,
-    METRIC_LAST_STEP,
     METRIC_STORED_JOBS,
     METRIC_STORED_BYTES,
     METRIC_STORE_BROKEN,
@@ -53,9 +52,6 @@ enum metric_histogram {
     METRIC_REQUEST_DURATION,
     METRIC_REQUEST_DURATION_XL = METRIC_REQUEST_DURATION + 3,
     METRIC_ETA_ERROR, /* predicted - actual */
-    METRIC_STEP_DURATION,
-    METRIC_STEP_IMAGES,
-    METRIC_STEP_TOKENS,
     METRIC_STAGE_TEXT,
     METRIC_STAGE_DENOISE,
     METRIC_STAGE_VAE,
@@ -84,6 +80,14 @@ void metric_observe_sized(enum metric_histogram h, int model, double pixels, dou
 enum { METRIC_DEVICES = 16 };
 void metric_device_busy(int device, double seconds);
 void metric_device_error(int device, enum taca_code code);
+/* One forward of a batch: taca_step_duration_seconds, _batch_images and _batch_tokens by model and
+ * device, and when the device's last one ended, which is now. */
+struct metric_step {
+    int device, model;
+    double seconds;
+    int images, tokens;
+};
+void metric_step(const struct metric_step *s);
 void metric_device_memory(int device, double used_bytes, double total_bytes); /* total 0 = none */
 void metric_device_arena(int device, double peak_bytes);
 /* taca_http_requests_total{route,method,code} and its duration. `route` is a constant pattern. */

@@ -12,12 +12,15 @@ struct histogram {
     _Atomic double sum;
 };
 extern const double metrics_seconds[]; /* ended by HUGE_VAL, as all bounds are */
+extern const double metrics_step_seconds[];
 
 void histogram_add(struct histogram *h, const double *bounds, double v);
 /* `labels` is the inside of the braces, "" for none. */
 void histogram_render(struct taca_buf *out, const char *name, const char *labels,
                       struct histogram *h, const double *bounds);
 void metrics_head(struct taca_buf *out, const char *name, const char *help, const char *type);
+/* The inside of the braces: model="..." where the family has it. False: there is no such model. */
+bool metrics_model_pair(char *out, size_t size, int model, bool wanted);
 void metrics_render_devices(struct taca_buf *out);
 void metrics_render_keys(struct taca_buf *out);
 void metrics_render_http(struct taca_buf *out);

@@ -291,7 +291,8 @@ def test_memory_that_runs_out_makes_smaller_steps_and_no_failure():
         assert together(s, asked) == alone
         m = s.metrics()
         assert m['taca_requests_total{model="demo",outcome="failed"}'] == 0
-        assert m['taca_step_batch_images_bucket{model="demo",le="2"}'] == m['taca_step_batch_images_count{model="demo"}']
+        of = 'model="demo",gpu="0"'
+        assert m[f'taca_step_batch_images_bucket{{{of},le="2"}}'] == m[f"taca_step_batch_images_count{{{of}}}"]
         faults.set("rows", "d0", 0)  # not even for one
         status, headers, body = s.post(prompt="a", steps=3)
         assert status == 503 and error_of(body)["code"] == "gpu_oom", (status, body)

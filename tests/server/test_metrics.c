@@ -23,8 +23,8 @@ static void fill(void) {
     metric_set(METRIC_CAPACITY, 256);
     metric_inc(METRIC_CONNECTIONS, 3);
     metric_inc(METRIC_CONNECTIONS, -1);
-    metric_observe(METRIC_STEP_DURATION, 0.02);
-    metric_observe(METRIC_STEP_DURATION, 1e9);
+    metric_step(&(struct metric_step){0, 0, 0.02, 2, 300});
+    metric_step(&(struct metric_step){0, 0, 1e9, 65, 1});
     metric_http("/v1/generate", "POST", 200, 0.5);
     metric_http("/v1/generate", "POST", 200, 0.7);
     metric_http("/livez", "BREW", 405, 0.001);
@@ -53,14 +53,18 @@ static void test_a_label_that_is_not_in_the_list_counts_as_other(void) {
     taca_buf_finish(&b);
 }
 
+#define STEP "model=\"de\\\"mo\\\\x\",gpu=\"0\""
 static void test_buckets_are_cumulative_and_end_with_the_count(void) {
     struct taca_buf b = render();
     CHECK_HAS(b.data, "le=\"0.01\"} 0\n");
-    CHECK_HAS(b.data,
-              "taca_step_duration_seconds_bucket{model=\"de\\\"mo\\\\x\",le=\"0.025\"} 1\n");
-    CHECK_HAS(b.data, "taca_step_duration_seconds_bucket{model=\"de\\\"mo\\\\x\",le=\"2.5\"} 1\n");
-    CHECK_HAS(b.data, "taca_step_duration_seconds_bucket{model=\"de\\\"mo\\\\x\",le=\"+Inf\"} 2\n");
-    CHECK_HAS(b.data, "taca_step_duration_seconds_count{model=\"de\\\"mo\\\\x\"} 2\n");
+    CHECK_HAS(b.data, "taca_step_duration_seconds_bucket{" STEP ",le=\"0.025\"} 1\n");
+    CHECK_HAS(b.data, "taca_step_duration_seconds_bucket{" STEP ",le=\"2.5\"} 1\n");
+    CHECK_HAS(b.data, "taca_step_duration_seconds_bucket{" STEP ",le=\"+Inf\"} 2\n");
+    CHECK_HAS(b.data, "taca_step_duration_seconds_count{" STEP "} 2\n");
+    CHECK_HAS(b.data, "taca_step_batch_images_bucket{" STEP ",le=\"2\"} 1\n");
+    CHECK_HAS(b.data, "taca_step_batch_images_bucket{" STEP ",le=\"64\"} 1\n");
+    CHECK_HAS(b.data, "taca_step_batch_tokens_sum{" STEP "} 301\n");
+    CHECK_HAS(b.data, "taca_last_step_timestamp_seconds{gpu=\"0\"} 1"); /* since September 2001 */
     CHECK_HAS(b.data, "route=\"/v1/generate\",method=\"POST\",code=\"200\",le=\"0.5\"} 1\n");
     taca_buf_finish(&b);
 }
@@ -85,12 +89,12 @@ static void test_each_model_has_rows_of_its_own(void) {
     metrics_set_model(2, "third");
     metric_add_of(METRIC_REQUESTS, 2, "ok", 5);
     metric_set_of(METRIC_WAITING, 2, 4);
-    metric_observe_of(METRIC_STEP_DURATION, 2, 0.02);
+    metric_step(&(struct metric_step){1, 2, 0.02, 1, 100});
     struct taca_buf b = render();
     CHECK_HAS(b.data, "taca_requests_total{model=\"third\",outcome=\"ok\"} 5\n");
     CHECK_HAS(b.data, "taca_requests_total{model=\"de\\\"mo\\\\x\",outcome=\"ok\"} 3\n");
     CHECK_HAS(b.data, "taca_requests_waiting{model=\"third\"} 4\n");
-    CHECK_HAS(b.data, "taca_step_duration_seconds_count{model=\"third\"} 1\n");
+    CHECK_HAS(b.data, "taca_step_duration_seconds_count{model=\"third\",gpu=\"1\"} 1\n");
     CHECK(!strstr(b.data, "taca_queue_capacity{")); /* it is the service's */
     taca_buf_finish(&b);
 }
