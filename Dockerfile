@@ -1,6 +1,6 @@
 # Dockerfile - the service as an image: built on Debian 12, run as nobody on a read-only root.
 #
-#   docker build -t taca:0.1.0 .
+#   docker build -t taca:0.1.0 --build-arg REVISION=$(git rev-parse --short=12 HEAD) .
 #   docker run --rm --read-only -p 127.0.0.1:8080:8080 -e TACA_INSECURE=1 taca:0.1.0
 #   docker run ... -v jobs:/var/lib/taca -e TACA_JOB_STORE=sqlite:/var/lib/taca/jobs.db taca:0.1.0
 #   docker run ... -v /srv/models:/models:ro -e TACA_MODEL=/models/stable-diffusion-3.5-medium taca:0.1.0
@@ -21,8 +21,9 @@ WORKDIR /src
 COPY tools/packages.sh tools/
 RUN ["/bin/bash", "-euc", ". tools/packages.sh && need_packages 'build taca' \"${BUILD_PACKAGES[@]}\""]
 COPY . .
+ARG REVISION=
 RUN cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBUILD_TESTING=OFF \
-        -DCMAKE_INSTALL_PREFIX=/usr/local \
+        -DCMAKE_INSTALL_PREFIX=/usr/local -DTACA_COMMIT="$REVISION" \
     && cmake --build build \
     && DESTDIR=/out cmake --install build --strip \
     && rm -rf /out/usr/local/lib
@@ -49,7 +50,7 @@ RUN apt-get update -qq \
 COPY --from=build /out/ /
 
 ARG VERSION=0.1.0
-ARG REVISION=unknown
+ARG REVISION=
 LABEL org.opencontainers.image.title="taca" \
       org.opencontainers.image.description="Image generation over HTTP with multimodal diffusion transformers and TACA" \
       org.opencontainers.image.version="${VERSION}" \

@@ -11,8 +11,8 @@
 #ifndef TACA_CUDA_VERSION /* of the compiler, where the CUDA backend is built */
 #define TACA_CUDA_VERSION "none"
 #endif
-#ifndef TACA_COMMIT
-#define TACA_COMMIT "unknown"
+#ifndef TACA_COMMIT /* from CMake; empty when nobody knows */
+#define TACA_COMMIT ""
 #endif
 #if defined(__x86_64__)
 #define ARCH "x86_64"

@@ -49,6 +49,8 @@ for name in ("title", "description", "version", "revision", "licenses"):
     check(f"org.opencontainers.image.{name}" in labels, f"label {name}")
 args = dict(rest.partition("=")[::2] for w, rest in last if w == "ARG")
 equal(args.get("VERSION"), project_version(), "VERSION")
+check("REVISION" in args and 'TACA_COMMIT="$REVISION"' in one("RUN", [s for s in named["build"][1] if "cmake" in s[1]]),
+      "the commit is told to the label and to the program")
 check(not any(w == "ADD" for w, _ in steps), "no ADD")
 check(not re.search(r"curl|wget|https?://", joined), "nothing is downloaded but packages")
 
