@@ -42,8 +42,8 @@ FROM ${BASE} AS runtime
 # leaves behind (lists, logs, caches with a time in them) goes.
 RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        libdnnl2 libgomp1 libjansson4 libmicrohttpd12 libpng16-16 libsqlite3-0 libutf8proc2 \
-        libuv1 \
+        libdnnl2 libgomp1 libjansson4 libjpeg62-turbo libmicrohttpd12 libpng16-16 libsqlite3-0 \
+        libutf8proc2 libuv1 \
     && find / -xdev -type f -perm /6000 -exec chmod a-s {} + \
     && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /tmp/* \
     && mkdir /models && install -d -o 65532 -g 65532 -m 0700 /var/lib/taca

@@ -187,7 +187,7 @@ static void put_features(struct taca_buf *out, const struct taca_model_info *m) 
     taca_buf_puts(out, "]},");
     taca_buf_printf(out, "\"images\":{\"image_to_image\":%s,\"inpaint\":%s,\"formats\":[%s]},",
                     m->takes_images ? "true" : "false", m->takes_images ? "true" : "false",
-                    m->takes_images ? "\"image/png\"" : "");
+                    m->takes_images ? "\"image/png\",\"image/jpeg\"" : "");
     taca_buf_printf(out, "\"previews\":{\"max\":%d,\"methods\":[\"latent_rgb\"%s]}",
                     API_MAX_PREVIEWS, m->has_taesd ? ",\"taesd\"" : "");
 }

@@ -7,11 +7,11 @@
 #include <string.h>
 #include <strings.h>
 
-#include "api/png.h"
+#include "api/image_file.h"
 #include "api/reply.h"
 #include "api/resize.h"
 
-enum { PNG_MAX_SIDE = 1 << 15 };
+enum { FILE_MAX_SIDE = 1 << 15 };
 
 static struct api_name name_of(const struct api_file *f, const char *field) {
     return (struct api_name){f->param ? f->param : field, field};
@@ -85,35 +85,28 @@ static int take_out(struct api_file *f, const char *field, struct api_draft *d) 
     return 0;
 }
 
-/* What other programs write, so that a client learns what it sent. */
-static const char *kind_of(const struct api_file *f) {
-    static const struct {
-        const char *head, *name;
-        size_t at, len;
-    } kinds[] = {{"\xFF\xD8\xFF", "a JPEG", 0, 3},
-                 {"WEBP", "a WebP", 8, 4},
-                 {"GIF8", "a GIF", 0, 4},
-                 {"BM", "a BMP", 0, 2},
-                 {"ftypavif", "an AVIF", 4, 8}};
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
-        if (f->len >= kinds[i].at + kinds[i].len &&
-            memcmp(f->bytes + kinds[i].at, kinds[i].head, kinds[i].len) == 0)
-            return kinds[i].name;
-    return "no PNG";
+static int refuse_file(struct api_draft *d, const struct api_file *f, const char *field,
+                       const struct taca_err *why) {
+    if (why->code == TACA_ENOMEM) return no_memory(d->err);
+    struct api_name name = name_of(f, field);
+    return api_refuse(d->err, name, "%s: %s", name.param, why->text);
 }
 
 static int look(struct api_file *f, const char *field, struct api_draft *d) {
     struct api_name name = name_of(f, field);
     const int64_t most = d->limits->max_image_pixels;
+    struct taca_err why = {0};
     int rc = take_out(f, field, d);
     if (rc) return rc;
-    if (!api_png_size(&f->width_px, &f->height_px, f->bytes, f->len))
-        return api_refuse(d->err, name, "%s must be a PNG file, and these %zu bytes are %s file",
-                          name.param, f->len, kind_of(f));
+    enum taca_code bad = api_image_size(&f->width_px, &f->height_px, f->bytes, f->len, &why);
+    if (bad == TACA_ENOTFOUND)
+        return api_refuse(d->err, name,
+                          "%s must be a PNG or JPEG file, and these %zu bytes are %s file",
+                          name.param, f->len, api_image_kind(f->bytes, f->len));
+    if (bad) return refuse_file(d, f, field, &why);
     const int w = f->width_px, h = f->height_px;
-    if (w < 1 || h < 1)
-        return api_refuse(d->err, name, "%s is a PNG of %d x %d pixels", name.param, w, h);
-    if (w > PNG_MAX_SIDE || h > PNG_MAX_SIDE || (int64_t)w * h > most)
+    if (w < 1 || h < 1) return api_refuse(d->err, name, "%s has %d x %d pixels", name.param, w, h);
+    if (w > FILE_MAX_SIDE || h > FILE_MAX_SIDE || (int64_t)w * h > most)
         return api_fail(d->err, 413, "image_too_large", name.param,
                         "%s has %d x %d pixels, and width x height must be at most %lld",
                         name.param, w, h, (long long)most);
@@ -190,28 +183,21 @@ static const uint8_t *keep(struct api_draft *d, uint8_t *pixels, int channels,
     return kept;
 }
 
-static int refuse_file(struct api_draft *d, const struct api_file *f, const char *field,
-                       const struct taca_err *why) {
-    if (why->code == TACA_ENOMEM) return no_memory(d->err);
-    struct api_name name = name_of(f, field);
-    return api_refuse(d->err, name, "%s: %s", name.param, why->text);
-}
-
 static int read_image(struct api_draft *d) {
     struct taca_err why = {0};
     struct taca_image img;
-    if (api_png_read(&img, d->image.bytes, d->image.len, PNG_MAX_SIDE, &why))
+    if (api_image_read(&img, d->image.bytes, d->image.len, FILE_MAX_SIDE, &why))
         return refuse_file(d, &d->image, "image", &why);
     d->r.params.image = keep(d, img.rgb, 3, &d->image);
     return d->r.params.image ? 0 : no_memory(d->err);
 }
 
 static int read_mask(struct api_draft *d) {
-    const struct api_mask_rule rule = {d->mask_is_holes, PNG_MAX_SIDE};
+    const struct api_mask_rule rule = {d->mask_is_holes, FILE_MAX_SIDE};
     struct taca_err why = {0};
     uint8_t *mask;
     int w, h;
-    if (api_png_read_mask(&mask, &w, &h, d->mask.bytes, d->mask.len, &rule, &why))
+    if (api_image_read_mask(&mask, &w, &h, d->mask.bytes, d->mask.len, &rule, &why))
         return refuse_file(d, &d->mask, "mask", &why);
     const size_t n = (size_t)w * (size_t)h;
     for (size_t i = 0; d->mask_inverted && i < n; i++) mask[i] = (uint8_t)(255 - mask[i]);

@@ -21,6 +21,8 @@ enum taca_code api_png_read(struct taca_image *out, const void *bytes, size_t le
                             struct taca_err *err) TACA_MUST_USE;
 /* What the head of a PNG file says, before anything of that size is made; false when it is none. */
 bool api_png_size(int *width_px, int *height_px, const void *bytes, size_t len);
+/* What its eXIf chunk says (exif.h); nothing that is read here is turned. */
+int api_png_orientation(const void *bytes, size_t len);
 
 struct api_mask_rule {
     bool holes; /* repaint where it is clear, instead of where it is white */

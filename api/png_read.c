@@ -1,15 +1,17 @@
 /* png_read.c - PNG bytes of strangers to pixels, through libpng; see png.h. Sides are checked in
  * the first chunk, before anything of their size is allocated; chunks that do not change pixels are
- * passed over unread. libpng reports errors by longjmp: what is live then is in struct source. */
+ * passed over unread, but for how the camera was held. libpng reports errors by longjmp: what is
+ * live then is in struct source. */
 #include <png.h>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/exif.h"
 #include "api/png.h"
 
-enum { HEAD_BYTES = 33, LARGEST_CHUNK = 8 << 20 };
+enum { HEAD_BYTES = 33, CHUNK_FRAME = 12, LARGEST_CHUNK = 8 << 20 };
 static const unsigned char head[] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n',
                                      0,    0,   0,   13,  'I',  'H',  'D',  'R'};
 
@@ -107,6 +109,17 @@ bool api_png_size(int *width_px, int *height_px, const void *bytes, size_t len) 
     *width_px = w <= INT32_MAX ? (int)w : INT32_MAX;
     *height_px = h <= INT32_MAX ? (int)h : INT32_MAX;
     return true;
+}
+
+int api_png_orientation(const void *bytes, size_t len) {
+    const unsigned char *at = (const unsigned char *)bytes + 8, *end = at - 8 + len;
+    while (len >= HEAD_BYTES && end - at >= CHUNK_FRAME) {
+        const uint32_t n = be32(at);
+        if (n > (size_t)(end - at) - CHUNK_FRAME) break;
+        if (memcmp(at + 4, "eXIf", 4) == 0) return api_exif_orientation(at + 8, n);
+        at += CHUNK_FRAME + n;
+    }
+    return EXIF_UPRIGHT;
 }
 
 /* RGBA, s->pixels; *has_alpha (may be NULL): whether the file says anything about it. */

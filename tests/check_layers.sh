@@ -15,13 +15,13 @@ forbid() {
     sed 's/^/    /' <<<"$hits"
     bad=1
 }
-forbid base '(kernels|engine|api|server|cli)/|(png|uv|microhttpd|sqlite3)\.h'
+forbid base '(kernels|engine|api|server|cli)/|(png|jpeglib|uv|microhttpd|sqlite3)\.h'
 forbid base 'jansson\.h' 'base/json\.h'
-forbid kernels '(engine|api|server|cli)/|(jansson|png|uv|microhttpd|sqlite3)\.h'
-forbid engine '(api|server|cli)/|kernels/(cpu|cuda)/|(png|uv|microhttpd|sqlite3)\.h|pthread\.h'
+forbid kernels '(engine|api|server|cli)/|(jansson|png|jpeglib|uv|microhttpd|sqlite3)\.h'
+forbid engine '(api|server|cli)/|kernels/(cpu|cuda)/|(png|jpeglib|uv|microhttpd|sqlite3)\.h|pthread\.h'
 forbid api '(kernels|server|cli)/|engine/(engine|core|dit|text|vae|sample|io|verify)|(uv|microhttpd|sqlite3|pthread)\.h'
-forbid server '(kernels|cli)/|engine/(core|dit|text|vae|sample|io|verify)|png\.h'
-forbid cli 'kernels/|(uv|microhttpd|png|sqlite3)\.h'
+forbid server '(kernels|cli)/|engine/(core|dit|text|vae|sample|io|verify)|(png|jpeglib)\.h'
+forbid cli 'kernels/|(uv|microhttpd|png|jpeglib|sqlite3)\.h'
 for room in base engine api server cli; do
     forbid "$room" '(dnnl|oneapi/dnnl).*|cuda.*\.h|cublas.*\.h|omp\.h'
 done
@@ -31,5 +31,6 @@ forbid server 'microhttpd\.h' 'server/http\.[ch]'
 forbid server 'uv\.h' 'server/(loop|listener|watch|front|pool)[a-z_]*\.[ch]'
 forbid server 'sqlite3\.h' 'server/disk_db\.c'
 forbid api 'png\.h' 'api/png(_read)?\.c'
+forbid api '(jpeglib|jerror)\.h' 'api/jpeg_read\.c'
 [ $bad = 0 ] && echo "layers: fine"
 exit $bad

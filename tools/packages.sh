@@ -28,7 +28,7 @@ need_packages() {
 }
 
 BUILD_PACKAGES=(gcc g++ libc6-dev cmake ninja-build pkg-config libdnnl-dev libmicrohttpd-dev libjansson-dev
-    libuv1-dev libpng-dev libutf8proc-dev libsqlite3-dev)
+    libuv1-dev libpng-dev libjpeg62-turbo-dev libutf8proc-dev libsqlite3-dev)
 
 # build_preset NAME: configures when needed and builds, showing ninja's own progress line
 build_preset() {

@@ -5,7 +5,8 @@ const url = () => new URL("v1/generate", document.baseURI).href;
 const fileName = (params) => `taca-${params.seed ?? "random"}.png`;
 
 /** Pictures are pasted as files of these names, not as their bytes. */
-const FILES = { image: "start.png", mask: "mask.png" };
+const FILES = { image: "start", mask: "mask" };
+const nameOf = (kind, url) => `${FILES[kind]}.${url.startsWith("data:image/jpeg") ? "jpg" : "png"}`;
 
 /** In single quotes for a POSIX shell. */
 const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
@@ -13,7 +14,7 @@ const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 export function asCurl(params) {
   const rest = Object.entries(params).filter(([name]) => !FILES[name]);
   const files = Object.keys(FILES).filter((name) => params[name])
-    .map((name) => `,"${name}":"'"$(base64 <${FILES[name]} | tr -d '\\n')"'"`).join("");
+    .map((name) => `,"${name}":"'"$(base64 <${nameOf(name, params[name])} | tr -d '\\n')"'"`).join("");
   const body = shell(JSON.stringify(Object.fromEntries(rest)));
   const key = hasKey() ? ' \\\n  -H "Authorization: Bearer $TACA_API_KEY"' : "";
   return `curl --no-progress-meter --fail-with-body ${shell(url())} \\
@@ -34,7 +35,7 @@ function python(value) {
 }
 
 export function asPython(params) {
-  const value = (k, v) => (FILES[k] ? `base64.b64encode(open("${FILES[k]}", "rb").read()).decode()` : python(v));
+  const value = (k, v) => (FILES[k] ? `base64.b64encode(open("${nameOf(k, v)}", "rb").read()).decode()` : python(v));
   const fields = Object.entries(params).map(([k, v]) => `    ${python(k)}: ${value(k, v)},\n`).join("");
   const key = hasKey();
   return `${params.image ? "import base64\n" : ""}import json

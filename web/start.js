@@ -15,9 +15,9 @@ function dataUrl(blob) {
   });
 }
 
-/** Whatever the browser can show, as PNG. */
-async function asPng(file) {
-  if (file.type === "image/png") return file;
+/** Whatever the browser can show, as one of the kinds that services take. */
+async function asSent(file) {
+  if (["image/png", "image/jpeg"].includes(file.type)) return file;
   const bitmap = await createImageBitmap(file);
   const canvas = document.createElement("canvas");
   canvas.width = bitmap.width;
@@ -52,9 +52,9 @@ export function get() {
 }
 
 export async function take(kind, file) {
-  const png = await asPng(file);
-  const bitmap = await createImageBitmap(png);
-  chosen[kind] = await dataUrl(png);
+  const sent = await asSent(file);
+  const bitmap = await createImageBitmap(sent);
+  chosen[kind] = await dataUrl(sent);
   show();
   if (kind === "image") onSize(bitmap.width, bitmap.height);
 }

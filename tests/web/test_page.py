@@ -421,14 +421,18 @@ def a_phone_of_360_px_never_scrolls_sideways(browser, service):
 
 def copied_commands_carry_the_request(browser, service):
     folder = service.folder.name
-    _, _, png = service.request("/v1/generate", {"prompt": "a ball", "steps": 2}, {"Accept": "image/png"})
-    with open(os.path.join(folder, "start.png"), "wb") as f:
-        f.write(png)
     with Page(browser, service) as page:
         page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        jpeg = page.evaluate("""() => {
+            const canvas = Object.assign(document.createElement("canvas"), { width: 128, height: 96 });
+            canvas.getContext("2d").fillRect(32, 16, 64, 64);
+            return canvas.toDataURL("image/jpeg");
+        }""")
+        with open(os.path.join(folder, "start.jpg"), "wb") as f:
+            f.write(base64.b64decode(jpeg.partition(",")[2]))
         page.fill("#prompt", "it's \"quoted\"\nand new")
         page.fill("#seed", "5")
-        page.set_input_files("#image_file", os.path.join(folder, "start.png"))
+        page.set_input_files("#image_file", os.path.join(folder, "start.jpg"))
         page.wait_for_selector("#image_view:visible")
         page.click("#form_curl")
         page.wait_for_function("() => document.getElementById('form_curl').textContent === 'Copied'")
@@ -439,13 +443,14 @@ def copied_commands_carry_the_request(browser, service):
         script = page.evaluate("navigator.clipboard.readText()")
         assert page.evaluate("document.activeElement.id") == "form_python"
     compile(script, "copied", "exec")
-    assert "<start.png" in curl and len(curl) < 2000 and '"start.png"' in script
+    assert "<start.jpg" in curl and len(curl) < 2000 and '"start.jpg"' in script
     for command in (["sh", "-c", curl], [sys.executable, "-c", script]):
         done = subprocess.run(command, cwd=folder, capture_output=True, timeout=60, check=False)
         assert done.returncode == 0, done
         name = os.path.join(folder, "taca-5.png")
         with open(name, "rb") as f:
-            assert b"Denoising strength: 0.6" in f.read()
+            made_of_it = f.read()
+        assert b"Denoising strength: 0.6" in made_of_it and b"Size: 128x96" in made_of_it
         os.unlink(name)
 
 

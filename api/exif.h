@@ -1,0 +1,22 @@
+/* exif.h - which way up a picture is: cameras store what the sensor saw and how it was held. */
+#ifndef TACA_API_EXIF_H
+#define TACA_API_EXIF_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "api/resize.h"
+
+/* 1 = as it is stored. 2..4: mirrored, turned by half, both; 5..8: sides change places too. */
+enum { EXIF_UPRIGHT = 1, EXIF_LAST = 8 };
+
+/* What the Orientation (0x0112) of the first directory says; EXIF_UPRIGHT when it is not there or
+ * makes no sense. `tiff`: the bytes from the byte order mark on. */
+int api_exif_orientation(const void *tiff, size_t len);
+/* The sides as they are shown. */
+struct api_size api_exif_sides(struct api_size stored, int orientation);
+/* The picture as it is shown, its own memory (free); NULL when out of memory. `channels` bytes a
+ * pixel. */
+uint8_t *api_exif_turn(const uint8_t *in, int channels, struct api_size stored, int orientation);
+
+#endif
