@@ -130,6 +130,11 @@ static size_t count_lines(FILE *in) {
     return lines;
 }
 
+/* A file that never arrived: words would fall into letters, and the prompt would be another. */
+static enum taca_code no_merges(const char *path, struct taca_err *err) {
+    return taca_fail(err, TACA_EFORMAT, "%s: there are no merges in it", path);
+}
+
 static enum taca_code read_merge_lines(struct files *f, FILE *in, struct taca_err *err) {
     enum taca_code rc = TACA_OK;
     char *line = NULL;
@@ -147,6 +152,8 @@ static enum taca_code read_merge_lines(struct files *f, FILE *in, struct taca_er
         rc = taca_fail(err, TACA_EIO, "%s: %s", f->path, strerror(errno));
     else if (rc == TACA_OK && !feof(in))
         rc = taca_fail(err, TACA_ENOMEM, "%s: out of memory", f->path);
+    else if (rc == TACA_OK && rank == 0)
+        rc = no_merges(f->path, err);
     free(line);
     return rc;
 }
@@ -177,6 +184,7 @@ static enum taca_code load_merges_json(struct files *f, const json_t *merges,
     if (!json_is_array(merges) || n > MAX_ID)
         return taca_fail(err, TACA_EFORMAT, "%s: model.merges is not an array of at most %d",
                          f->vocab_path, MAX_ID);
+    if (n == 0) return no_merges(f->vocab_path, err);
     if (!tok_merges_init(&f->t->merges, n))
         return taca_fail(err, TACA_ENOMEM, "%s: out of memory", f->vocab_path);
     for (size_t i = 0; i < n && rc == TACA_OK; i++) {

@@ -252,6 +252,8 @@ static void test_wrong_files_are_named_with_file_and_line(void) {
     } cases[] = {
         {"merges.txt", "#version\nc a\nca  t</w>\n", "merges.txt:3: found \"ca  t</w>\""},
         {"merges.txt", "c a\nca\n", "merges.txt:2: found \"ca\""},
+        {"merges.txt", "", "merges.txt: there are no merges in it"},
+        {"merges.txt", "#version: 0.2\n", "merges.txt: there are no merges in it"},
         {"merges.txt", "c a\n z\n", "merges.txt:2: found \" z\""},
         {"merges.txt", "z a\n", "merges.txt:1: \"z a\": the first token is not in the vocabulary"},
         {"merges.txt", "t c\n", "merges.txt:1: \"t c\": the result is not in the vocabulary"},
@@ -304,6 +306,8 @@ static void test_a_directory_without_a_tokenizer_says_what_it_wants(void) {
         {"{\"model\":{\"end_of_word_suffix\":\"</w>\"}}", "no vocabulary"},
         {"{\"model\":{\"end_of_word_suffix\":\"</w>\",\"vocab\":{},\"merges\":{}}}",
          "not an array"},
+        {"{\"model\":{\"end_of_word_suffix\":\"</w>\",\"vocab\":{},\"merges\":[]}}",
+         "no merges in it"},
         {"{\"model\":{\"end_of_word_suffix\":\"</w>\",\"vocab\":{},\"merges\":[[\"a\"]]}}",
          "model.merges[0]: wanted"},
         {"{\"model\":{\"end_of_word_suffix\":\"</w>\",\"vocab\":{},\"merges\":[\"a b\"]}}",
