@@ -93,13 +93,6 @@ int conns_count_of(struct conns *r, uint64_t peer) {
     return n;
 }
 
-bool conns_closing(struct conns *r) {
-    pthread_mutex_lock(&r->lock);
-    bool closing = r->closing;
-    pthread_mutex_unlock(&r->lock);
-    return closing;
-}
-
 /* ---- entering and leaving -------------------------------------------------------------------- */
 
 static void set_option(int fd, int level, int name, int value) {

@@ -38,7 +38,6 @@ void conns_expect(struct conns *r, uint64_t peer);
 void conns_tick(struct conns *r, int64_t now_us);
 void conns_left(struct conns *r, uint64_t token, bool half);
 void conns_cut_all(struct conns *r);
-bool conns_closing(struct conns *r);
 
 /* The library's threads. NULL = no room. */
 struct conn *conn_enter(struct conns *r, int fd, uint64_t peer);

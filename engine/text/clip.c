@@ -211,7 +211,6 @@ int64_t clip_width(const struct clip *c) { return c->width; }
 int64_t clip_pooled_width(const struct clip *c) {
     return c->projection ? c->projection->out : c->width;
 }
-int clip_layers(const struct clip *c) { return (int)c->n_layers; }
 int clip_max_positions(const struct clip *c) { return (int)c->positions; }
 int clip_vocab(const struct clip *c) { return (int)c->vocab; }
 int64_t clip_weight_bytes(const struct clip *c) { return c->weight_bytes; }

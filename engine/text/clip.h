@@ -18,7 +18,6 @@ enum taca_code clip_open(struct clip **out, struct taca_backend *b, const json_t
 void clip_close(struct clip *c);          /* the weights go with the backend; NULL is fine */
 int64_t clip_width(const struct clip *c); /* of hidden */
 int64_t clip_pooled_width(const struct clip *c);
-int clip_layers(const struct clip *c);
 int clip_max_positions(const struct clip *c);
 int clip_vocab(const struct clip *c);
 int64_t clip_weight_bytes(const struct clip *c); /* on the device */

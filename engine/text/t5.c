@@ -235,7 +235,6 @@ void t5_close(struct t5 *t) {
 }
 
 int64_t t5_width(const struct t5 *t) { return t->width; }
-int t5_max_tokens(const struct t5 *t) { return t->max_tokens; }
 int t5_vocab(const struct t5 *t) { return (int)t->vocab; }
 int64_t t5_weight_bytes(const struct t5 *t) { return t->weight_bytes; }
 size_t t5_mapped_bytes(const struct t5 *t) { return text_table_mapped(&t->token); }

@@ -17,7 +17,6 @@ enum taca_code t5_open(struct t5 **out, struct taca_backend *b, const json_t *co
                        struct taca_ckpt *ckpt, int max_tokens, struct taca_err *err) TACA_MUST_USE;
 void t5_close(struct t5 *t); /* the weights go with the backend; NULL is fine */
 int64_t t5_width(const struct t5 *t);
-int t5_max_tokens(const struct t5 *t);
 int t5_vocab(const struct t5 *t);
 int64_t t5_weight_bytes(const struct t5 *t); /* on the device */
 size_t t5_mapped_bytes(const struct t5 *t);  /* of the file, which stays open: its tokens */
