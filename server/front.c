@@ -24,7 +24,8 @@ enum {
     STALL_S = 30,
     CLOSE_TICK_MS = 5,
     CLOSE_PATIENCE_MS = 2000, /* for answers that are being written */
-    SPARE_DESCRIPTORS = 256
+    SPARE_DESCRIPTORS = 256,
+    ADMIN_HOST = 128 /* bytes of an address or of unix:/path */
 };
 
 struct departure {
@@ -177,25 +178,44 @@ static enum taca_code open_listener(struct front *f, bool admin, const char *hos
     return listener_open(admin ? &f->admin_listener : &f->listener, f->loop, &l, err);
 }
 
-/* "127.0.0.1:8081", "[::1]:8081" or "unix:/path" */
+/* "127.0.0.1:8081", "[::1]:8081" or "unix:/path": one address, since who may load models depends on
+ * it. */
+static enum taca_code read_admin(const char *text, char host[ADMIN_HOST], int *port,
+                                 struct taca_err *err) {
+    const char *colon = strrchr(text, ':');
+    const bool local = strncmp(text, "unix:", 5) == 0;
+    char *end = NULL;
+    long n = colon && colon[1] ? strtol(colon + 1, &end, 10) : -1;
+    size_t len = local ? strlen(text) : colon ? (size_t)(colon - text) : 0;
+    bool good = len > 0 && len < ADMIN_HOST && !strchr(text, ',');
+    if (!good || (!local && (!end || *end || n < 0 || n > 65535)))
+        return taca_fail_param(err, "admin-listen",
+                               "--admin-listen must be one ADDR:PORT or unix:/PATH, got '%.200s'",
+                               text);
+    snprintf(host, ADMIN_HOST, "%.*s", (int)len, text);
+    *port = local ? 0 : (int)n;
+    return listener_check(host, err);
+}
+
+static bool wants_admin(const struct front_opts *o) {
+    return o->n_given_admin || (o->admin_listen && o->admin_listen[0]);
+}
+
+static enum taca_code check_addresses(const struct front_opts *o, struct taca_err *err) {
+    char host[ADMIN_HOST];
+    int port;
+    enum taca_code rc = o->n_given ? TACA_OK : listener_check(o->host, err);
+    if (rc || o->n_given_admin || !wants_admin(o)) return rc;
+    return read_admin(o->admin_listen, host, &port, err);
+}
+
 static enum taca_code open_admin(struct front *f, const struct front_opts *o,
                                  struct taca_err *err) {
-    char host[64];
-    const char *colon = strrchr(o->admin_listen, ':');
-    bool addressed = !o->n_given_admin && strncmp(o->admin_listen, "unix:", 5) != 0;
-    char *end = NULL;
-    long port = colon && colon[1] ? strtol(colon + 1, &end, 10) : -1;
-    size_t len = colon ? (size_t)(colon - o->admin_listen) : 0;
-    if (!addressed) {
-        enum taca_code rc = open_http(f, true, o, err);
-        return rc == TACA_OK ? open_listener(f, true, o->admin_listen, 0, o, err) : rc;
-    }
-    if (!colon || !end || *end || port < 0 || port > 65535 || len == 0 || len >= sizeof host)
-        return taca_fail_param(err, "admin_listen", "\"%s\" is not address:port", o->admin_listen);
-    snprintf(host, sizeof host, "%.*s", (int)len, o->admin_listen);
-    enum taca_code rc = open_http(f, true, o, err);
-    if (rc != TACA_OK) return rc;
-    return open_listener(f, true, host, (int)port, o, err);
+    char host[ADMIN_HOST] = "";
+    int port = 0;
+    enum taca_code rc = o->n_given_admin ? TACA_OK : read_admin(o->admin_listen, host, &port, err);
+    if (rc == TACA_OK) rc = open_http(f, true, o, err);
+    return rc == TACA_OK ? open_listener(f, true, host, port, o, err) : rc;
 }
 
 /* An operator's listener that only this machine reaches. */
@@ -228,14 +248,16 @@ static enum taca_code open_access(struct access **out, const struct front_opts *
 
 enum taca_code front_check(const struct front_opts *opts, struct taca_err *err) {
     struct access *access = NULL;
-    enum taca_code rc = open_access(&access, opts, err);
+    enum taca_code rc = check_addresses(opts, err);
+    if (rc == TACA_OK) rc = open_access(&access, opts, err);
     access_close(access);
     return rc;
 }
 
 enum taca_code front_reload(struct front *f, const struct front_opts *opts, struct taca_err *err) {
     struct access *access = NULL;
-    enum taca_code rc = open_access(&access, opts, err);
+    enum taca_code rc = check_addresses(opts, err); /* those of the next start */
+    if (rc == TACA_OK) rc = open_access(&access, opts, err);
     return rc == TACA_OK ? rules_set(&f->rules, access, &opts->limits, err) : rc;
 }
 
@@ -255,8 +277,7 @@ enum taca_code front_open(struct front **out, uv_loop_t *loop, const struct fron
     if (rc == TACA_OK) rc = watch_open(&f->watch, loop, on_watch, f, err);
     if (rc == TACA_OK) rc = open_http(f, false, opts, err);
     if (rc == TACA_OK) rc = open_listener(f, false, opts->host, opts->port, opts, err);
-    bool admin = opts->n_given_admin || (opts->admin_listen && opts->admin_listen[0]);
-    if (rc == TACA_OK && admin) rc = open_admin(f, opts, err);
+    if (rc == TACA_OK && wants_admin(opts)) rc = open_admin(f, opts, err);
     if (rc == TACA_OK)
         *out = f;
     else

@@ -39,6 +39,8 @@ struct listener_opts {
     int (*others_of)(void *ctx, uint64_t peer); /* asked only when there is max_per_peer */
 };
 
+/* Whether `hosts` could be listened on, as far as the text tells. */
+enum taca_code listener_check(const char *hosts, struct taca_err *err) TACA_MUST_USE;
 enum taca_code listener_open(struct listener **out, uv_loop_t *loop,
                              const struct listener_opts *opts, struct taca_err *err) TACA_MUST_USE;
 int listener_port(const struct listener *l); /* 0 = Unix sockets alone */

@@ -84,6 +84,12 @@ static enum taca_code parse_hosts(const char *hosts, struct address *list, int *
     return *n ? TACA_OK : taca_fail_param(err, "host", "no address to listen on");
 }
 
+enum taca_code listener_check(const char *hosts, struct taca_err *err) {
+    struct address list[LISTENER_MAX_SOCKETS];
+    int n;
+    return parse_hosts(hosts, list, &n, err);
+}
+
 /* A Unix socket's name outlives its process: 0 when nobody is behind it and it is gone now. */
 static int remove_stale(const struct sockaddr_un *name) {
     struct stat st;

@@ -1,12 +1,35 @@
 /* serve_options.c - see serve_options.h. */
 #include "server/serve_options.h"
 
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
 #include "server/disk.h"
 #include "server/loader.h"
 
 static enum taca_code check_range(const char *flag, int v, int min, int max, struct taca_err *err) {
     if (v >= min && v <= max) return TACA_OK;
     return taca_fail_param(err, flag, "--%s must be in %d..%d, got %d", flag, min, max, v);
+}
+
+/* What names a file is there; the model itself is the loader's. */
+static enum taca_code check_parts(const struct taca_engine_opts *e, struct taca_err *err) {
+    const bool without_t5 = e->t5 && strcmp(e->t5, "none") == 0;
+    const struct {
+        const char *flag, *path;
+    } parts[] = {{"transformer", e->transformer},
+                 {"vae", e->vae},
+                 {"clip-l", e->clip_l},
+                 {"clip-g", e->clip_g},
+                 {"t5", without_t5 ? NULL : e->t5},
+                 {"taesd", e->taesd},
+                 {"model-config", e->config}};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        if (parts[i].path && parts[i].path[0] && access(parts[i].path, R_OK) != 0)
+            return taca_fail_param(err, parts[i].flag, "--%s %s: %s", parts[i].flag, parts[i].path,
+                                   strerror(errno));
+    return TACA_OK;
 }
 
 enum taca_code serve_check(const struct serve_opts *o, struct taca_err *err) {
@@ -39,7 +62,8 @@ enum taca_code serve_check(const struct serve_opts *o, struct taca_err *err) {
             check_range(ranges[i].flag, ranges[i].v, ranges[i].min, ranges[i].max, err);
         if (rc) return rc;
     }
-    return loader_check(o, err);
+    enum taca_code rc = check_parts(&o->engine, err);
+    return rc ? rc : loader_check(o, err);
 }
 
 struct jobs_opts serve_jobs_opts(const struct serve_opts *o) {

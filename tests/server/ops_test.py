@@ -71,12 +71,21 @@ def test_a_configuration_is_checked_without_being_started():
                           ({"host": "0.0.0.0"}, "--insecure"),
                           ({"model": "/nowhere"}, "--model /nowhere"),
                           ({"memory-probe": "/nowhere"}, "--memory-probe must be auto, none"),
+                          ({"vae": "/nowhere"}, "--vae /nowhere: No such file"),
+                          ({"host": "unix:relative"}, "nor unix:/PATH"),
+                          ({"host": "127.0.0.1,127.1.2"}, "127.1.2"),
                           ({"cors-origin": "*"}, "--cors-origin")):
         path = write("bad.json", content)
         for command in ("--check-config", "--log-level=error"):
             done = serve("--config", path, "--port", 0, "--admin-listen", "none", command,
                          env={"TACA_MODEL": "" if "model" in content else base.MODEL})
             assert done.returncode == 78 and word in done.stderr, (content, command, done)
+    # one address: a second could be anybody's, where only this machine's are trusted to load models
+    for where in ("nowhere", "127.0.0.1", "127.0.0.1:99999", "127.0.0.1,0.0.0.0:0", "unix:/tmp/a,0.0.0.0",
+                  "unix:relative", ":0"):
+        for command in ("--check-config", "--log-level=error"):
+            done = serve("--model", base.MODEL, "--port", 0, "--admin-listen", where, command)
+            assert done.returncode == 78 and ("--admin-listen" in done.stderr or "unix:/PATH" in done.stderr), done
     done = serve("--config", "/nowhere.json", "--check-config")
     assert done.returncode == 78 and "/nowhere.json: No such file" in done.stderr, done
     done = serve("--check-config", env={"TACA_CONFIG": good, "TACA_MODEL": base.MODEL})
