@@ -40,7 +40,7 @@ static enum taca_code plan_step(const struct taca_engine *e, struct taca_backend
                               .mod = {NULL, TACA_F32, 1, d->mod_width, d->mod_width},
                               .gamma = 1};
     dit_segments(e->dit, items, want->n_branches, segs);
-    enum taca_code rc = taca_layout_init(&layout, count, segs, want->n_branches, err);
+    enum taca_code rc = taca_scratch_layout(&s, &layout, segs, want->n_branches, err);
     if (rc) return rc;
     dit_run(e->dit, count, &s,
             &(struct dit_forward){.items = items,

@@ -284,7 +284,8 @@ static enum taca_code run_skipped(struct taca_engine *e, struct taca_seq *s, str
     dit_segments(e->dit, &item, 1, &seg);
     enum taca_code rc = batch_loras_init(&loras, e, &s, 1, err);
     if (rc) goto out;
-    rc = taca_layout_init(&layout, e->b, &seg, 1, err);
+    const size_t used = e->scratch.used;
+    rc = taca_scratch_layout(&e->scratch, &layout, &seg, 1, err);
     if (!rc) {
         dit_run(
             e->dit, e->b, &e->scratch,
@@ -293,6 +294,7 @@ static enum taca_code run_skipped(struct taca_engine *e, struct taca_seq *s, str
         rc = taca_sync(e->b, err);
         taca_layout_finish(&layout);
     }
+    e->scratch.used = used;
     batch_loras_finish(&loras);
 out:
     free(all);
@@ -325,7 +327,8 @@ static enum taca_code run_batch(struct taca_engine *e, struct taca_seq *const *s
     dit_segments(e->dit, items, n_items, segs);
     enum taca_code rc = batch_loras_init(&loras, e, seqs, n, err);
     if (rc) return rc;
-    rc = taca_layout_init(&layout, e->b, segs, n_items, err);
+    const size_t used = e->scratch.used;
+    rc = taca_scratch_layout(&e->scratch, &layout, segs, n_items, err);
     if (rc) goto out;
     dit_run(e->dit, e->b, &e->scratch,
             &(struct dit_forward){
@@ -337,6 +340,7 @@ static enum taca_code run_batch(struct taca_engine *e, struct taca_seq *const *s
     if (!rc) rc = synced;
     taca_layout_finish(&layout);
 out:
+    e->scratch.used = used;
     batch_loras_finish(&loras);
     return rc;
 }

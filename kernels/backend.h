@@ -112,6 +112,35 @@ void taca_fill_zero(struct taca_backend *b, void *dst, size_t bytes);
 /* Waits for queued work; the first error since the last sync, which is cleared. */
 enum taca_code taca_sync(struct taca_backend *b, struct taca_err *err) TACA_MUST_USE;
 
+/* ---- replay ----------------------------------------------------------------------------------
+ *
+ * Ops cost a device little and the host much when they are small and many. A backend may keep the
+ * ops between the two calls as one piece (a CUDA graph), and give its device that piece the next
+ * time it meets the key:
+ *     if (!taca_replay(b, key, bytes))
+ *         do ops(); while (!taca_recorded(b));
+ * The key tells apart everything that those ops depend on but the contents of device memory:
+ * addresses, shapes, weights, scalars, the text of host arguments. Between the calls nothing is
+ * uploaded, downloaded, allocated, closed or waited for. */
+
+/* False where making a key would be in vain. */
+bool taca_replays(const struct taca_backend *b);
+/* True: the ops are queued, as they were recorded. False: run them, then ask taca_recorded. */
+bool taca_replay(struct taca_backend *b, const void *key, size_t bytes);
+/* False: recording them came to nothing, and neither was anything run. Run them again. */
+bool taca_recorded(struct taca_backend *b);
+/* What was recorded will not be replayed: something that it uses is about to go. */
+void taca_replay_forget(struct taca_backend *b);
+/* Whether to do so at all; on when a backend opens. */
+void taca_backend_replay(struct taca_backend *b, bool on);
+struct taca_replay_counts {
+    long long plain, recorded, replayed; /* runs without, first and later runs of a recording */
+    long long failed;                    /* recordings that came to nothing */
+    int kept;                            /* recordings there are now */
+    size_t kept_bytes;                   /* of the device that they take, as far as known */
+};
+struct taca_replay_counts taca_replay_count(const struct taca_backend *b);
+
 /* Step scratch: a bump allocator over one block of backend memory. taca_scratch_reserve makes room
  * (the only place that allocates); the taca_scratch_* getters advance, and on a counting backend or
  * a scratch without room they return views with data == NULL while `peak` keeps growing, the latter
@@ -187,11 +216,16 @@ struct taca_layout {
     const struct taca_seg *segs; /* host copy */
     int n_segs;
     int64_t img_rows, txt_rows;
-    void *device; /* the backend's own form */
+    void *device;  /* the backend's own form */
+    bool borrowed; /* that is scratch */
 };
 enum taca_code taca_layout_init(struct taca_layout *l, struct taca_backend *b,
                                 const struct taca_seg *segs, int n_segs,
                                 struct taca_err *err) TACA_MUST_USE;
+/* The same with the device's form in scratch: free again when `used` is set back. */
+enum taca_code taca_scratch_layout(struct taca_scratch *s, struct taca_layout *l,
+                                   const struct taca_seg *segs, int n_segs,
+                                   struct taca_err *err) TACA_MUST_USE;
 void taca_layout_finish(struct taca_layout *l);
 
 enum taca_stream { TACA_IMG, TACA_TXT };

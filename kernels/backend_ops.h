@@ -89,6 +89,12 @@ struct taca_backend_ops {
     /* false when a value was not finite */
     bool (*map_to_rgb8)(struct taca_backend *b, uint8_t *host_dst, struct taca_map x);
 
+    /* Recording and replaying ops; all or none of them. */
+    bool (*replay)(struct taca_backend *b, const void *key, size_t bytes);
+    bool (*recorded)(struct taca_backend *b); /* also after an error */
+    void (*replay_forget)(struct taca_backend *b);
+    struct taca_replay_counts (*replay_count)(const struct taca_backend *b);
+
     /* What the real thing would take, for a counting backend that stands for this one. weigh: w has
      * its shape, has_bias and nothing else; sets its dtype. foresee: views have no data, w is known
      * by its shape and dtype alone. All optional. */
@@ -113,6 +119,7 @@ struct taca_backend {
     enum taca_dtype precision;
     enum taca_narrow narrow_type;
     bool narrow; /* linear maps opened now are to be so */
+    bool plain;  /* nothing is recorded or replayed */
     char detail[96];
     struct taca_err error; /* the first since the last sync */
     size_t scratch_peak;   /* over all scratch of this backend */

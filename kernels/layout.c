@@ -42,8 +42,21 @@ static void fill(const struct taca_layout *l, char *block) {
     }
 }
 
-enum taca_code taca_layout_init(struct taca_layout *out, struct taca_backend *b,
-                                const struct taca_seg *segs, int n_segs, struct taca_err *err) {
+/* Device memory of the layout's own, or scratch where there is one. */
+static enum taca_code take(struct taca_layout *l, struct taca_scratch *s, size_t bytes,
+                           struct taca_err *err) {
+    if (!s && l->b->ops->counting) return TACA_OK;
+    if (!s) {
+        l->device = taca_alloc(l->b, bytes, err);
+        return l->device ? TACA_OK : taca_alloc_code(l->b);
+    }
+    l->device = taca_scratch_mat(s, TACA_U8, 1, (int64_t)bytes).data;
+    l->borrowed = true;
+    return l->device || l->b->ops->counting ? TACA_OK : taca_sync(l->b, err);
+}
+
+static enum taca_code init(struct taca_layout *out, struct taca_backend *b, struct taca_scratch *s,
+                           const struct taca_seg *segs, int n_segs, struct taca_err *err) {
     struct taca_layout l = {.b = b, .n_segs = n_segs};
     struct taca_seg *copy = NULL;
     char *block = NULL;
@@ -59,14 +72,11 @@ enum taca_code taca_layout_init(struct taca_layout *out, struct taca_backend *b,
     }
     memcpy(copy, segs, (size_t)n_segs * sizeof *copy);
     l.segs = copy;
-    if (!b->ops->counting) {
-        l.device = taca_alloc(b, bytes, err);
-        if (!l.device) {
-            rc = taca_alloc_code(b);
-            goto out;
-        }
+    rc = take(&l, s, bytes, err);
+    if (rc != TACA_OK) goto out;
+    if (l.device) {
         fill(&l, block);
-        b->ops->upload(b, l.device, block, bytes);
+        taca_upload(b, l.device, block, bytes);
     }
     *out = l;
     copy = NULL; /* the layout owns it now */
@@ -76,9 +86,19 @@ out:
     return rc;
 }
 
+enum taca_code taca_layout_init(struct taca_layout *l, struct taca_backend *b,
+                                const struct taca_seg *segs, int n_segs, struct taca_err *err) {
+    return init(l, b, NULL, segs, n_segs, err);
+}
+
+enum taca_code taca_scratch_layout(struct taca_scratch *s, struct taca_layout *l,
+                                   const struct taca_seg *segs, int n_segs, struct taca_err *err) {
+    return init(l, s->b, s, segs, n_segs, err);
+}
+
 void taca_layout_finish(struct taca_layout *l) {
     if (!l->b) return;
-    taca_free(l->b, l->device);
+    if (!l->borrowed) taca_free(l->b, l->device);
     free((void *)l->segs);
     memset(l, 0, sizeof *l);
 }

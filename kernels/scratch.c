@@ -13,6 +13,7 @@ enum taca_code taca_scratch_reserve(struct taca_scratch *s, size_t bytes, struct
     if (bytes <= s->size || s->b->ops->counting) return TACA_OK;
     char *base = taca_alloc(s->b, bytes, err);
     if (!base) return taca_alloc_code(s->b);
+    taca_replay_forget(s->b);
     taca_free(s->b, s->base);
     s->base = base;
     s->size = bytes;
@@ -21,7 +22,10 @@ enum taca_code taca_scratch_reserve(struct taca_scratch *s, size_t bytes, struct
 }
 
 void taca_scratch_finish(struct taca_scratch *s) {
-    if (s->b) taca_free(s->b, s->base);
+    if (s->b) {
+        taca_replay_forget(s->b);
+        taca_free(s->b, s->base);
+    }
     s->base = NULL;
     s->size = s->used = 0;
 }

@@ -155,11 +155,24 @@ static enum taca_code count_forward(const struct forward *f, const struct model_
     return rc;
 }
 
-/* Plain and TACA runs take turns, so that both meet the same machine. */
+/* Ways to run a forward. The last only where there are graphs to do without. */
+enum { PLAIN, WITH_TACA, WITHOUT_GRAPHS, WAYS };
+
+static void run_way(struct forward *f, int way, struct bench_sample *s) {
+    const struct bench_work work = {f->b, run_forward, f};
+    f->with = way == WITH_TACA;
+    taca_backend_replay(f->b, way != WITHOUT_GRAPHS);
+    bench_once(s, &work);
+    taca_backend_replay(f->b, true);
+}
+
+/* The ways take turns, so that all meet the same machine. */
 static enum taca_code measure_forward(struct taca_bench *b, struct forward *f,
                                       const struct model_case *c, const struct taca_counts *counts,
                                       struct taca_err *err) {
-    static struct bench_sample s[2];
+    static struct bench_sample s[WAYS];
+    char bare[128];
+    const int ways = taca_replays(f->b) ? WAYS : WITHOUT_GRAPHS;
     struct taca_bench_row row = {.group = "model",
                                  .name = c->name,
                                  .dtype = bench_dtype(f->b),
@@ -167,24 +180,22 @@ static enum taca_code measure_forward(struct taca_bench *b, struct forward *f,
                                  .device = bench_on_device(f->b),
                                  .gflop = counts->flops * 1e-9,
                                  .mbyte = counts->weight_bytes * 1e-6};
-    const struct bench_work work = {f->b, run_forward, f};
-    for (f->with = 0; f->with < 2; f->with++) { /* once unmeasured */
-        s[f->with].err = (struct taca_err){0};
-        bench_once(&s[f->with], &work);
-        s[f->with].n = 0;
+    for (int i = 0; i < ways; i++) { /* unmeasured: once, and once more to be recorded */
+        s[i].err = (struct taca_err){0};
+        for (int k = 0; k < (ways == WAYS ? 2 : 1); k++) run_way(f, i, &s[i]);
+        s[i].n = 0;
     }
     const int runs = 5 + (int)(b->budget_ms / 250);
-    for (int i = 0; i < 2 * runs; i++) {
-        f->with = i % 2;
-        bench_once(&s[f->with], &work);
-    }
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < ways * runs; i++) run_way(f, i % ways, &s[i % ways]);
+    for (int i = 0; i < ways; i++)
         if (s[i].err.code) return taca_fail(err, s[i].err.code, "%s", s[i].err.text);
-    const double ratio = bench_ratio(&s[1], &s[0], row.device);
-    bench_send(b, &row, &s[0]);
-    row.name = c->taca_name;
-    row.ratio = ratio;
-    bench_send(b, &row, &s[1]);
+    snprintf(bare, sizeof bare, "%s, without graphs", c->name);
+    const char *const names[WAYS] = {c->name, c->taca_name, bare};
+    for (int i = 0; i < ways; i++) {
+        row.name = names[i];
+        row.ratio = i ? bench_ratio(&s[i], &s[PLAIN], row.device) : 0;
+        bench_send(b, &row, &s[i]);
+    }
     return TACA_OK;
 }
 

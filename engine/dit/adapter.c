@@ -157,6 +157,7 @@ out:
 
 void dit_adapter_close(struct dit_adapter *a, struct taca_backend *b) {
     if (!a) return;
+    taca_replay_forget(b);
     for (int i = 0; i < a->n; i++) taca_low_rank_close(b, &a->changes[i].w);
     for (int i = 0; i < a->n_gains; i++) taca_free(b, (void *)(uintptr_t)a->gains[i].gain.data);
     free(a->gains);

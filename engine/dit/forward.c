@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "base/buf.h"
 #include "engine/dit/adapted.h"
 #include "engine/dit/model.h"
 
@@ -229,16 +230,20 @@ static void embed_latents(const struct dit *d, const struct dit_pass *p,
     tap(f, "pos_embed", x);
 }
 
-/* The last norm and projection, and rows back to the items' velocities. */
+/* The last norm and projection. */
 static void project_velocity(const struct dit *d, const struct dit_pass *p,
-                             const struct dit_forward *f, struct taca_mat x) {
+                             const struct dit_forward *f, struct taca_mat y, struct taca_mat x) {
     struct taca_mat h = dit_low(p, x.rows, x.cols);
-    struct taca_mat y = taca_scratch_mat(p->s, TACA_F32, x.rows, d->proj->out);
     taca_norm_modulate(p->b, h, x, p->mod, d->final_shift, d->final_scale, p->layout, TACA_IMG,
                        DIT_EPS);
     tap(f, "norm_out", h);
     dit_linear(p, y, h, d->proj, TACA_ACT_NONE, DIT_IMG);
     tap(f, "proj_out", y);
+}
+
+/* Rows back to the items' velocities. */
+static void scatter_velocity(const struct dit *d, const struct dit_pass *p,
+                             const struct dit_forward *f, struct taca_mat y) {
     int64_t at = 0;
     for (int i = 0; i < f->n_items; i++) {
         int64_t n = patches(d, f->items[i].latent);
@@ -246,6 +251,77 @@ static void project_velocity(const struct dit *d, const struct dit_pass *p,
                         d->out_order);
         at += n;
     }
+}
+
+/* From embedded rows to velocities as rows: works on scratch, weights and the layout alone. */
+static void run_blocks(const struct dit *d, const struct dit_pass *p, const struct dit_forward *f,
+                       const struct streams *h, struct taca_mat y) {
+    const size_t start = p->s->used;
+    for (int64_t i = 0; i < d->info.depth; i++) {
+        if (f->skip && f->skip[i]) continue;
+        dit_block_run(&d->blocks[i], p, h->x, h->c);
+        if (d->blocks[i].txt.out) tap_block(f, "transformer_blocks", i, 0, h->c);
+        tap_block(f, "transformer_blocks", i, 1, h->x);
+    }
+    for (int64_t i = 0; i < d->info.singles; i++) {
+        dit_single_run(&d->singles[i], p, h->all, h->x.rows);
+        tap_block(f, "single_transformer_blocks", i, 0, h->c);
+        tap_block(f, "single_transformer_blocks", i, 1, h->x);
+    }
+    project_velocity(d, p, f, y, h->x);
+    p->s->used = start;
+}
+
+/* ---- replay ---------------------------------------------------------------------------------- */
+
+static void key_number(struct taca_buf *key, int64_t n) { taca_buf_put(key, &n, sizeof n); }
+static void key_address(struct taca_buf *key, const void *p) { taca_buf_put(key, &p, sizeof p); }
+
+/* All that the launches of run_blocks depend on. Latents, noise levels, places, modulations and
+ * gammas are contents of device memory, so they are not part of it; rows, weights and adapters are.
+ * Addresses of what is in scratch follow from where it begins, but are cheap to be sure of. */
+static void make_key(struct taca_buf *key, const struct dit *d, const struct dit_pass *p,
+                     const struct dit_forward *f, const struct streams *h, struct taca_mat y) {
+    const struct taca_layout *l = f->layout;
+    const void *const addresses[] = {d,
+                                     p->s->base + p->s->used,
+                                     p->mod.data,
+                                     y.data,
+                                     p->places[TACA_IMG].data,
+                                     p->places[TACA_TXT].data,
+                                     h->x.data,
+                                     l->device};
+    for (size_t i = 0; i < sizeof addresses / sizeof *addresses; i++)
+        key_address(key, addresses[i]);
+    key_number(key, h->x.rows);
+    key_number(key, h->c.rows);
+    key_number(key, l->n_segs);
+    for (int i = 0; i < l->n_segs; i++) {
+        key_number(key, l->segs[i].n_img);
+        key_number(key, l->segs[i].n_txt);
+    }
+    key_number(key, f->skip != NULL);
+    if (f->skip) taca_buf_put(key, f->skip, (size_t)d->info.depth * sizeof *f->skip);
+    for (int i = 0; i < f->loras.n; i++) {
+        key_address(key, f->loras.list[i].adapter);
+        taca_buf_put(key, f->loras.list[i].gate, (size_t)l->n_segs * sizeof(float));
+    }
+}
+
+/* run_blocks, or what was recorded of it. */
+static void run_or_replay(const struct dit *d, const struct dit_pass *p,
+                          const struct dit_forward *f, const struct streams *h, struct taca_mat y) {
+    enum { KEY_BYTES = 1 << 20 };
+    struct taca_buf key;
+    taca_buf_init(&key, KEY_BYTES);
+    const bool keyed = taca_replays(p->b) && !f->tap;
+    if (keyed) make_key(&key, d, p, f, h, y);
+    if (!keyed || key.failed)
+        run_blocks(d, p, f, h, y);
+    else if (!taca_replay(p->b, key.data, key.len))
+        do run_blocks(d, p, f, h, y);
+        while (!taca_recorded(p->b));
+    taca_buf_finish(&key);
 }
 
 void dit_run(struct dit *d, struct taca_backend *b, struct taca_scratch *s,
@@ -258,17 +334,8 @@ void dit_run(struct dit *d, struct taca_backend *b, struct taca_scratch *s,
     gather_text(&p, f, h.c);
     tap(f, "context_embedder", h.c);
     embed_latents(d, &p, f, h.x);
-    for (int64_t i = 0; i < d->info.depth; i++) {
-        if (f->skip && f->skip[i]) continue;
-        dit_block_run(&d->blocks[i], &p, h.x, h.c);
-        if (d->blocks[i].txt.out) tap_block(f, "transformer_blocks", i, 0, h.c);
-        tap_block(f, "transformer_blocks", i, 1, h.x);
-    }
-    for (int64_t i = 0; i < d->info.singles; i++) {
-        dit_single_run(&d->singles[i], &p, h.all, h.x.rows);
-        tap_block(f, "single_transformer_blocks", i, 0, h.c);
-        tap_block(f, "single_transformer_blocks", i, 1, h.x);
-    }
-    project_velocity(d, &p, f, h.x);
+    const struct taca_mat y = taca_scratch_mat(s, TACA_F32, h.x.rows, d->proj->out);
+    run_or_replay(d, &p, f, &h, y);
+    scatter_velocity(d, &p, f, y);
     s->used = start;
 }

@@ -139,14 +139,14 @@ struct walk {
     struct taca_chw latent; /* z or moments */
 };
 
-static void walk_on(const struct vae *v, struct vae_pass *p, struct taca_backend *b,
+static void walk_on(const struct vae *v, struct vae_pass *p, struct taca_scratch *s,
                     const struct walk *w) {
     struct taca_seg seg = {.n_img = w->latent.h * w->latent.w, .gamma = 1};
     struct taca_layout layout = {0};
     struct taca_err err = {0};
     /* Without memory for a layout of one segment the attention op reports the empty one. */
-    if (taca_layout_init(&layout, b, &seg, 1, &err) != TACA_OK) layout = (struct taca_layout){0};
-    p->b = b;
+    if (taca_scratch_layout(s, &layout, &seg, 1, &err) != TACA_OK) layout = (struct taca_layout){0};
+    p->b = s->b;
     p->layout = &layout;
     if (w->decode)
         vae_walk_decode(v, p, w->image, w->latent, w->raw_z);
@@ -160,7 +160,8 @@ static void run(struct vae *v, struct taca_backend *b, struct taca_scratch *s,
     struct vae_pass p = {
         .input = taca_backend_precision(b), .groups = v->groups, .place = {VAE_X, VAE_T, VAE_H}};
     struct vae_pass plan = p;
-    walk_on(v, &plan, v->planner, w);
+    struct taca_scratch dry = {.b = v->planner};
+    walk_on(v, &plan, &dry, w);
     /* A shape that the plan stumbles over is met, and reported, on the caller's backend as well. */
     enum taca_code ignored = taca_sync(v->planner, NULL);
     (void)ignored;
@@ -170,7 +171,7 @@ static void run(struct vae *v, struct taca_backend *b, struct taca_scratch *s,
         int64_t floats = (int64_t)((plan.bytes[i] + sizeof(float) - 1) / sizeof(float));
         p.data[i] = taca_scratch_mat(s, TACA_F32, 1, floats).data;
     }
-    walk_on(v, &p, b, w);
+    walk_on(v, &p, s, w);
     s->used = mark;
 }
 

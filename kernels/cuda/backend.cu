@@ -73,6 +73,8 @@ static void cuda_free(struct taca_backend *b, void *p) {
 
 void *cuda_buf_get(struct cuda *c, struct cuda_buf *b, size_t bytes, const char *op) {
     if (b->p && b->size >= bytes) return b->p;
+    if (cuda_must_not_now(c)) return NULL;
+    cuda_replay_forget(&c->base); /* it holds the old address */
     void *p = device_alloc(c, bytes);
     if (!p) {
         c->host->backend_fail(&c->base, TACA_ENOMEM, "cuda:%d: %s: %zu bytes of work memory",
@@ -99,6 +101,7 @@ static void cuda_upload(struct taca_backend *b, void *dst, const void *host, siz
 
 static void cuda_download(struct taca_backend *b, void *host, const void *src, size_t bytes) {
     struct cuda *c = cuda_of(b);
+    if (cuda_must_not_now(c)) return;
     if (cuda_ok(c, cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, c->stream),
                 "download"))
         (void)cuda_ok(c, cudaStreamSynchronize(c->stream), "download");
@@ -111,6 +114,7 @@ static void cuda_fill_zero(struct taca_backend *b, void *dst, size_t bytes) {
 
 static void cuda_wait(struct taca_backend *b) {
     struct cuda *c = cuda_of(b);
+    if (cuda_must_not_now(c)) return;
     (void)cuda_ok(c, cudaStreamSynchronize(c->stream), "wait");
 }
 
@@ -134,6 +138,7 @@ static size_t cuda_foreseen(const struct taca_backend *b) {
 static void cuda_close(struct taca_backend *b) {
     struct cuda *c = cuda_of(b);
     if (c->stream) (void)cudaStreamSynchronize(c->stream);
+    cuda_graphs_close(c);
     c->host->backend_finish(b);
     while (c->weights) {
         cuda_weight *w = c->weights;
@@ -190,6 +195,10 @@ static const struct taca_backend_ops cuda_ops = {
     .group_norm = cuda_group_norm,
     .upsample2 = cuda_upsample2,
     .map_to_rgb8 = cuda_map_to_rgb8,
+    .replay = cuda_replay,
+    .recorded = cuda_recorded,
+    .replay_forget = cuda_replay_forget,
+    .replay_count = cuda_replay_count,
     .weigh_linear = cuda_weigh_linear,
     .weigh_conv = cuda_weigh_conv,
     .foresee_linear = cuda_foresee_linear,
@@ -213,7 +222,7 @@ static enum taca_code start(struct cuda *c, struct taca_err *err) {
     if (cuda_ok(c, cudaSetDevice(c->device), "device") &&
         cuda_ok(c, cudaGetDeviceProperties(&p, c->device), "device") &&
         cuda_ok(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "stream") &&
-        cuda_stage_open(c)) {
+        cuda_stage_open(c) && cuda_graphs_open(c)) {
         c->arch = 10 * p.major + p.minor;
         c->sms = p.multiProcessorCount;
         if (c->base.narrow_type != TACA_NARROW_FP8 || c->arch < 90)

@@ -43,7 +43,8 @@ struct cuda_block {
     bool used;
 };
 
-struct lt; /* matmul.cu: the library, its handle and the algorithms chosen */
+struct cuda_graphs; /* graph.cu: ops that were recorded */
+struct lt;          /* matmul.cu: the library, its handle and the algorithms chosen */
 
 struct cuda {
     struct taca_backend base; /* first: the table casts */
@@ -58,6 +59,7 @@ struct cuda {
     cuda_weight *weights;
     struct cuda_buf in, out; /* inputs as a weight wants them, outputs before they are narrowed */
     struct lt *lt;
+    struct cuda_graphs *graphs; /* NULL: no memory for them */
 };
 
 static inline struct cuda *cuda_of(struct taca_backend *b) { return (struct cuda *)b; }
@@ -91,6 +93,18 @@ void cuda_stage_upload(struct cuda *c, void *dst, const void *host, size_t bytes
  * are and are converted on the device. */
 void cuda_upload_as(struct cuda *c, void *dst, enum taca_dtype to, const void *host,
                     enum taca_dtype from, size_t n);
+
+/* ---- recorded ops: graph.cu ------------------------------------------------------------------ */
+
+bool cuda_graphs_open(struct cuda *c);
+void cuda_graphs_close(struct cuda *c);
+bool cuda_replay(struct taca_backend *b, const void *key, size_t bytes);
+bool cuda_recorded(struct taca_backend *b);
+void cuda_replay_forget(struct taca_backend *b);
+struct taca_replay_counts cuda_replay_count(const struct taca_backend *b);
+/* True while ops are recorded instead of run. Whoever has to allocate, wait or copy from the host's
+ * memory then does nothing: the recording is given up, and the ops will run once more. */
+bool cuda_must_not_now(struct cuda *c);
 
 /* ---- values ---------------------------------------------------------------------------------- */
 

@@ -343,6 +343,7 @@ static const cublasLtMatmulAlgo_t *algorithm(struct cuda *c, const struct produc
     for (int i = 0; i < t->n_shapes; i++)
         if (same_shape(&t->shape[i], &want)) return &t->algo[i];
     const int at = t->next;
+    if (cuda_must_not_now(c)) return NULL;
     if (!choose(c, p, &t->algo[at])) return NULL;
     t->shape[at] = want;
     t->next = (at + 1) % SHAPES;

@@ -49,6 +49,7 @@ static char *stage_room(struct cuda *c, size_t bytes, size_t *got) {
 }
 
 void cuda_stage_upload(struct cuda *c, void *dst, const void *host, size_t bytes) {
+    if (cuda_must_not_now(c)) return;
     for (size_t done = 0, n; done < bytes; done += n) {
         char *p = stage_room(c, bytes - done, &n);
         if (!p) return;

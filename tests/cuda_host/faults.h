@@ -15,7 +15,13 @@ struct cuda_host_faults {
 /* From now on; counts begin anew. */
 void cuda_host_set_faults(const struct cuda_host_faults *f);
 long long cuda_host_calls(void); /* since then */
-int cuda_host_live_blocks(void); /* device allocations that were not freed */
+int cuda_host_live_blocks(void); /* device allocations and graphs that were not freed */
+struct cuda_host_counts {
+    long long allocations; /* of device memory by the program, not by graphs */
+    long long launches;    /* of kernels and library calls; not those of graphs */
+    long long graph_launches;
+};
+struct cuda_host_counts cuda_host_counted(void); /* since the faults were set */
 
 #ifdef __cplusplus
 }

@@ -22,7 +22,9 @@ static size_t in_use;
 static cudaError_t last;
 
 static cuda_host_faults faults = {-1, -1, 1ll << 30, 1};
-static long long allocations, calls;
+static long long attempts, calls; /* to allocate, all */
+static cuda_host_counts counted;
+static int graphs; /* there are */
 
 /* The environment's faults, before anything is asked. */
 static const bool read_environment = [] {
@@ -40,11 +42,13 @@ static const bool read_environment = [] {
 void cuda_host_set_faults(const cuda_host_faults *f) {
     guard g(device_lock);
     faults = *f;
-    allocations = calls = 0;
+    attempts = calls = 0;
+    counted = {};
 }
 
 long long cuda_host_calls(void) { return calls; }
-int cuda_host_live_blocks(void) { return (int)blocks.size(); }
+int cuda_host_live_blocks(void) { return (int)blocks.size() + graphs; }
+cuda_host_counts cuda_host_counted(void) { return counted; }
 
 cudaError_t cuda_host::keep(cudaError_t e) {
     if (e != cudaSuccess) last = e;
@@ -95,8 +99,10 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
 
 cudaError_t cudaMalloc(void **p, size_t bytes) {
     guard g(device_lock);
+    counted.allocations++;
     if (lost()) return keep(cudaErrorIllegalAddress);
-    if (allocations++ == faults.fail_alloc || bytes > memory() - in_use)
+    if (spoils_capture()) return keep(cudaErrorStreamCaptureUnsupported);
+    if (attempts++ == faults.fail_alloc || bytes > memory() - in_use)
         return keep(cudaErrorMemoryAllocation);
     if (posix_memalign(p, 256, bytes ? bytes : 1)) return keep(cudaErrorMemoryAllocation);
     memset(*p, 0xff, bytes); /* NaN in every float type, an index out of bounds as an integer */
@@ -108,6 +114,7 @@ cudaError_t cudaMalloc(void **p, size_t bytes) {
 cudaError_t cudaFree(void *p) {
     guard g(device_lock);
     if (!p) return cudaSuccess;
+    if (spoils_capture()) return keep(cudaErrorStreamCaptureUnsupported);
     auto it = blocks.find((uintptr_t)p);
     if (it == blocks.end()) return keep(cudaErrorInvalidValue);
     drain(nullptr);
@@ -121,11 +128,24 @@ cudaError_t cudaFree(void *p) {
 cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned) {
     guard g(device_lock);
     if (lost()) return keep(cudaErrorIllegalAddress);
-    if (allocations++ == faults.fail_alloc) return keep(cudaErrorMemoryAllocation);
+    if (spoils_capture()) return keep(cudaErrorStreamCaptureUnsupported);
+    if (attempts++ == faults.fail_alloc) return keep(cudaErrorMemoryAllocation);
     if (posix_memalign(p, 4096, bytes)) return keep(cudaErrorMemoryAllocation);
     pinned[(uintptr_t)*p] = bytes;
     return cudaSuccess;
 }
+
+bool cuda_host::take_memory(size_t bytes) {
+    if (attempts++ == faults.fail_alloc || bytes > memory() - in_use) return false;
+    in_use += bytes;
+    graphs++;
+    return true;
+}
+void cuda_host::give_memory(size_t bytes) {
+    in_use -= bytes;
+    graphs--;
+}
+void cuda_host::count_graph_launch() { counted.graph_launches++; }
 
 cudaError_t cudaFreeHost(void *p) {
     guard g(device_lock);
@@ -148,6 +168,7 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
         enqueue(s, [=] { memmove(dst, src, bytes); });
         return cudaSuccess;
     }
+    if (spoils_capture()) return keep(cudaErrorStreamCaptureUnsupported);
     const char *bytes_of = (const char *)src;
     const std::vector<char> staged(bytes_of, bytes_of + bytes);
     enqueue(s, [dst, staged] { memcpy(dst, staged.data(), staged.size()); });
@@ -177,6 +198,10 @@ const char *cudaGetErrorString(cudaError_t e) {
     case cudaErrorInsufficientDriver: return "the driver is too old for this runtime";
     case cudaErrorNotReady: return "not ready";
     case cudaErrorInvalidConfiguration: return "invalid configuration argument";
+    case cudaErrorStreamCaptureUnsupported:
+        return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated:
+        return "operation failed due to a previous error during capture";
     case cudaErrorInvalidValue: break;
     }
     return "invalid argument";
@@ -196,12 +221,12 @@ void cuda_host_launch(cudaStream_t s, dim3 grid, dim3 block, size_t shared,
                       const std::function<void()> &body) {
     guard g(device_lock);
     if (!may_launch(grid, block, shared)) return;
-    enqueue(s, [=] { run_grid(grid, block, shared, body); });
+    counted.launches += enqueue(s, [=] { run_grid(grid, block, shared, body); });
 }
 
 bool cuda_host_library_call(cudaStream_t s, const std::function<void()> &work) {
     guard g(device_lock);
     if (lost()) return keep(cudaErrorIllegalAddress), false;
-    enqueue(s, work);
+    counted.launches += enqueue(s, work);
     return true;
 }

@@ -1,4 +1,5 @@
-/* streams.cc - streams and events of the stand-in: queues of work, carried out when somebody waits.
+/* streams.cc - streams and events of the stand-in: queues of work, carried out when somebody waits,
+ * or captured.
  *
  * When several streams have work, chance (TACA_CUDA_HOST_SEED) says whose turn it is, so that a
  * missing wait between streams, a pinned buffer that is written again too early, or memory that
@@ -28,11 +29,13 @@ struct entry {
 enum mood { WANTED_FIRST, ANY, OTHERS_FIRST, MOODS };
 
 std::vector<cudaStream_t> streams;
+thread_local cudaStream_t captured; /* by this thread */
 
 } /* namespace */
 
 struct cuda_host_stream {
     std::deque<entry> queue;
+    std::unique_ptr<cuda_host_graph> capture; /* everything goes there instead */
 };
 struct cuda_host_event {
     std::shared_ptr<records> state = std::make_shared<records>();
@@ -104,7 +107,26 @@ static void push(cudaStream_t s, entry e) {
     if (chance() % 8 == 0) some_progress();
 }
 
-void enqueue(cudaStream_t s, std::function<void()> work) { push(s, {std::move(work), nullptr}); }
+bool enqueue(cudaStream_t s, std::function<void()> work) {
+    if (s->capture) {
+        s->capture->nodes.push_back(std::move(work));
+        return false;
+    }
+    push(s, {std::move(work), nullptr});
+    return true;
+}
+
+bool spoils_capture() {
+    if (!captured) return false;
+    captured->capture->spoiled = true;
+    return true;
+}
+
+/* What keeps a call that waits or asks from being made; cudaSuccess: nothing. */
+static cudaError_t refusal() {
+    if (lost()) return keep(cudaErrorIllegalAddress);
+    return spoils_capture() ? keep(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+}
 
 } /* namespace cuda_host */
 
@@ -115,7 +137,7 @@ typedef std::lock_guard<std::mutex> guard;
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
     guard g(device_lock);
-    if (lost()) return keep(cudaErrorIllegalAddress);
+    if (cudaError_t e = refusal()) return e;
     *s = new cuda_host_stream;
     streams.push_back(*s);
     return cudaSuccess;
@@ -131,22 +153,44 @@ cudaError_t cudaStreamDestroy(cudaStream_t s) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
     guard g(device_lock);
-    if (lost()) return keep(cudaErrorIllegalAddress);
+    if (cudaError_t e = refusal()) return e;
     drain(s);
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t s) {
     guard g(device_lock);
-    if (lost()) return keep(cudaErrorIllegalAddress);
+    if (cudaError_t e = refusal()) return e;
     some_progress();
     return s->queue.empty() ? cudaSuccess : keep(cudaErrorNotReady);
 }
 
 cudaError_t cudaDeviceSynchronize() {
     guard g(device_lock);
-    if (lost()) return keep(cudaErrorIllegalAddress);
+    if (cudaError_t e = refusal()) return e;
     drain(nullptr);
+    return cudaSuccess;
+}
+
+/* ---- captures -------------------------------------------------------------------------------- */
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) {
+    guard g(device_lock);
+    if (cudaError_t e = refusal()) return e;
+    s->capture.reset(new cuda_host_graph{});
+    captured = s;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *out) {
+    guard g(device_lock);
+    *out = nullptr;
+    if (s != captured) return keep(cudaErrorInvalidValue);
+    std::unique_ptr<cuda_host_graph> graph = std::move(s->capture);
+    captured = nullptr;
+    if (lost()) return keep(cudaErrorIllegalAddress);
+    if (graph->spoiled) return keep(cudaErrorStreamCaptureInvalidated);
+    *out = graph.release();
     return cudaSuccess;
 }
 
@@ -154,7 +198,7 @@ cudaError_t cudaDeviceSynchronize() {
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
     guard g(device_lock);
-    if (lost()) return keep(cudaErrorIllegalAddress);
+    if (cudaError_t e = refusal()) return e;
     *e = new cuda_host_event;
     return cudaSuccess;
 }
@@ -168,7 +212,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t e) {
 
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
     guard g(device_lock);
-    if (lost()) return keep(cudaErrorIllegalAddress);
+    if (cudaError_t e = refusal()) return e;
     push(s, {nullptr, e->state, ++e->state->asked});
     return cudaSuccess;
 }
@@ -176,14 +220,14 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
 /* For the last record asked for until now; an event without any holds nobody up. */
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
     guard g(device_lock);
-    if (lost()) return keep(cudaErrorIllegalAddress);
+    if (cudaError_t e = refusal()) return e;
     if (e->state->asked) push(s, {nullptr, e->state, e->state->asked, true});
     return cudaSuccess;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
     guard g(device_lock);
-    if (lost()) return keep(cudaErrorIllegalAddress);
+    if (cudaError_t e = refusal()) return e;
     const uint64_t turn = e->state->asked;
     work_until(nullptr, [e, turn] { return e->state->done >= turn; });
     return cudaSuccess;
@@ -191,14 +235,14 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e) {
 
 cudaError_t cudaEventQuery(cudaEvent_t e) {
     guard g(device_lock);
-    if (lost()) return keep(cudaErrorIllegalAddress);
+    if (cudaError_t e = refusal()) return e;
     some_progress();
     return e->state->done >= e->state->asked ? cudaSuccess : keep(cudaErrorNotReady);
 }
 
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to) {
     guard g(device_lock);
-    if (lost()) return keep(cudaErrorIllegalAddress);
+    if (cudaError_t e = refusal()) return e;
     if (!from->state->asked || !to->state->asked) return keep(cudaErrorInvalidValue);
     if (from->state->done < from->state->asked || to->state->done < to->state->asked)
         return keep(cudaErrorNotReady);

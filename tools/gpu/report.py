@@ -41,7 +41,7 @@ def main():
     report = dict(ceilings=dict(tflops=tflops, copy_gb_s=gbs), rows=table)
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     out = [f"Ceilings of this run: {tflops:.0f} TFLOP/s (bf16, 8192 cubed), copy {gbs:.0f} GB/s.", "",
-           "| what | dtype | ms | share of ceiling | eager / ours | compiled / ours | TACA on / off |",
+           "| what | dtype | ms | share of ceiling | eager / ours | compiled / ours | to the plain run |",
            "|---|---|---:|---:|---:|---:|---:|"]
     for r in table:
         cells = [f"{r[k]:.2f}" if r.get(k) else "" for k in ("share", "eager", "compiled", "ratio_taca")]
