@@ -13,6 +13,7 @@ import base64
 import concurrent.futures
 import http.client
 import json
+import math
 import os
 import random
 import re
@@ -517,19 +518,14 @@ def test_a_step_that_fails_together_is_tried_apart():
 
 
 def test_what_is_due_sooner_goes_first_unless_they_are_served_as_they_come():
-    for policy, first in (("edf", "short"), ("fcfs", "long")):
-        with Service("--policy", policy, "--max-batch-images", 1, step_ms=20 * PATIENCE) as s:
-            order = []
-
-            def ask(name, steps, service=s, done=order):
-                service.png(prompt=name, steps=steps)
-                done.append(name)
-            with concurrent.futures.ThreadPoolExecutor(2) as pool:
-                long = pool.submit(ask, "long", 40)
-                s.until(lambda m: m["taca_requests_running"] == 1)
-                pool.submit(ask, "short", 5).result()
-                long.result()
-            assert order[0] == first, (policy, order)
+    for policy, steps, before in (("edf", 100, True), ("fcfs", 20, False)):
+        with Service("--policy", policy, "--max-batch-images", 1, step_ms=50 * PATIENCE) as s:
+            long = s.open_raw(prompt="long", steps=steps)
+            s.until(lambda m: m["taca_requests_running"] == 1)
+            s.png(prompt="short", steps=2)
+            waits = select.select([long], [], [], 0) == ([], [], [])
+            assert waits == before, policy
+            long.close()
 
 
 def test_priority_goes_before_deadlines():
@@ -551,11 +547,14 @@ def test_priority_goes_before_deadlines():
 def test_a_backlog_of_work_is_refused_like_a_full_queue():
     with Service("--max-backlog-seconds", PATIENCE, "--max-batch-images", 1,
                  step_ms=20 * PATIENCE) as s:
-        held = s.open_raw(prompt="a", steps=60)  # longer than that, but nobody else is there
-        s.until(lambda m: m["taca_requests_running"] == 1)
+        # longer than that, but nobody else is there; its second step hangs, so that it stays so long
+        held = s.open_raw(prompt="hang", steps=60)
+        s.until(lambda m: m["taca_steps_total"] == 1)
         status, headers, body = s.post(prompt="b", steps=30)
         assert status == 429 and error_of(body)["code"] == "queue_full", (status, body)
-        assert 1 <= int(headers["retry-after"]) <= 2 * PATIENCE, headers
+        # as much as the service thinks, whatever a busy machine made of its measurements
+        backlog = s.metrics()["taca_queue_backlog_gpu_seconds"]
+        assert 1 <= int(headers["retry-after"]) <= math.ceil(1.2 * backlog), (headers, backlog)
         held.close()
 
 
@@ -592,8 +591,9 @@ def test_without_calibration_costs_are_learnt_from_requests():
 
 def test_a_killed_worker_costs_time_and_nothing_else():
     asked = [dict(prompt=f"p{i}", seed=i, steps=20) for i in range(4)]
-    with Service(step_ms=10 * PATIENCE) as s:
+    with Service(step_ms=0) as s:
         alone = [s.png(**a) for a in asked]
+    with Service(step_ms=100 * PATIENCE) as s:  # none is done before all have come
         with concurrent.futures.ThreadPoolExecutor(6) as pool:
             pending = [pool.submit(s.png, **a) for a in asked]
             stream = pool.submit(s.post, prompt="s", steps=20, stream=True)
