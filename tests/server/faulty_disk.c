@@ -28,7 +28,7 @@ static struct {
     sqlite3_vfs vfs, *real;
     sqlite3_io_methods methods;
     int count, fail_at, code, cut_at;
-    bool for_ever, dark;
+    bool for_ever, dark, lies;
     uint64_t luck;
     struct undo undo[MAX_UNDO];
     int n_undo;
@@ -121,7 +121,7 @@ static int do_truncate(sqlite3_file *f, sqlite3_int64 size) {
 static int do_sync(sqlite3_file *f, int flags) {
     int rc = step();
     if (rc) return rc == SQLITE_IOERR_WRITE ? SQLITE_IOERR_FSYNC : rc;
-    flushed(of(f));
+    if (!disk.lies) flushed(of(f));
     (void)flags; /* that of the machine's own disk would only take time */
     maybe_cut();
     return SQLITE_OK;
@@ -210,5 +210,7 @@ void faulty_disk_cut(int nth, uint64_t luck) {
     disk.cut_at = nth;
     disk.luck = luck;
 }
+
+void faulty_disk_lie(bool on) { disk.lies = on; }
 
 bool faulty_disk_is_dark(void) { return disk.dark; }

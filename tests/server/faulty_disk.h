@@ -20,6 +20,8 @@ int faulty_disk_count(void); /* operations since the last faulty_disk_fail */
 /* The nth operation from now is the last that reaches the disk; those before it that were not
  * flushed are lost or kept by the bits of `luck`. All later ones fail. 0 = none. */
 void faulty_disk_cut(int nth, uint64_t luck);
+/* It says that it has flushed, and has not. */
+void faulty_disk_lie(bool on);
 bool faulty_disk_is_dark(void);
 /* Once every file is closed: what was not flushed leaves the disk. The power is back. */
 void faulty_disk_after_cut(void);

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # tools.sh - fetches the official Python client of the OpenAI API and one of AUTOMATIC1111's, which
-# tests drive against the service. Without them these tests say that they were skipped.
+# tests drive against the service, and the proxies that one stands behind. Without them these tests
+# say that they were skipped.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -20,3 +21,13 @@ fetch() {
 }
 fetch openai openai==3.57.0
 fetch webuiapi webuiapi==0.9.17 requests==2.34.2 pillow==13.0.0
+
+# the programs alone, without the daemons that their packages would start
+proxies=(nginx haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1)
+if [ ! -x build/tools/proxies/usr/sbin/haproxy ]; then
+    echo "== fetching tools of the server tests: nginx haproxy"
+    mkdir -p build/tools/proxies
+    (cd build/tools/proxies && apt-get download "${proxies[@]}" >/dev/null 2>&1 &&
+        for p in *.deb; do dpkg -x "$p" .; done && rm -f ./*.deb) ||
+        echo "   they are not to be had: the test behind proxies will be skipped"
+fi
