@@ -64,6 +64,7 @@ int main(int argc, char **argv) {
      * that is being opened leaves no holes */
     mallopt(M_MMAP_THRESHOLD, 1 << 20);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files is an error of write, too */
     const char *word = argc > 1 ? argv[1] : "";
     if (!*word) return print_usage(stderr), EXIT_USAGE;
     if (strcmp(word, "--version") == 0 || strcmp(word, "version") == 0)

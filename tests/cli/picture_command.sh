@@ -94,6 +94,13 @@ same linked.png small.png
 ln -s /dev/full "$tmp/full"
 expect 1 full "a cube" --size 64x64
 says "full: No space left on device"
+(
+    ulimit -f 1 # KiB: less than the picture
+    expect 1 large.png "a cube" --size 64x64
+    says "large.png: File too large"
+    exit "$failed"
+) || failed=1
+ls "$tmp"/*.part-* 2>/dev/null && { echo "FAILED: half a file stays"; failed=1; }
 # what cannot be written is said before anything is made
 mkdir "$tmp/folder.png"
 expect 1 folder.png "a cube" --model /nowhere
