@@ -193,6 +193,9 @@ static int take_field(struct head *h, struct span name, struct span v, bool padd
     } else if (equals(name, "Expect")) {
         h->expects_continue = equals(v, "100-continue");
         s->expects_other = s->expects_other || !h->expects_continue;
+    } else if (equals(name, "Content-Encoding")) {
+        if (!equals(v, "identity"))
+            return refuse(h, 415, "the body must come without a Content-Encoding");
     } else if (equals(name, "Cookie")) {
         return take_cookies(h, v, s);
     } else {

@@ -73,8 +73,8 @@ static void drop(struct guest *g) { close(detach(g)); }
 /* ---- refusing -------------------------------------------------------------------------------- */
 
 /* What the answer takes from the request, as far as that is there: its id, and its origin, without
- * whose header no script could read what was wrong. */
-static void describe_sender(struct listener *l, int fd, char id[REQUEST_ID_MAX + 1],
+ * whose header no script could read what was wrong. True: it asks for a head alone. */
+static bool describe_sender(struct listener *l, int fd, char id[REQUEST_ID_MAX + 1],
                             struct taca_buf *headers) {
     char origin[MAX_ORIGIN];
     ssize_t n = recv(fd, l->peek, sizeof l->peek, MSG_PEEK | MSG_DONTWAIT);
@@ -83,6 +83,7 @@ static void describe_sender(struct listener *l, int fd, char id[REQUEST_ID_MAX +
     if (!has_id || !request_id_ok(id, strlen(id))) request_id_make(id);
     bool has_origin = head_find(origin, sizeof origin, l->peek, len, "Origin");
     if (l->opts.rules) rules_headers(l->opts.rules, has_origin ? origin : NULL, headers);
+    return len >= 5 && memcmp(l->peek, "HEAD ", 5) == 0;
 }
 
 static void send_refusal(struct listener *l, int fd, const struct refusal *r) {
@@ -91,10 +92,12 @@ static void send_refusal(struct listener *l, int fd, const struct refusal *r) {
     char id[REQUEST_ID_MAX + 1];
     taca_buf_init(&b, 8192);
     taca_buf_init(&headers, 4096);
-    describe_sender(l, fd, id, &headers);
+    const bool head_alone = describe_sender(l, fd, id, &headers);
     if (r->status == 405) taca_buf_puts(&headers, "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS\n");
     api_fail(&e, r->status, r->code, NULL, "%s", r->why);
     answer_error_bytes(&b, &e, id, headers.data);
+    const char *body = b.failed ? NULL : strstr(b.data, "\r\n\r\n");
+    if (head_alone && body) b.len = (size_t)(body + 4 - b.data);
     /* a fresh socket's buffer takes a few hundred bytes; if not, the peer has had no answer */
     if (!b.failed) (void)!send(fd, b.data, b.len, MSG_NOSIGNAL | MSG_DONTWAIT);
     taca_buf_finish(&headers);
@@ -137,8 +140,15 @@ static void refuse_head(struct guest *g, int status, const char *why) {
     static const struct {
         int status;
         const char *code;
-    } codes[] = {{400, "http_400"}, {405, "http_405"}, {413, "body_too_large"}, {414, "http_414"},
-                 {417, "http_417"}, {431, "http_431"}, {501, "http_501"},       {505, "http_505"}};
+    } codes[] = {{400, "http_400"},
+                 {405, "http_405"},
+                 {413, "body_too_large"},
+                 {414, "http_414"},
+                 {415, "unsupported_media_type"},
+                 {417, "http_417"},
+                 {431, "http_431"},
+                 {501, "http_501"},
+                 {505, "http_505"}};
     struct refusal r = {.status = status, .code = "http_400", .why = why};
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
         if (codes[i].status == status) r.code = codes[i].code;

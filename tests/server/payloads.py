@@ -134,6 +134,7 @@ ROWS = [
     ("high byte in a name", 400, get(fields=HOST + b"X\xef: a\r\n")),
     ("CR Z at the end", 400, b"GET / HTTP/1.1\r\n" + HOST + b"\rZ" + SMUGGLED),
     ("unknown expectation", 417, sized(b"0", b"", b"Expect: tea\r\n")),
+    ("a coded body", 415, sized(b"0", b"", b"Content-Encoding: gzip\r\n")),
     # sizes
     ("a header of 64 KiB", 431, get(fields=HOST + b"X: " + b"a" * 65536 + b"\r\n")),
     ("5000 headers", 431,

@@ -280,6 +280,9 @@ class Requests(WithService):
         self.assertEqual(head.status, 200)
         self.assertEqual(head.body, b"")
         self.assertEqual(head.headers["content-length"], full.headers["content-length"])
+        refused = self.service.ask(get(b"/%00").replace(b"GET", b"HEAD", 1))  # by the guard
+        self.assertEqual((refused.status, refused.body), (400, b""))
+        self.assertEqual(refused.headers["content-length"], str(len(self.service.ask(get(b"/%00")).body)))
 
     def test_a_refused_method_names_the_allowed_ones(self):
         answer = self.service.ask(get(b"/v1/generate"))

@@ -242,6 +242,11 @@ static const struct row rows[] = {
     {"chunked in HTTP/1.0", 400, "POST / HTTP/1.0\r\n" H CHUNKED "\r\n", 0},
     /* expectations */
     {"Expect: tea", 417, "POST / HTTP/1.1\r\n" H "Expect: tea\r\nContent-Length: 0\r\n\r\n", 0},
+    {"a coded body", 415,
+     "POST / HTTP/1.1\r\n" H "Content-Encoding: gzip\r\nContent-Length: 0\r\n\r\n", 0},
+    {"two codings", 415, "POST / HTTP/1.1\r\n" H "content-encoding: identity, br\r\n\r\n", 0},
+    {"a body as it is", HEAD_GOOD,
+     "POST / HTTP/1.1\r\n" H "Content-Encoding: Identity\r\nContent-Length: 0\r\n\r\n", 0},
     {"two Expects, one odd", 417,
      "POST / HTTP/1.1\r\n" H "Expect: x\r\nExpect: 100-continue\r\n\r\n", 0},
 };
