@@ -25,11 +25,6 @@ enum taca_code file_read(struct taca_buf *out, const char *path, struct taca_err
     return rc;
 }
 
-/* Devices, pipes and sockets: a rename would put a file in their place. */
-static bool is_special(const struct stat *st) {
-    return !S_ISREG(st->st_mode) && !S_ISDIR(st->st_mode);
-}
-
 static bool write_all(int fd, const struct taca_buf *bytes) {
     for (size_t at = 0; at < bytes->len;) {
         ssize_t w = write(fd, bytes->data + at, bytes->len - at);
@@ -39,14 +34,31 @@ static bool write_all(int fd, const struct taca_buf *bytes) {
     return true;
 }
 
-static enum taca_code write_into(const char *path, const struct taca_buf *bytes,
-                                 struct taca_err *err) {
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
+/* The descriptor of standard output or error when that is the very file, as /dev/stdout is; opened
+ * anew it would be written from its beginning. -1 = neither. */
+static int standard_descriptor(const struct stat *st) {
+    struct stat own;
+    for (int fd = STDOUT_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fstat(fd, &own) == 0 && own.st_dev == st->st_dev && own.st_ino == st->st_ino) return fd;
+    return -1;
+}
+
+/* Devices, pipes, sockets, and what standard output is: a rename would put a file in their place.
+ */
+static bool is_written_into(const struct stat *st) {
+    if (S_ISREG(st->st_mode)) return standard_descriptor(st) >= 0;
+    return !S_ISDIR(st->st_mode);
+}
+
+static enum taca_code write_into(const char *path, const struct stat *st,
+                                 const struct taca_buf *bytes, struct taca_err *err) {
+    const int standard = standard_descriptor(st);
+    fflush(stdout);
+    int fd = standard >= 0 ? standard : open(path, O_WRONLY | O_CLOEXEC);
     bool ok = fd >= 0 && write_all(fd, bytes);
-    if (!ok) (void)taca_fail(err, TACA_EIO, "%s: %s", path, strerror(errno));
-    if (fd >= 0 && close(fd) != 0 && ok)
-        ok = taca_fail(err, TACA_EIO, "%s: %s", path, strerror(errno)) == TACA_OK;
-    return ok ? TACA_OK : TACA_EIO;
+    int why = errno;
+    if (fd >= 0 && fd != standard && close(fd) != 0 && ok) ok = false, why = errno;
+    return ok ? TACA_OK : taca_fail(err, TACA_EIO, "%s: %s", path, strerror(why));
 }
 
 static enum taca_code replace(const char *path, const struct taca_buf *bytes,
@@ -69,7 +81,7 @@ static enum taca_code replace(const char *path, const struct taca_buf *bytes,
 
 enum taca_code file_write(const char *path, const struct taca_buf *bytes, struct taca_err *err) {
     struct stat st;
-    if (stat(path, &st) == 0 && is_special(&st)) return write_into(path, bytes, err);
+    if (stat(path, &st) == 0 && is_written_into(&st)) return write_into(path, &st, bytes, err);
     char *real = realpath(path, NULL); /* a link stays one */
     enum taca_code rc = replace(real ? real : path, bytes, err);
     free(real);
@@ -81,8 +93,8 @@ enum taca_code file_check(const char *path, struct taca_err *err) {
     const char *slash = strrchr(path, '/');
     char folder[PATH_MAX];
     if (!*path) return taca_fail(err, TACA_EINVAL, "the name of a file must not be empty");
-    if (stat(path, &st) == 0 && is_special(&st)) {
-        if (access(path, W_OK) == 0) return TACA_OK;
+    if (stat(path, &st) == 0 && is_written_into(&st)) {
+        if (standard_descriptor(&st) >= 0 || access(path, W_OK) == 0) return TACA_OK;
         return taca_fail(err, TACA_EIO, "%s: %s", path, strerror(errno));
     }
     if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))

@@ -94,6 +94,13 @@ same linked.png small.png
 ln -s /dev/full "$tmp/full"
 expect 1 full "a cube" --size 64x64
 says "full: No space left on device"
+{
+    printf before
+    "$taca" generate "a cube" --size 64x64 --steps 4 --seed 1 --deterministic --no-metadata -q -o /dev/stdout
+    printf behind
+} >"$tmp/all" 2>"$tmp/err" || { echo "FAILED: -o /dev/stdout"; cat "$tmp/err"; failed=1; }
+{ printf before; cat "$tmp/small.png"; printf behind; } >"$tmp/wanted"
+same all wanted
 (
     ulimit -f 1 # KiB: less than the picture
     expect 1 large.png "a cube" --size 64x64
