@@ -256,27 +256,34 @@ void taca_rms_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
     if (y.rows && !dry(b)) b->ops->rms_norm(b, y, x, gain->data, eps);
 }
 
-void taca_head_rms_norm(struct taca_backend *b, struct taca_mat x, const struct taca_vec *gain,
-                        float eps) {
-    char t[TEXT];
-    if (!live(b) || !mat_ok(b, "head_rms_norm", "x", x)) return;
-    if (gain->n <= 0 || x.cols % gain->n) {
-        bad(b, "head_rms_norm", "x %s, heads of %" PRId64, mat_text(t, x), gain->n);
-        return;
-    }
-    if (x.rows && !dry(b)) b->ops->head_rms_norm(b, x, gain, eps);
+/* Whether w's gains and table are for heads of d columns, of which q has whole ones. */
+static bool qk_ok(struct taca_backend *b, const char *op, struct taca_mat q,
+                  const struct taca_qk *w, int64_t d) {
+    char tq[TEXT], tt[TEXT];
+    const struct taca_mat t = w->table;
+    if (d <= 0 || q.cols % d) return bad(b, op, "q %s, heads of %" PRId64, mat_text(tq, q), d);
+    if (!w->gain_q != !w->gain_k) return bad(b, op, "a gain for %s alone", w->gain_q ? "q" : "k");
+    if (w->gain_q &&
+        (!vec_ok(b, op, "gain of q", w->gain_q, d) || !vec_ok(b, op, "gain of k", w->gain_k, d)))
+        return false;
+    if (t.cols == 0) return true;
+    if (!mat_ok(b, op, "table", t)) return false;
+    if (t.dtype == TACA_F32 && t.rows == q.rows && t.cols == d && d % 2 == 0) return true;
+    return bad(b, op, "q %s, table %s", mat_text(tq, q), mat_text(tt, t));
 }
 
-void taca_rope(struct taca_backend *b, struct taca_mat x, struct taca_mat table) {
-    static const char op[] = "rope";
-    char tx[TEXT], tt[TEXT];
-    if (!live(b) || !mat_ok(b, op, "x", x) || !mat_ok(b, op, "table", table)) return;
-    if (table.dtype != TACA_F32 || table.rows != x.rows || table.cols <= 0 || table.cols % 2 ||
-        x.cols % table.cols) {
-        bad(b, op, "x %s, table %s", mat_text(tx, x), mat_text(tt, table));
+void taca_qk_norm_rope(struct taca_backend *b, struct taca_mat q, struct taca_mat k,
+                       const struct taca_qk *w) {
+    static const char op[] = "qk_norm_rope";
+    char tq[TEXT], tk[TEXT];
+    const int64_t d = w->gain_q ? w->gain_q->n : w->table.cols;
+    if (!live(b) || !mat_ok(b, op, "q", q) || !mat_ok(b, op, "k", k)) return;
+    if (q.rows != k.rows || q.cols != k.cols || q.dtype != k.dtype) {
+        bad(b, op, "q %s, k %s", mat_text(tq, q), mat_text(tk, k));
         return;
     }
-    if (x.rows && !dry(b)) b->ops->rope(b, x, table);
+    if (!w->gain_q && !w->gain_k && w->table.cols == 0) return;
+    if (qk_ok(b, op, q, w, d) && q.rows && !dry(b)) b->ops->qk_norm_rope(b, q, k, w, d);
 }
 
 /* ---- attention ----------------------------------------------------------------------------- */

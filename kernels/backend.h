@@ -302,15 +302,19 @@ void taca_multiply(struct taca_backend *b, struct taca_mat y, struct taca_mat a,
 void taca_rms_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                    const struct taca_vec *gain, float eps);
 
-/* x_h = x_h / sqrt(mean(x_h^2) + eps) * gain for each head h of each row, in place.
- *   x [rows, heads * D], gain [D] */
-void taca_head_rms_norm(struct taca_backend *b, struct taca_mat x, const struct taca_vec *gain,
-                        float eps);
-
-/* (x_2p, x_2p+1) = (x_2p cos_p - x_2p+1 sin_p, x_2p+1 cos_p + x_2p sin_p) for the pairs p of each
- * head of each row, in place: rotary places, neighbours paired.
- *   x [rows, heads * D]; table f32 [rows, D]: the cosines of a row's D/2 pairs, then their sines */
-void taca_rope(struct taca_backend *b, struct taca_mat x, struct taca_mat table);
+/* Queries and keys before attention, in place: each head h of each row is normed and then turned to
+ * its rotary place, neighbours paired, and rounded once:
+ *   x_h = x_h / sqrt(mean(x_h^2) + eps) * gain, gain_q for q and gain_k for k
+ *   (x_2p, x_2p+1) = (x_2p cos_p - x_2p+1 sin_p, x_2p+1 cos_p + x_2p sin_p) for the pairs p of x_h
+ *   q, k  [rows, heads * D] of one dtype; gains [D]
+ *   table f32 [rows, D]: the cosines of a row's D/2 pairs, then their sines */
+struct taca_qk {
+    const struct taca_vec *gain_q, *gain_k; /* both or none: heads are not normed */
+    struct taca_mat table;                  /* zeroed: nothing turns */
+    float eps;
+};
+void taca_qk_norm_rope(struct taca_backend *b, struct taca_mat q, struct taca_mat k,
+                       const struct taca_qk *w);
 
 /* o = softmax(z) v per segment and head, over the segment's image and text keys jointly, where
  *   z_ij = gamma_s * scale * q_i.k_j   for image query i and text key j,

@@ -57,9 +57,9 @@ struct taca_backend_ops {
                      struct taca_mat c);
     void (*rms_norm)(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                      const float *gain, float eps);
-    void (*head_rms_norm)(struct taca_backend *b, struct taca_mat x, const struct taca_vec *gain,
-                          float eps);
-    void (*rope)(struct taca_backend *b, struct taca_mat x, struct taca_mat table);
+    /* d: columns of a head; gains, a table or both are there */
+    void (*qk_norm_rope)(struct taca_backend *b, struct taca_mat q, struct taca_mat k,
+                         const struct taca_qk *w, int64_t d);
     /* txt->q.cols == 0: every segment counts as n_txt = 0; o_txt.cols == 0: no text queries */
     void (*attention)(struct taca_backend *b, struct taca_mat o_img, struct taca_mat o_txt,
                       const struct taca_qkv *img, const struct taca_qkv *txt,

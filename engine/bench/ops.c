@@ -12,7 +12,7 @@ struct op {
     struct taca_linear *linear;
     struct taca_conv *conv;
     enum taca_act act;
-    struct taca_mat x, y, mod, table;
+    struct taca_mat x, y, z, mod, table;
     struct taca_map in, out;
     struct taca_qkv qkv[2];
     struct taca_mat o[2];
@@ -41,13 +41,15 @@ static void run_gate(void *ctx) {
     const struct op *o = ctx;
     taca_gate_add(o->b, o->x, o->y, o->mod, 0, &o->layout, TACA_IMG);
 }
-static void run_head_norm(void *ctx) {
+static void run_qk_norm(void *ctx) {
     const struct op *o = ctx;
-    taca_head_rms_norm(o->b, o->y, &o->gain, 1e-6f);
+    const struct taca_qk w = {.gain_q = &o->gain, .gain_k = &o->gain, .eps = 1e-6f};
+    taca_qk_norm_rope(o->b, o->y, o->z, &w);
 }
-static void run_rope(void *ctx) {
+static void run_qk_norm_rope(void *ctx) {
     const struct op *o = ctx;
-    taca_rope(o->b, o->y, o->table);
+    const struct taca_qk w = {&o->gain, &o->gain, o->table, 1e-6f};
+    taca_qk_norm_rope(o->b, o->y, o->z, &w);
 }
 static void run_group_norm(void *ctx) {
     const struct op *o = ctx;
@@ -222,12 +224,11 @@ static const struct row_case {
 } row_cases[] = {
     {"norm + modulate, 1178 x 1536", 1178, 1536, run_modulate, {4, 1}},
     {"gate + add, 1178 x 1536", 1178, 1536, run_gate, {8, 1}},
-    {"head RMS norm, 1178 x 1536", 1178, 1536, run_head_norm, {0, 2}},
-    {"rotary places, 768 x 3072", 768, 3072, run_rope, {0, 2}},
+    {"norms of q and k, 1178 x 1536", 1178, 1536, run_qk_norm, {0, 4}},
+    {"norms and places of q and k, 768 x 3072", 768, 3072, run_qk_norm_rope, {0, 4}},
     {"norm + modulate, 4608 x 3072", 4608, 3072, run_modulate, {4, 1}},
     {"gate + add, 4608 x 3072", 4608, 3072, run_gate, {8, 1}},
-    {"head RMS norm, 4608 x 3072", 4608, 3072, run_head_norm, {0, 2}},
-    {"rotary places, 4608 x 3072", 4608, 3072, run_rope, {0, 2}},
+    {"norms and places of q and k, 4608 x 3072", 4608, 3072, run_qk_norm_rope, {0, 4}},
 };
 
 static enum taca_code bench_rows(struct ops *w, const struct row_case *c) {
@@ -236,7 +237,7 @@ static enum taca_code bench_rows(struct ops *w, const struct row_case *c) {
     const double n = (double)(c->rows * c->cols);
     const int64_t head = c->cols > 2048 ? 128 : 64;
     const struct taca_seg segs[] = {{0, c->rows / 2, 0, 0, 1}, {c->rows / 2, c->rows / 2, 0, 0, 1}};
-    enum taca_code rc = begin(w, &o, n * 12e-6 + 1);
+    enum taca_code rc = begin(w, &o, n * 16e-6 + 1);
     if (!rc) rc = taca_layout_init(&o.layout, o.b, segs, 2, w->err);
     if (!rc) rc = taca_ckpt_get(w->ckpt, &gain, "weight", 1, &head, w->err);
     if (!rc) rc = taca_vec_open(o.b, &o.gain, &gain, w->err);
@@ -244,6 +245,7 @@ static enum taca_code bench_rows(struct ops *w, const struct row_case *c) {
         const enum taca_dtype t = taca_backend_precision(o.b);
         o.x = normal_mat(&o, TACA_F32, c->rows, c->cols);
         o.y = normal_mat(&o, t, c->rows, c->cols);
+        o.z = normal_mat(&o, t, c->rows, c->cols);
         o.mod = normal_mat(&o, TACA_F32, 2, 2 * c->cols);
         o.table = normal_mat(&o, TACA_F32, c->rows, head);
         const double cost[] = {0, n * (c->bytes[0] + c->bytes[1] * (double)taca_dtype_bytes(t))};

@@ -122,19 +122,26 @@ static const struct taca_vec *gain_of(const struct dit_pass *p, const struct tac
     return found;
 }
 
-void dit_head_norm(const struct dit_pass *p, struct taca_mat x, const struct taca_vec *gain,
-                   enum taca_stream stream) {
-    const int n = p->layout->n_segs;
+void dit_qk_norm_rope(const struct dit_pass *p, struct taca_mat q, struct taca_mat k,
+                      const struct dit_attn *w, enum taca_stream stream) {
+    struct taca_qk qk = {.table = p->places[stream], .eps = DIT_EPS};
     bool replaced = false;
     for (int i = 0; i < p->loras.n; i++) replaced = replaced || p->loras.list[i].adapter->n_gains;
-    if (!replaced) {
-        taca_head_rms_norm(p->b, x, gain, DIT_EPS);
+    if (!replaced || !w->norm_q.n) {
+        if (w->norm_q.n) qk.gain_q = &w->norm_q, qk.gain_k = &w->norm_k;
+        taca_qk_norm_rope(p->b, q, k, &qk);
         return;
     }
+    const int n = p->layout->n_segs;
     for (int i = 0, end; i < n; i = end) {
-        const struct taca_vec *g = gain_of(p, gain, i);
-        for (end = i + 1; end < n && gain_of(p, gain, end) == g;) end++;
+        qk.gain_q = gain_of(p, &w->norm_q, i);
+        qk.gain_k = gain_of(p, &w->norm_k, i);
+        for (end = i + 1; end < n && gain_of(p, &w->norm_q, end) == qk.gain_q &&
+                          gain_of(p, &w->norm_k, end) == qk.gain_k;)
+            end++;
         const struct run r = run_of(p->layout, stream, i, end);
-        taca_head_rms_norm(p->b, taca_mat_rows(x, r.row, r.rows), g, DIT_EPS);
+        qk.table = taca_mat_rows(p->places[stream], r.row, r.rows);
+        taca_qk_norm_rope(p->b, taca_mat_rows(q, r.row, r.rows), taca_mat_rows(k, r.row, r.rows),
+                          &qk);
     }
 }

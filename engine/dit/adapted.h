@@ -40,8 +40,8 @@ enum dit_rows {
 void dit_linear(const struct dit_pass *p, struct taca_mat y, struct taca_mat x,
                 const struct taca_linear *w, enum taca_act act, enum dit_rows rows);
 
-/* taca_head_rms_norm in place, under the gain of the last adapter that replaces it. */
-void dit_head_norm(const struct dit_pass *p, struct taca_mat x, const struct taca_vec *gain,
-                   enum taca_stream stream);
+/* taca_qk_norm_rope of a stream's rows, under the gains of the last adapter that replaces them. */
+void dit_qk_norm_rope(const struct dit_pass *p, struct taca_mat q, struct taca_mat k,
+                      const struct dit_attn *w, enum taca_stream stream);
 
 #endif

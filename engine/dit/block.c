@@ -10,12 +10,7 @@ static struct taca_qkv heads_of(const struct dit_pass *p, const struct dit_attn 
     const int64_t d = qkv.cols / 3;
     struct taca_qkv r = {taca_mat_cols(qkv, 0, d), taca_mat_cols(qkv, d, d),
                          taca_mat_cols(qkv, 2 * d, d)};
-    if (w->norm_q.n) dit_head_norm(p, r.q, &w->norm_q, stream);
-    if (w->norm_k.n) dit_head_norm(p, r.k, &w->norm_k, stream);
-    if (p->places[stream].cols) {
-        taca_rope(p->b, r.q, p->places[stream]);
-        taca_rope(p->b, r.k, p->places[stream]);
-    }
+    dit_qk_norm_rope(p, r.q, r.k, w, stream);
     return r;
 }
 

@@ -95,9 +95,8 @@ void cpu_norm_modulate(struct taca_backend *b, struct taca_mat y, struct taca_ma
                        float eps);
 void cpu_rms_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x, const float *gain,
                   float eps);
-void cpu_head_rms_norm(struct taca_backend *b, struct taca_mat x, const struct taca_vec *gain,
-                       float eps);
-void cpu_rope(struct taca_backend *b, struct taca_mat x, struct taca_mat table); /* rope.c */
+void cpu_qk_norm_rope(struct taca_backend *b, struct taca_mat q, struct taca_mat k,
+                      const struct taca_qk *w, int64_t d); /* heads.c */
 void cpu_activate(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                   enum taca_act act); /* elementwise.c */
 void cpu_gate_add(struct taca_backend *b, struct taca_mat x, struct taca_mat y,

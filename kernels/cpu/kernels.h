@@ -58,8 +58,9 @@ struct cpu_kernels {
     void (*gate_add)(float *x, struct cpu_run y, const float *gate, int64_t n);
     /* y = x / sqrt(mean(x^2) + eps) * gain, in place allowed */
     void (*rms)(struct cpu_run y, struct cpu_run x, int64_t n, const float *gain, float eps);
-    /* neighbours turned; table: n/2 cosines, n/2 sines */
-    void (*rope)(struct cpu_run x, int64_t n, const float *table);
+    /* rms in place unless gain is NULL, then neighbours turned unless table (n/2 cosines, n/2
+     * sines) is */
+    void (*head)(struct cpu_run x, int64_t n, const float *gain, float eps, const float *table);
     /* x += dsigma v, c := v; v = u + g (c - u), or c without u */
     void (*cfg_euler)(float *x, float *c, const float *u, float g, float dsigma, int64_t n);
     void (*axpb)(float *y, const float *x, float a, float c, int64_t n);

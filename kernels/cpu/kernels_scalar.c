@@ -55,21 +55,36 @@ static void gate_add(float *x, struct cpu_run y, const float *gate, int64_t n) {
     for (int64_t i = 0; i < n; i++) x[i] += gate[i] * cpu_get(y.p, y.dtype, i);
 }
 
-static void rms(struct cpu_run y, struct cpu_run x, int64_t n, const float *gain, float eps) {
+static float rms_inverse(struct cpu_run x, int64_t n, float eps) {
     double sq = 0;
     for (int64_t i = 0; i < n; i++) {
         double v = (double)cpu_get(x.p, x.dtype, i);
         sq += v * v;
     }
-    const float r = (float)(1.0 / sqrt(sq / (double)n + (double)eps));
+    return (float)(1.0 / sqrt(sq / (double)n + (double)eps));
+}
+
+static void rms(struct cpu_run y, struct cpu_run x, int64_t n, const float *gain, float eps) {
+    const float r = rms_inverse(x, n, eps);
     for (int64_t i = 0; i < n; i++)
         cpu_put(y.p, y.dtype, i, cpu_get(x.p, x.dtype, i) * r * gain[i]);
 }
 
-static void rope(struct cpu_run x, int64_t n, const float *table) {
+/* Column i of a head before it turns. */
+static float normed(struct cpu_run x, int64_t i, const float *gain, float r) {
+    const float v = cpu_get(x.p, x.dtype, i);
+    return gain ? v * r * gain[i] : v;
+}
+
+static void head(struct cpu_run x, int64_t n, const float *gain, float eps, const float *table) {
+    const float r = gain ? rms_inverse(x, n, eps) : 1;
+    if (!table) {
+        for (int64_t i = 0; i < n; i++) cpu_put(x.p, x.dtype, i, normed(x, i, gain, r));
+        return;
+    }
     for (int64_t p = 0; p < n / 2; p++) {
         const float c = table[p], s = table[n / 2 + p];
-        const float a = cpu_get(x.p, x.dtype, 2 * p), b = cpu_get(x.p, x.dtype, 2 * p + 1);
+        const float a = normed(x, 2 * p, gain, r), b = normed(x, 2 * p + 1, gain, r);
         cpu_put(x.p, x.dtype, 2 * p, a * c - b * s);
         cpu_put(x.p, x.dtype, 2 * p + 1, b * c + a * s);
     }
@@ -158,7 +173,7 @@ const struct cpu_kernels cpu_kernels_scalar = {
     .norm = norm,
     .gate_add = gate_add,
     .rms = rms,
-    .rope = rope,
+    .head = head,
     .cfg_euler = cfg_euler,
     .axpb = axpb,
     .attn = {attn_pack, attn_tile},

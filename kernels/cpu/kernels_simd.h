@@ -77,39 +77,65 @@ static void gate_add(float *x, struct cpu_run y, const float *gate, int64_t n) {
     }
 }
 
-/* Rows of one head, kept in registers: nv full vectors, constant at the call. */
-INLINE void rms_head(struct cpu_run y, struct cpu_run x, const float *gain, float eps, int nv) {
-    vf v[8], q = v_set(0);
-    for (int i = 0; i < nv; i++) {
-        v[i] = v_get(x, i * VL, VL);
-        q = v_fma(v[i], v[i], q);
-    }
-    const vf r = v_set(1.0f / sqrtf(v_sum(q) / (float)(nv * VL) + eps));
-    for (int i = 0; i < nv; i++) v_put(y, i * VL, v[i] * r * v_load(gain + i * VL), VL);
+static vf rms_inverse(struct cpu_run x, int64_t n, float eps) {
+    float sum, squares;
+    moments(x, n, 0, &sum, &squares);
+    return v_set(1.0f / sqrtf(squares / (float)n + eps));
 }
 
 static void rms(struct cpu_run y, struct cpu_run x, int64_t n, const float *gain, float eps) {
-    if (n == 64) {
-        rms_head(y, x, gain, eps, 64 / VL);
-        return;
-    }
-    if (n == 128 && VL == 16) {
-        rms_head(y, x, gain, eps, 8);
-        return;
-    }
-    float sum, squares;
-    moments(x, n, 0, &sum, &squares);
-    const vf r = v_set(1.0f / sqrtf(squares / (float)n + eps));
+    const vf r = rms_inverse(x, n, eps);
     for (int64_t i = 0; i < n; i += VL)
         v_put(y, i, v_get(x, i, n - i) * r * v_load_n(gain + i, n - i), n - i);
 }
 
-static void rope(struct cpu_run x, int64_t n, const float *table) {
-    for (int64_t i = 0; i < n; i += VL) {
-        const float *angle = table + i / 2;
-        const vf c = v_twice_n(angle, (n - i) / 2), s = v_twice_n(angle + n / 2, (n - i) / 2);
-        v_put(x, i, v_turn(v_get(x, i, n - i), c, s), n - i);
+/* Columns from i on of a head of n, turned; `left` of them are there. */
+INLINE vf turned(vf v, const float *table, int64_t i, int64_t n, int64_t left) {
+    const float *angle = table + i / 2;
+    return v_turn(v, v_twice_n(angle, left / 2), v_twice_n(angle + n / 2, left / 2));
+}
+
+/* A head of nv full vectors that stays in registers; nv is constant at the call. */
+INLINE void head_kept(struct cpu_run x, const float *gain, float eps, const float *table, int nv) {
+    vf v[8], q = v_set(0);
+    for (int i = 0; i < nv; i++) v[i] = v_get(x, i * VL, VL);
+    if (gain) {
+        for (int i = 0; i < nv; i++) q = v_fma(v[i], v[i], q);
+        const vf r = v_set(1.0f / sqrtf(v_sum(q) / (float)(nv * VL) + eps));
+        for (int i = 0; i < nv; i++) v[i] = v[i] * r * v_load(gain + i * VL);
     }
+    if (table)
+        for (int i = 0; i < nv; i++) v[i] = turned(v[i], table, i * VL, nv * VL, VL);
+    for (int i = 0; i < nv; i++) v_put(x, i * VL, v[i], VL);
+}
+
+INLINE void head_parts(struct cpu_run x, int64_t n, const float *gain, float eps,
+                       const float *table) {
+    if (n == 64) {
+        head_kept(x, gain, eps, table, 64 / VL);
+        return;
+    }
+    if (n == 128 && VL == 16) {
+        head_kept(x, gain, eps, table, 8);
+        return;
+    }
+    const vf r = gain ? rms_inverse(x, n, eps) : v_set(1);
+    for (int64_t i = 0; i < n; i += VL) {
+        vf v = v_get(x, i, n - i);
+        if (gain) v = v * r * v_load_n(gain + i, n - i);
+        if (table) v = turned(v, table, i, n, n - i);
+        v_put(x, i, v, n - i);
+    }
+}
+
+/* What there is of norm and table is constant at each call: else heads go through memory. */
+static void head(struct cpu_run x, int64_t n, const float *gain, float eps, const float *table) {
+    if (gain && table)
+        head_parts(x, n, gain, eps, table);
+    else if (gain)
+        head_parts(x, n, gain, eps, NULL);
+    else
+        head_parts(x, n, NULL, eps, table);
 }
 
 static void cfg_euler(float *x, float *c, const float *u, float g, float dsigma, int64_t n) {
@@ -348,7 +374,7 @@ const struct cpu_kernels CPU_KERNELS = {
     .norm = norm,
     .gate_add = gate_add,
     .rms = rms,
-    .rope = rope,
+    .head = head,
     .cfg_euler = cfg_euler,
     .axpb = axpb,
     .attn = {attn_pack, attn_tile},

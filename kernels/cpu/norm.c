@@ -1,4 +1,4 @@
-/* norm.c - layer norm, plain and modulated, RMS norm of rows and of heads: one row at a time. */
+/* norm.c - layer norm, plain and modulated, and RMS norm: one row at a time. */
 #include "kernels/cpu/cpu.h"
 
 struct norm_job {
@@ -6,7 +6,6 @@ struct norm_job {
     struct taca_mat y, x, gain, bias; /* gain and bias: one row, or a row per segment */
     const int32_t *seg_of_row;        /* NULL: row 0 for all */
     float plus, eps;
-    int64_t head;
 };
 
 static void norm_rows(void *ctx, int64_t first, int64_t last) {
@@ -46,23 +45,13 @@ void cpu_norm_modulate(struct taca_backend *b, struct taca_mat y, struct taca_ma
 static void rms_rows(void *ctx, int64_t first, int64_t last) {
     const struct norm_job *j = ctx;
     for (int64_t r = first; r < last; r++)
-        for (int64_t h = 0; h < j->x.cols; h += j->head)
-            j->k->rms(cpu_row(taca_mat_cols(j->y, h, j->head), r),
-                      cpu_row(taca_mat_cols(j->x, h, j->head), r), j->head, j->gain.data, j->eps);
+        j->k->rms(cpu_row(j->y, r), cpu_row(j->x, r), j->x.cols, j->gain.data, j->eps);
 }
 
 void cpu_rms_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x, const float *gain,
                   float eps) {
     struct cpu *c = cpu_of(b);
-    struct norm_job j = {.k = c->k, .y = y, .x = x, .eps = eps, .head = x.cols};
+    struct norm_job j = {.k = c->k, .y = y, .x = x, .eps = eps};
     j.gain.data = (void *)gain;
-    cpu_split(c, x.rows, x.cols * 2, rms_rows, &j);
-}
-
-void cpu_head_rms_norm(struct taca_backend *b, struct taca_mat x, const struct taca_vec *gain,
-                       float eps) {
-    struct cpu *c = cpu_of(b);
-    struct norm_job j = {.k = c->k, .y = x, .x = x, .eps = eps, .head = gain->n};
-    j.gain.data = (void *)gain->data;
     cpu_split(c, x.rows, x.cols * 2, rms_rows, &j);
 }

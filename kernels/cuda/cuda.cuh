@@ -194,9 +194,9 @@ void cuda_norm_modulate(struct taca_backend *b, struct taca_mat y, struct taca_m
                         float eps);
 void cuda_rms_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x, const float *gain,
                    float eps);
-void cuda_head_rms_norm(struct taca_backend *b, struct taca_mat x, const struct taca_vec *gain,
-                        float eps);
-void cuda_rope(struct taca_backend *b, struct taca_mat x, struct taca_mat table);
+/* heads.cu */
+void cuda_qk_norm_rope(struct taca_backend *b, struct taca_mat q, struct taca_mat k,
+                       const struct taca_qk *w, int64_t d);
 /* elementwise.cu */
 void cuda_activate(struct taca_backend *b, struct taca_mat y, struct taca_mat x, enum taca_act act);
 void cuda_gate_add(struct taca_backend *b, struct taca_mat x, struct taca_mat y,

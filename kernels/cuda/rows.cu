@@ -1,5 +1,4 @@
-/* rows.cu - norms and rotary places: a warp per short row or head, a block per long row; float
- * inside.
+/* rows.cu - norms of rows: a warp per short row, a block per long one; float inside.
  *
  * Memory bound: a row is read once, kept in registers while it is measured, and written once, 16
  * bytes a thread. Rows of more than BLOCK * KEPT values, and views that do not begin on 16 bytes,
@@ -152,46 +151,6 @@ static __global__ void rms_norm_kernel(struct taca_mat y, struct taca_mat x, con
                                 eps);
 }
 
-/* A row is one head of a row of x, in place. */
-template <class X, int N, int T, bool K>
-static __global__ void head_rms_norm_kernel(struct taca_mat x, const float *gain, int64_t d,
-                                            float eps) {
-    const int64_t heads = x.cols / d, k = my_row<T>(x.rows * heads);
-    if (k < 0) return;
-    X *head = (X *)x.data + k / heads * x.ld + k % heads * d;
-    scale_by_rms<X, X, N, T, K>(head, head, d, gain, eps);
-}
-
-/* A warp per row: pair p of every head turns by the row's angle p. N neighbours, all of one head,
- * at a time; N = 2 takes them one by one, for views that begin anywhere. */
-template <class X, int N>
-static __global__ void rope_kernel(struct taca_mat x, struct taca_mat table) {
-    const int64_t r = my_row<LANES>(x.rows);
-    if (r < 0) return;
-    const int cols = (int)x.cols, width = (int)table.cols, half = width / 2;
-    X *row = (X *)x.data + r * x.ld;
-    const float *angles = (const float *)table.data + r * table.ld;
-    for (int i = (int)threadIdx.x % LANES * N; i < cols; i += LANES * N) {
-        const int at = i % width / 2;
-        pack<X, N> p;
-        if constexpr (N > 2)
-            p = *(const pack<X, N> *)(row + i);
-        else
-            p.v[0] = row[i], p.v[1] = row[i + 1];
-#pragma unroll
-        for (int j = 0; j < N / 2; j++) {
-            const float c = angles[at + j], s = angles[half + at + j];
-            const float a = to_float(p.v[2 * j]), b = to_float(p.v[2 * j + 1]);
-            p.v[2 * j] = from_float<X>(a * c - b * s);
-            p.v[2 * j + 1] = from_float<X>(b * c + a * s);
-        }
-        if constexpr (N > 2)
-            *(pack<X, N> *)(row + i) = p;
-        else
-            row[i] = p.v[0], row[i + 1] = p.v[1];
-    }
-}
-
 /* ---- ops ------------------------------------------------------------------------------------- */
 
 /* Packs of n values need rows that begin and end on 16 bytes. */
@@ -271,32 +230,4 @@ void cuda_rms_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
         });
     });
     (void)cuda_launched(c, "rms_norm");
-}
-
-void cuda_head_rms_norm(struct taca_backend *b, struct taca_mat x, const struct taca_vec *gain,
-                        float eps) {
-    struct cuda *c = cuda_of(b);
-    const int64_t rows = x.rows * (x.cols / gain->n);
-    by_dtype(x.dtype, [&](auto *p) {
-        typedef element<decltype(p)> X;
-        constexpr int N = 16 / (int)sizeof(X);
-        const bool packs = wide(x, N) && gain->n % N == 0 && wide(gain->data);
-        by_plan<N>(rows, gain->n, packs, [&](auto l, unsigned blocks) {
-            launch(head_rms_norm_kernel<X, l.N, l.T, l.K>, blocks, BLOCK, sizeof(sums), c->stream,
-                   x, gain->data, gain->n, eps);
-        });
-    });
-    (void)cuda_launched(c, "head_rms_norm");
-}
-
-void cuda_rope(struct taca_backend *b, struct taca_mat x, struct taca_mat table) {
-    struct cuda *c = cuda_of(b);
-    by_dtype(x.dtype, [&](auto *p) {
-        typedef element<decltype(p)> X;
-        constexpr int N = 16 / (int)sizeof(X);
-        const bool packs = wide(x, N) && table.cols % N == 0;
-        launch(packs ? rope_kernel<X, N> : rope_kernel<X, 2>, blocks_for(x.rows, WARPS), BLOCK, 0,
-               c->stream, x, table);
-    });
-    (void)cuda_launched(c, "rope");
 }

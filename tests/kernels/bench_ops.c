@@ -109,8 +109,9 @@ static void block(struct run *r, const struct stream layer[2]) {
         taca_linear(r->b, all, h, layer[k].qkv, TACA_ACT_NONE);
         qkv[k] = (struct taca_qkv){taca_mat_cols(all, 0, d), taca_mat_cols(all, d, d),
                                    taca_mat_cols(all, 2 * d, d)};
-        taca_head_rms_norm(r->b, qkv[k].q, &layer[k].qnorm, 1e-6f);
-        taca_head_rms_norm(r->b, qkv[k].k, &layer[k].knorm, 1e-6f);
+        const struct taca_qk qk = {
+            .gain_q = &layer[k].qnorm, .gain_k = &layer[k].knorm, .eps = 1e-6f};
+        taca_qk_norm_rope(r->b, qkv[k].q, qkv[k].k, &qk);
     }
     const struct taca_attn a = {.heads = r->s->heads, .scale = 0.125f};
     taca_attention(r->b, o[0], o[1], qkv[0], qkv[1], &r->l, &a);

@@ -67,7 +67,8 @@ static void run_block(const struct block *k, struct batch *b) {
         taca_linear(fx, all, h, k->qkv[s], TACA_ACT_NONE);
         qkv[s] = (struct taca_qkv){taca_mat_cols(all, 0, D), taca_mat_cols(all, D, D),
                                    taca_mat_cols(all, 2 * D, D)};
-        taca_head_rms_norm(fx, qkv[s].q, &k->gain, 1e-6f);
+        const struct taca_qk qk = {.gain_q = &k->gain, .gain_k = &k->gain, .eps = 1e-6f};
+        taca_qk_norm_rope(fx, qkv[s].q, qkv[s].k, &qk);
     }
     const struct taca_attn a = {.heads = HEADS, .scale = 0.25f};
     taca_attention(fx, o[0], o[1], qkv[0], qkv[1], &b->lay.l, &a);

@@ -41,8 +41,6 @@ static void rows_body(void) {
     expect("layer_norm:", "5 values, wanted 8");
     taca_add(fx, mat(mem, 3, 8), mat(mem, 3, 8), mat(mem, 2, 8));
     expect("add:", "[2, 8]");
-    taca_head_rms_norm(fx, mat(mem, 3, 8), &gain, 1e-6f);
-    expect("head_rms_norm:", "heads of 5");
     taca_norm_modulate(fx, mat(mem, 4, 8), mat(mem, 4, 8), mat(mem, 2, 16), 0, 8, &lay.l, TACA_IMG,
                        1e-6f);
     expect("norm_modulate:", "5 rows");
