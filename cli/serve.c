@@ -132,7 +132,10 @@ static void add_queue(struct serve_table *t, struct serve_options *o) {
     const struct flag flags[] = {
         {"max-queue", 0, FLAG_INT, &s->max_queue, 0, 1000000, .env = "TACA_MAX_QUEUE", .arg = "N",
          .group = "the line, its steps and their end",
-         .help = "requests that may wait; more get 429", .live = true},
+         .help =
+             "requests that may wait; more get 429, and when three quarters wait, also those that "
+             "would be late",
+         .live = true},
         {"max-backlog-seconds", 0, FLAG_NUMBER, &s->max_backlog_s, 0, 1e6,
          .env = "TACA_MAX_BACKLOG_SECONDS", .arg = "S",
          .help = "device time that may wait; more get 429, 0 = no limit", .live = true},

@@ -32,9 +32,9 @@ enum taca_code jobs_open(struct jobs **out, const struct jobs_opts *opts,
 }
 
 void jobs_reload(struct jobs *js, const struct jobs_opts *opts) {
-    js->opts.limits.queue = opts->limits.queue;
-    js->opts.limits.backlog_ms = opts->limits.backlog_ms;
-    js->opts.limits.patience_ms = js->sched.limits.patience_ms = opts->limits.patience_ms;
+    js->sched.limits.queue = opts->limits.queue;
+    js->sched.limits.backlog_ms = opts->limits.backlog_ms;
+    js->sched.limits.patience_ms = opts->limits.patience_ms;
     js->opts.deadline_factor = opts->deadline_factor;
     js->opts.start_timeout_ms = opts->start_timeout_ms;
     js->opts.step_timeout_ms = opts->step_timeout_ms;
@@ -82,19 +82,31 @@ static bool has_room(const struct jobs *js, const struct job *job) {
     return there == 0 || there + more <= js->opts.input_bytes;
 }
 
+static void explain(struct api_error *e, const struct job *job, const struct sched_answer *a,
+                    int queued) {
+    e->retry_after_s = a->retry_after_s;
+    if (a->verdict == SCHED_LATE)
+        api_fail(e, 429, "deadline_infeasible", "deadline_ms",
+                 "it would take about %.0f ms from now on, and deadline_ms is %d", a->finish_ms,
+                 job->request.deadline_ms);
+    else if (a->verdict == SCHED_CROWDED)
+        api_fail(e, 429, "queue_full", "",
+                 "more is asked for than can be done in time; try again in %d s", e->retry_after_s);
+    else
+        api_fail(e, 429, "queue_full", "", "%d requests are waiting already; try again in %d s",
+                 queued, e->retry_after_s);
+}
+
 static bool admit(struct jobs *js, struct job *job) {
-    uint32_t random = 0;
-    int retry_after_s = 5;
-    (void)!getrandom(&random, sizeof random, GRND_NONBLOCK);
-    int queued = jobs_queued_behind(js);
-    double backlog_ms = sched_wait_ms(&js->sched, js->seqs, js->n_line);
-    if (has_room(js, job) && sched_admit(&js->opts.limits, queued, backlog_ms,
-                                         jobs_isolated_ms(js, job), random, &retry_after_s))
-        return true;
-    struct api_error e = {.retry_after_s = retry_after_s};
-    queued = queued < 0 ? 0 : queued;
-    api_fail(&e, 429, "queue_full", "", "%d requests are waiting already; try again in %d s",
-             queued, retry_after_s);
+    struct sched_newcomer c;
+    struct sched_answer a = {.verdict = SCHED_FULL, .retry_after_s = 5};
+    struct api_error e = {0};
+    jobs_describe_newcomer(js, job, &c);
+    (void)!getrandom(&c.random, sizeof c.random, GRND_NONBLOCK);
+    if (has_room(js, job)) a = sched_admit(&js->sched, &c, js->seqs, js->n_line);
+    if (a.verdict == SCHED_TAKE) return true;
+    int queued = c.queued < 0 ? 0 : c.queued;
+    explain(&e, job, &a, queued);
     tell_busy(js, job, &e, queued);
     return false;
 }

@@ -73,6 +73,7 @@ void jobs_estimate(struct jobs *js); /* finish_ms of every job, from the line */
 int jobs_position(const struct jobs *js, const struct job *job); /* among those who wait, from 1 */
 /* Jobs that wait and would not be in the next step either; -1 when a newcomer would not wait. */
 int jobs_queued_behind(struct jobs *js);
+void jobs_describe_newcomer(struct jobs *js, struct job *job, struct sched_newcomer *out);
 double jobs_isolated_ms(const struct jobs *js, const struct job *job);
 double jobs_pixels(const struct job *job); /* of one image */
 const struct taca_model_info *jobs_model(const struct jobs *js, const struct job *job);

@@ -105,7 +105,8 @@ static double deadline_ms(const struct jobs *js, struct job *job) {
  * longer make it is known before the last one starts. */
 static void describe(const struct jobs *js, struct job *job, int index, struct sched_seq *out) {
     const struct taca_gen_params *p = &job->request.params;
-    const struct job_image *im = &job->images[index];
+    static const struct job_image none = {.preview_due = -1}; /* it is not in the table yet */
+    const struct job_image *im = job->images ? &job->images[index] : &none;
     bool opened = im->stage != IMAGE_WAITING;
     int behind = job->request.n - 1 - index;
     *out = (struct sched_seq){
@@ -124,6 +125,15 @@ static void describe(const struct jobs *js, struct job *job, int index, struct s
         .priority = job->request.priority,
         .key = job->flow,
     };
+}
+
+void jobs_describe_newcomer(struct jobs *js, struct job *job, struct sched_newcomer *out) {
+    const int own_ms = job->request.deadline_ms;
+    *out = (struct sched_newcomer){.images = job->request.n,
+                                   .due_ms = own_ms > 0 ? (double)job->received_us / 1000 + own_ms
+                                                        : HUGE_VAL,
+                                   .queued = jobs_queued_behind(js)};
+    describe(js, job, job->request.n - 1, &out->seq);
 }
 
 static void see_devices(struct jobs *js) {

@@ -17,6 +17,7 @@ enum { MAX_LABELS = 40 };
 /* Values of the one label of a counter; the last one also takes what is not in the list. */
 static const char *const outcomes[] = {"ok", "cancelled", "failed", "rejected", "expired", NULL};
 static const char *const rejections[] = {"queue_full",
+                                         "deadline_infeasible",
                                          "draining",
                                          "loading",
                                          "gpu_unavailable",

@@ -98,8 +98,8 @@ static int home(const struct sched *s, struct sched_seq *q) {
     return best < 0 ? 0 : best;
 }
 
-static void judge(const struct sched *s, struct sched_seq *q, int top) {
-    double waited = s->now_ms - q->arrival_ms;
+void sched_judge(const struct sched *s, struct sched_seq *q, int top) {
+    double waited = fmax(s->now_ms - q->arrival_ms, 0); /* it may have come a moment ago */
     int on = home(s, q);
     q->on = -1; /* nothing of it is known yet */
     q->solo_ms = solo_on(s, on, q);
@@ -113,7 +113,7 @@ static void judge(const struct sched *s, struct sched_seq *q, int top) {
 
 static int earlier(double a, double b) { return (a > b) - (a < b); }
 
-static int by_rank(const void *a, const void *b) {
+int sched_rank(const void *a, const void *b) {
     const struct sched_seq *x = a, *y = b;
     if (x->level != y->level) return x->level > y->level ? -1 : 1;
     if (x->credit != y->credit) return x->credit ? -1 : 1;
@@ -161,7 +161,7 @@ void sched_order(struct sched *s, struct sched_seq *seqs, int n, double now_ms) 
     for (int i = 0; i < n; i++)
         if (seqs[i].priority > top) top = seqs[i].priority;
     for (int i = 0; i < n; i++) {
-        judge(s, &seqs[i], top);
+        sched_judge(s, &seqs[i], top);
         bool steps = seqs[i].stage != SCHED_FINISHED;
         if (steps && seqs[i].level > top_level) top_level = seqs[i].level;
     }
@@ -176,7 +176,7 @@ void sched_order(struct sched *s, struct sched_seq *seqs, int n, double now_ms) 
         seqs[i].flow = sched_fair_find(&s->fair, seqs[i].key);
         seqs[i].credit = sched_fair_may_lead(&s->fair, seqs[i].flow);
     }
-    if (n > 0) qsort(seqs, (size_t)n, sizeof *seqs, by_rank); /* no array, no order */
+    if (n > 0) qsort(seqs, (size_t)n, sizeof *seqs, sched_rank); /* no array, no order */
     lift_aged(s, seqs, n);
 }
 

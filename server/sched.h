@@ -85,6 +85,15 @@ struct sched_device {
     int went_well;  /* steps since */
     double held_ms; /* sched_order's: what those that it holds still take */
 };
+/* What was asked for lately: a class for each half octave of an answer's time, whether it was taken
+ * or not. */
+enum { SCHED_CLASSES = 48 };
+struct sched_demand {
+    double share[SCHED_CLASSES]; /* of all device time */
+    double at_ms;
+    double refused_ms; /* somebody was sent away */
+    bool refused;
+};
 struct sched {
     enum sched_policy policy;
     struct sched_limits limits;
@@ -92,6 +101,7 @@ struct sched {
     int n_devices;
     struct sched_device *devices;
     double now_ms; /* of the last sched_order */
+    struct sched_demand demand;
 };
 /* n_devices 1..SCHED_DEVICES; they serve model 0. False when out of memory. */
 bool sched_init(struct sched *s, enum sched_policy policy, const struct sched_limits *limits,
@@ -100,6 +110,11 @@ void sched_finish(struct sched *s);
 
 /* Sorts seqs into the order of service; every other call takes them as this leaves them. */
 void sched_order(struct sched *s, struct sched_seq *seqs, int n, double now_ms);
+
+/* Fills in what sched_order would for one that is not in the line yet; `top` is the highest
+ * priority there. < 0: x is served before y. */
+void sched_judge(const struct sched *s, struct sched_seq *q, int top);
+int sched_rank(const void *x, const void *y);
 
 /* Which sequences share the device's next forward: indices into `seqs`, ascending, at most
  * batch_images; waiting ones among them must be opened first. Returns how many. */
@@ -142,6 +157,7 @@ void sched_no_room(struct sched *s, int device, int held);
  * all devices. start_ms and finish_ms have n entries. */
 void sched_eta(const struct sched *s, double *start_ms, double *finish_ms,
                const struct sched_seq *seqs, int n);
+int sched_servers(const struct sched *s, int model); /* devices that serve it now */
 /* Device time of everything that is still to do. */
 double sched_backlog_ms(const struct sched_seq *seqs, int n);
 /* The same shared among the devices that serve now: how long it will take. */
@@ -149,12 +165,34 @@ double sched_wait_ms(const struct sched *s, const struct sched_seq *seqs, int n)
 /* What an image of a new request takes with a device to itself, from arrival to answer. */
 double sched_isolated_ms(const struct sched_costs *c, int tokens, int steps, double pixels);
 
-/* May one more job wait?
- *   queued      jobs that neither run nor would run in the next step
- *   backlog_ms  of all that are there, own_ms: of the new one
- *   random      any number: spreads the return of those who are sent away
- * True, or false with *retry_after_s in 1..60. */
-bool sched_admit(const struct sched_limits *l, int queued, double backlog_ms, double own_ms,
-                 uint32_t random, int *retry_after_s);
+/* ---- sched_admit.c
+ *
+ * While there is room anybody may wait, however long that takes. When three quarters of the places
+ * (or of the backlog) are taken, and for a while after somebody was sent away, only those are taken
+ * who will be in time, counting on what is in front of them and on what will still come and be due
+ * before them: a promise that is kept is worth more than a place in a line. So the last quarter is
+ * for who can use it, and who cannot knows it at once. */
+
+struct sched_newcomer {
+    struct sched_seq seq; /* its last image, as it would stand in the line */
+    int images;
+    double due_ms; /* the client's own deadline; HUGE_VAL = it has none */
+    int queued;    /* jobs that neither run nor would run in the next step; -1: nor would it wait */
+    uint32_t random; /* any number: spreads the return of those who are sent away */
+};
+enum sched_verdict {
+    SCHED_TAKE,
+    SCHED_FULL,
+    SCHED_CROWDED, /* there are places, but it would be late in any */
+    SCHED_LATE     /* its own deadline cannot be met */
+};
+struct sched_answer {
+    enum sched_verdict verdict;
+    int retry_after_s; /* 1..60, but for TAKE */
+    double finish_ms;  /* from now, when nobody comes in between */
+};
+/* Counts the newcomer as demand, whatever the answer. */
+struct sched_answer sched_admit(struct sched *s, const struct sched_newcomer *c,
+                                const struct sched_seq *seqs, int n);
 
 #endif

@@ -1,4 +1,4 @@
-/* sched_eta.c - the same costs and the same order, asked when: estimates, backlog, admission. */
+/* sched_eta.c - the same costs and the same order, asked when: estimates, backlog. */
 #include <math.h>
 #include <stddef.h>
 
@@ -14,16 +14,16 @@ double sched_backlog_ms(const struct sched_seq *seqs, int n) {
     return sum;
 }
 
-static int servers(const struct sched *s, int model) {
+int sched_servers(const struct sched *s, int model) {
     int n = 0;
-    for (int d = 0; d < s->n_devices; d++) n += s->devices[d].serves >> model & 1;
+    for (int d = 0; d < s->n_devices; d++) n += (int)(s->devices[d].serves >> model & 1);
     return n;
 }
 
 double sched_wait_ms(const struct sched *s, const struct sched_seq *seqs, int n) {
     double sum = 0;
     for (int i = 0; i < n; i++) {
-        int devices = servers(s, seqs[i].model);
+        int devices = sched_servers(s, seqs[i].model);
         sum += seqs[i].left_ms / (devices > 1 ? devices : 1);
     }
     return sum;
@@ -66,7 +66,7 @@ static bool joins(const struct walks *w, const struct walk *k, int i) {
 /* Will it be the device's? While nobody serves the model, whoever comes back first. */
 static bool awaits(const struct walks *w, const struct walk *k, const struct sched_seq *q) {
     if (q->device >= 0) return q->device == k->device;
-    return (w->s->devices[k->device].serves >> q->model & 1) || servers(w->s, q->model) == 0;
+    return (w->s->devices[k->device].serves >> q->model & 1) || sched_servers(w->s, q->model) == 0;
 }
 
 /* One more joins the walk's step, if there is one that fits. */
@@ -146,17 +146,4 @@ void sched_eta(const struct sched *s, double *start_ms, double *finish_ms,
         if (k) walk_on(&w, k);
         for (int d = 0; d < s->n_devices; d++) w.of[d].full = k != &w.of[d];
     } while (k);
-}
-
-bool sched_admit(const struct sched_limits *l, int queued, double backlog_ms, double own_ms,
-                 uint32_t random, int *retry_after_s) {
-    /* what is asked of an idle service may take as long as it takes */
-    bool too_much = l->backlog_ms > 0 && backlog_ms > 0 && backlog_ms + own_ms > l->backlog_ms;
-    double wait_ms = backlog_ms;
-    if (queued < l->queue && !too_much) return true;
-    if (queued < l->queue) wait_ms = fmin(backlog_ms, backlog_ms + own_ms - l->backlog_ms);
-    double jitter = 1 + 0.2 * (2 * (double)random / (double)UINT32_MAX - 1);
-    double s = ceil(wait_ms / 1000 * jitter);
-    *retry_after_s = s < 1 ? 1 : s <= 60 ? (int)s : 60; /* NaN becomes 60: never in a hurry */
-    return false;
 }

@@ -92,9 +92,9 @@ def test_error_classes():
 
 
 def test_a_failure_in_the_middle_of_a_stream_is_raised():
-    with Service(step_ms=30) as s:
+    with Service(step_ms=3) as s:
         stream = client(s).images.generate(
-            prompt="a", stream=True, partial_images=3,
+            prompt="slow", stream=True, partial_images=3,
             extra_body={"steps": 100, "deadline_ms": 1500, "progress_events": True})
         try:
             seen = [e.type for e in stream]

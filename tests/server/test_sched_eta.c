@@ -1,5 +1,5 @@
-/* test_sched_eta.c - the scheduler's estimates: when a job will be done, when to come back, and
- * what a step costs as it is learnt. */
+/* test_sched_eta.c - the estimates of the scheduler: when a job will be done, and what a step
+ * costs, as it is learnt. */
 #include "tests/server/sched_fixture.h"
 
 static void test_eta_is_the_time_that_the_walk_takes(void) {
@@ -34,36 +34,6 @@ static void test_a_job_alone_takes_its_isolated_time(void) {
     CHECK_NEAR(finish, sched_isolated_ms(s.devices->costs, 256, 10, 128 * 128), 1e-6);
     CHECK_NEAR(finish, 8 + 10 * (5 + 25.6) + 4 + 2, 1e-6);
     sched_finish(&s);
-}
-
-static void test_a_full_queue_says_when_to_come_back(void) {
-    struct sched_limits l = {.queue = 3};
-    int after = -1;
-    CHECK(sched_admit(&l, 2, 1e6, 1e6, 0, &after));
-    CHECK_INT(after, -1);
-    CHECK(!sched_admit(&l, 3, 0, 0, 0, &after));
-    CHECK_INT(after, 1);
-    CHECK(!sched_admit(&l, 3, 10000, 0, UINT32_MAX / 2, &after));
-    CHECK_INT(after, 10);
-    CHECK(!sched_admit(&l, 3, 10000, 0, UINT32_MAX, &after));
-    CHECK_INT(after, 12);
-    CHECK(!sched_admit(&l, 3, 10000, 0, 0, &after));
-    CHECK_INT(after, 8);
-    CHECK(!sched_admit(&l, 3, 1e12, 0, 5, &after));
-    CHECK_INT(after, 60);
-    CHECK(!sched_admit(&l, 3, nan(""), 0, 5, &after));
-    CHECK_INT(after, 60);
-}
-
-static void test_so_does_a_backlog_but_an_idle_service_takes_anything(void) {
-    struct sched_limits l = {.queue = 100, .backlog_ms = 30000};
-    int after = -1;
-    CHECK(sched_admit(&l, 0, 0, 1e9, 0, &after));
-    CHECK(sched_admit(&l, 5, 20000, 10000, 0, &after));
-    CHECK(!sched_admit(&l, 5, 28000, 6000, UINT32_MAX / 2, &after));
-    CHECK_INT(after, 4);
-    CHECK(!sched_admit(&l, -1, 5000, 90000, UINT32_MAX / 2, &after)); /* gone in five seconds */
-    CHECK_INT(after, 5);
 }
 
 static void test_costs_follow_what_is_seen_and_nonsense_is_not_learnt(void) {
@@ -107,8 +77,6 @@ static void test_joint_steps_are_learnt_by_their_bucket(void) {
 int main(void) {
     TEST(test_eta_is_the_time_that_the_walk_takes);
     TEST(test_a_job_alone_takes_its_isolated_time);
-    TEST(test_a_full_queue_says_when_to_come_back);
-    TEST(test_so_does_a_backlog_but_an_idle_service_takes_anything);
     TEST(test_costs_follow_what_is_seen_and_nonsense_is_not_learnt);
     TEST(test_joint_steps_are_learnt_by_their_bucket);
     return TEST_END();
