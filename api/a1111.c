@@ -337,7 +337,7 @@ static int set_inverted(struct api_draft *d, const json_t *v) {
     if (!is_one_of(v, "0 1 true false"))
         return api_refuse(d->err, (struct api_name){"inpainting_mask_invert", "mask"},
                           "inpainting_mask_invert must be 0 or 1");
-    d->mask_inverted = is_one_of(v, "1 true");
+    d->r.mask_inverted = is_one_of(v, "1 true");
     return 0;
 }
 

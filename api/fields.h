@@ -33,8 +33,6 @@ struct api_draft {
     struct api_file image, mask;
     json_t *root;               /* owned: what they lie in, when it is not the object of fields */
     const char *strength_param; /* as it was spelt; NULL = not given */
-    bool mask_is_holes;         /* repaint where the mask is clear, instead of where it is white */
-    bool mask_inverted;         /* repaint the rest */
 };
 
 #define API_MAX_SEED ((INT64_C(1) << 53) - 1) /* above it JSON clients lose digits */

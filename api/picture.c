@@ -1,5 +1,6 @@
-/* picture.c - see picture.h. Cheap checks first: a picture is decoded only when nothing else of the
- * request is wrong, and never beyond what its head said and the limits allow. */
+/* picture.c - see picture.h, and request.h for api_request_unpack. Cheap checks first: a picture is
+ * decoded only when nothing else of the request is wrong, and never beyond what its head said and
+ * the limits allow. */
 #include "api/picture.h"
 
 #include <math.h>
@@ -85,11 +86,9 @@ static int take_out(struct api_file *f, const char *field, struct api_draft *d) 
     return 0;
 }
 
-static int refuse_file(struct api_draft *d, const struct api_file *f, const char *field,
-                       const struct taca_err *why) {
-    if (why->code == TACA_ENOMEM) return no_memory(d->err);
-    struct api_name name = name_of(f, field);
-    return api_refuse(d->err, name, "%s: %s", name.param, why->text);
+static int refuse_file(struct api_error *err, struct api_name name, const struct taca_err *why) {
+    if (why->code == TACA_ENOMEM) return no_memory(err);
+    return api_refuse(err, name, "%s: %s", name.param, why->text);
 }
 
 static int look(struct api_file *f, const char *field, struct api_draft *d) {
@@ -103,7 +102,7 @@ static int look(struct api_file *f, const char *field, struct api_draft *d) {
         return api_refuse(d->err, name,
                           "%s must be a PNG or JPEG file, and these %zu bytes are %s file",
                           name.param, f->len, api_image_kind(f->bytes, f->len));
-    if (bad) return refuse_file(d, f, field, &why);
+    if (bad) return refuse_file(d->err, name, &why);
     const int w = f->width_px, h = f->height_px;
     if (w < 1 || h < 1) return api_refuse(d->err, name, "%s has %d x %d pixels", name.param, w, h);
     if (w > FILE_MAX_SIDE || h > FILE_MAX_SIDE || (int64_t)w * h > most)
@@ -164,50 +163,72 @@ int api_pictures_open(struct api_draft *d, bool has_width, bool has_height) {
 
 /* ---- pixels ---------------------------------------------------------------------------------- */
 
+static int keep_file(struct api_packed *to, struct api_draft *d, const struct api_file *f,
+                     const char *field) {
+    const char *param = name_of(f, field).param;
+    if (!f->bytes) return 0;
+    char *bytes = taca_arena_alloc(&d->r.files, f->len);
+    *to = (struct api_packed){bytes, f->len, taca_arena_strndup(&d->r.files, param, strlen(param)),
+                              f->width_px, f->height_px};
+    if (!bytes || !to->param) return no_memory(d->err);
+    memcpy(bytes, f->bytes, f->len);
+    return 0;
+}
+
+int api_pictures_keep(struct api_draft *d) {
+    int rc = keep_file(&d->r.image, d, &d->image, "image");
+    return rc ? rc : keep_file(&d->r.mask, d, &d->mask, "mask");
+}
+
 /* Into the request, scaled when it must be; frees `pixels`. */
-static const uint8_t *keep(struct api_draft *d, uint8_t *pixels, int channels,
-                           const struct api_file *f) {
+static const uint8_t *keep_pixels(struct api_request *r, uint8_t *pixels, int channels,
+                                  const struct api_packed *f) {
     const struct api_size from = {f->width_px, f->height_px},
-                          to = {d->r.params.width_px, d->r.params.height_px};
+                          to = {r->params.width_px, r->params.height_px};
     const size_t n = (size_t)to.w * (size_t)to.h * (size_t)channels;
     uint8_t *kept = NULL;
     if (from.w != to.w || from.h != to.h) {
         uint8_t *scaled = api_resize(pixels, channels, from, to);
         free(pixels);
         pixels = scaled;
-        d->r.warnings |= TACA_WARN_IMAGE_SCALED;
+        r->warnings |= TACA_WARN_IMAGE_SCALED;
     }
-    if (pixels) kept = taca_arena_alloc(&d->r.pixels, n);
+    if (pixels) kept = taca_arena_alloc(&r->pixels, n);
     if (kept) memcpy(kept, pixels, n);
     free(pixels);
     return kept;
 }
 
-static int read_image(struct api_draft *d) {
+static int unpack_image(struct api_request *r, struct api_error *err) {
+    const struct api_packed *f = &r->image;
     struct taca_err why = {0};
     struct taca_image img;
-    if (api_image_read(&img, d->image.bytes, d->image.len, FILE_MAX_SIDE, &why))
-        return refuse_file(d, &d->image, "image", &why);
-    d->r.params.image = keep(d, img.rgb, 3, &d->image);
-    return d->r.params.image ? 0 : no_memory(d->err);
+    if (api_image_read(&img, f->bytes, f->len, FILE_MAX_SIDE, &why))
+        return refuse_file(err, (struct api_name){f->param, "image"}, &why);
+    r->params.image = keep_pixels(r, img.rgb, 3, f);
+    return r->params.image ? 0 : no_memory(err);
 }
 
-static int read_mask(struct api_draft *d) {
-    const struct api_mask_rule rule = {d->mask_is_holes, FILE_MAX_SIDE};
+static int unpack_mask(struct api_request *r, struct api_error *err) {
+    const struct api_packed *f = &r->mask;
+    const struct api_mask_rule rule = {r->mask_is_holes, FILE_MAX_SIDE};
     struct taca_err why = {0};
     uint8_t *mask;
     int w, h;
-    if (api_image_read_mask(&mask, &w, &h, d->mask.bytes, d->mask.len, &rule, &why))
-        return refuse_file(d, &d->mask, "mask", &why);
+    if (api_image_read_mask(&mask, &w, &h, f->bytes, f->len, &rule, &why))
+        return refuse_file(err, (struct api_name){f->param, "mask"}, &why);
     const size_t n = (size_t)w * (size_t)h;
-    for (size_t i = 0; d->mask_inverted && i < n; i++) mask[i] = (uint8_t)(255 - mask[i]);
-    d->r.params.mask = keep(d, mask, 1, &d->mask);
-    return d->r.params.mask ? 0 : no_memory(d->err);
+    for (size_t i = 0; r->mask_inverted && i < n; i++) mask[i] = (uint8_t)(255 - mask[i]);
+    r->params.mask = keep_pixels(r, mask, 1, f);
+    return r->params.mask ? 0 : no_memory(err);
 }
 
-int api_pictures_read(struct api_draft *d) {
-    int rc = d->image.bytes ? read_image(d) : 0;
-    return !rc && d->mask.bytes ? read_mask(d) : rc;
+int api_request_unpack(struct api_request *r, struct api_error *err) {
+    int rc = r->image.bytes ? unpack_image(r, err) : 0;
+    if (!rc && r->mask.bytes) rc = unpack_mask(r, err);
+    taca_arena_finish(&r->files);
+    r->image = r->mask = (struct api_packed){0};
+    return rc;
 }
 
 void api_pictures_finish(struct api_draft *d) {

@@ -9,9 +9,8 @@
  * (what is too large is refused here), and gives the request a size when it has none of its own.
  *   has_width, has_height  whether the request names them */
 int api_pictures_open(struct api_draft *d, bool has_width, bool has_height);
-/* Once everything else is checked: the pixels, into d->r.pixels, scaled where they have another
- * size. */
-int api_pictures_read(struct api_draft *d);
+/* Once everything else is checked: the files into d->r, which is on its own from then on. */
+int api_pictures_keep(struct api_draft *d);
 void api_pictures_finish(struct api_draft *d); /* what is between the two; zeroed is fine */
 
 /* Fields: what comes as text. */

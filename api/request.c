@@ -185,9 +185,11 @@ static int check_together(struct api_draft *d, uint64_t random_seed) {
 /* What a client would send to get the very same images. */
 static int normalise(struct api_draft *d, size_t body_len) {
     struct taca_buf b;
-    taca_buf_init(&b, 4096 + 8 * body_len); /* a byte takes at most six, as \u00XX */
+    struct taca_gen_params p = d->r.params;
+    p.image = (const uint8_t *)d->image.bytes; /* told is only that there is one */
+    taca_buf_init(&b, 4096 + 8 * body_len);    /* a byte takes at most six, as \u00XX */
     taca_buf_puts(&b, "{");
-    api_put_params(&b, &d->r.params, d->model);
+    api_put_params(&b, &p, d->model);
     taca_buf_printf(&b, ",\"n\":%d,\"output_format\":\"png\",\"png_level\":%d,\"metadata\":%s}",
                     d->r.n, d->r.png_level, d->r.metadata ? "true" : "false");
     if (!b.failed) d->r.json = taca_arena_strndup(&d->r.arena, b.data, b.len);
@@ -259,8 +261,8 @@ static int read_root(struct api_draft *d, json_t *root, size_t len, uint64_t ran
     if (!rc)
         rc = api_pictures_open(d, sized || given(root, "width"), sized || given(root, "height"));
     if (!rc) rc = check_together(d, random_seed);
-    if (!rc) rc = api_pictures_read(d);
     if (!rc) rc = normalise(d, len);
+    if (!rc) rc = api_pictures_keep(d);
     api_pictures_finish(d);
     if (rc) api_request_finish(&d->r);
     return rc;
@@ -279,7 +281,7 @@ static void begin(struct api_draft *d, const struct api_offer *offer, int model,
     const struct taca_model_info *info = offer->models[model].info;
     api_draft_init(d, info ? info : &none, offer->limits, err);
     d->openai = dialect == API_OPENAI || dialect == API_OPENAI_EDIT;
-    d->r.openai = d->mask_is_holes = d->openai;
+    d->r.openai = d->r.mask_is_holes = d->openai;
     d->r.edit = dialect == API_OPENAI_EDIT || dialect == API_A1111_IMAGE;
     d->r.a1111 = dialect == API_A1111 || dialect == API_A1111_IMAGE;
     d->r.model = model;
@@ -320,6 +322,7 @@ int api_request_read(struct api_request *out, const struct api_source *from,
         rc = read_root(&d, root, from->len, random_seed);
     json_decref(root);
     json_decref(d.root);
+    if (!rc && !from->packed && (rc = api_request_unpack(&d.r, err))) api_request_finish(&d.r);
     if (!rc) *out = d.r;
     return rc;
 }
@@ -349,6 +352,7 @@ int api_request_parse_openai(struct api_request *out, const char *body, size_t l
 void api_request_finish(struct api_request *r) {
     taca_arena_finish(&r->arena);
     taca_arena_finish(&r->pixels);
+    taca_arena_finish(&r->files);
     *r = (struct api_request){0};
 }
 

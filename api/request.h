@@ -21,10 +21,22 @@ enum api_response {
 enum api_on_disconnect { API_DISCONNECT_DEFAULT, API_DISCONNECT_CANCEL, API_DISCONNECT_CONTINUE };
 enum { API_MAX_N = 64, API_MAX_PREVIEWS = 8, API_MAX_LORAS = 4 };
 
+/* A picture as it came. */
+struct api_packed {
+    const char *bytes; /* NULL = none */
+    size_t len;
+    const char *param;       /* the field as the client spelt it */
+    int width_px, height_px; /* as its head says */
+};
+
 struct api_request {
-    struct taca_arena arena;       /* owns every string below */
-    struct taca_arena pixels;      /* owns those of params.image and params.mask */
-    int model;                     /* its number among those that were offered */
+    struct taca_arena arena;  /* owns every string below */
+    struct taca_arena pixels; /* owns those of params.image and params.mask */
+    struct taca_arena files;  /* owns what those come from, until api_request_unpack */
+    struct api_packed image, mask;
+    bool mask_is_holes; /* repaint where the mask is clear, instead of where it is white */
+    bool mask_inverted; /* repaint the rest */
+    int model;          /* its number among those that were offered */
     struct taca_gen_params params; /* seed is that of image 0; image k uses seed + k */
     int n;
     enum api_format format;
@@ -79,6 +91,7 @@ struct api_source {
     const char *content_type; /* a form for OPENAI_EDIT, or anything else for JSON; NULL = JSON */
     const char *body;
     size_t len;
+    bool packed; /* pictures are looked at by their heads alone: api_request_unpack is to follow */
 };
 /* As api_request_parse, of any dialect and for any model that is offered: OpenAI's edits take a
  * form or JSON, want a picture, and paint where its mask is clear. */
@@ -89,6 +102,9 @@ int api_request_read(struct api_request *out, const struct api_source *from,
 int api_request_parse_openai(struct api_request *out, const char *body, size_t len,
                              const struct taca_model_info *model, const struct api_limits *limits,
                              uint64_t random_seed, struct api_error *err);
+/* The pictures' pixels, which is most of the work of reading a request: any thread. 0, or a status
+ * with *err filled; in either case the files are gone. Without pictures it does nothing. */
+int api_request_unpack(struct api_request *r, struct api_error *err);
 void api_request_finish(struct api_request *r); /* zeroed is fine */
 /* Gives the pixels back: nothing will be made of them any more. */
 void api_request_drop_pixels(struct api_request *r);

@@ -19,14 +19,20 @@ enum {
     MAX_PNG_BYTES = 256 << 20, /* far above any image; a bound for the buffer */
     MAX_REPLY_BYTES = 1 << 30,
     MAX_PREVIEW_FRAME = 48 << 10, /* some readers give up on longer lines */
+    MOST_FILE_BYTES = 160 << 20,  /* of pictures that wait to be unpacked */
     PREVIEW_PNG_LEVEL = 6
+};
+
+struct line {
+    struct taca_mail *first, **last;
 };
 
 struct encode {
     pthread_mutex_t lock;
     pthread_cond_t more;
-    struct taca_mail *first, **last;
-    int waiting;
+    struct line line, files; /* the latter: ENCODE_UNPACK */
+    int waiting, unpacking, most_unpacking;
+    size_t file_bytes; /* of those in line */
     bool closing;
     struct taca_mailbox *results;
     pthread_t threads[MAX_THREADS];
@@ -153,6 +159,11 @@ static enum taca_code do_render(struct encode_task *t) {
     return rc;
 }
 
+static void do_unpack(struct encode_task *t) {
+    if (api_request_unpack(&t->job->request, &t->error))
+        t->rc = taca_fail(&t->err, TACA_EINVAL, "%s", t->error.message);
+}
+
 static void work(struct encode_task *t) {
     int64_t start = taca_now_us();
     taca_buf_init(&t->png, MAX_PNG_BYTES);
@@ -160,6 +171,7 @@ static void work(struct encode_task *t) {
     switch (t->kind) {
     case ENCODE_IMAGE: t->rc = image_png(t); break;
     case ENCODE_PREVIEW: t->rc = do_preview(t); break;
+    case ENCODE_UNPACK: do_unpack(t); break;
     case ENCODE_RENDER: t->rc = do_render(t); break;
     }
     t->ms = (double)(taca_now_us() - start) / 1000.0;
@@ -167,20 +179,57 @@ static void work(struct encode_task *t) {
 
 /* ---- the threads ----------------------------------------------------------------------------- */
 
+static void append(struct line *l, struct encode_task *t) {
+    t->mail.next = NULL;
+    *l->last = &t->mail;
+    l->last = &t->mail.next;
+}
+
+static struct encode_task *take(struct line *l) {
+    struct encode_task *t = (struct encode_task *)l->first;
+    if (!t) return NULL;
+    l->first = t->mail.next;
+    if (!l->first) l->last = &l->first;
+    return t;
+}
+
+static struct encode_task *next(struct encode *e) {
+    struct encode_task *t = take(&e->line);
+    if (t) {
+        e->waiting--;
+        return t;
+    }
+    t = e->unpacking < e->most_unpacking ? take(&e->files) : NULL;
+    if (!t) return NULL;
+    e->unpacking++;
+    e->file_bytes -= t->job->request.files.total_bytes;
+    return t;
+}
+
+static void hand_back(struct encode *e, struct encode_task *t) {
+    if (taca_mailbox_post(e->results, &t->mail)) return;
+    if (t->kind == ENCODE_UNPACK) job_close(t->job);
+    encode_task_free(t);
+}
+
 static void *run(void *arg) {
     struct encode *e = arg;
     pthread_mutex_lock(&e->lock);
     for (;;) {
-        while (!e->first && !e->closing) pthread_cond_wait(&e->more, &e->lock);
-        if (!e->first) break;
-        struct encode_task *t = (struct encode_task *)e->first;
-        e->first = t->mail.next;
-        if (!e->first) e->last = &e->first;
-        e->waiting--;
+        struct encode_task *t = next(e);
+        if (!t && e->closing && !e->files.first) break;
+        if (!t) {
+            pthread_cond_wait(&e->more, &e->lock);
+            continue;
+        }
+        const bool unpacked = t->kind == ENCODE_UNPACK;
         pthread_mutex_unlock(&e->lock);
         work(t);
-        if (!taca_mailbox_post(e->results, &t->mail)) encode_task_free(t);
+        hand_back(e, t);
         pthread_mutex_lock(&e->lock);
+        if (!unpacked) continue;
+        e->unpacking--;
+        pthread_cond_broadcast(&e->more); /* others may now */
     }
     pthread_mutex_unlock(&e->lock);
     return NULL;
@@ -195,7 +244,9 @@ enum taca_code encode_open(struct encode **out, int threads, struct taca_mailbox
     if (!e) return taca_fail(err, TACA_ENOMEM, "opening the encoder");
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->more, NULL);
-    e->last = &e->first;
+    e->line.last = &e->line.first;
+    e->files.last = &e->files.first;
+    e->most_unpacking = threads > 1 ? threads - 1 : 1;
     e->results = results;
     /* signals belong to the loop's thread */
     sigset_t all, before;
@@ -217,14 +268,29 @@ bool encode_submit(struct encode *e, struct encode_task *t) {
     pthread_mutex_lock(&e->lock);
     bool taken = t->kind != ENCODE_PREVIEW || e->waiting < MAX_WAITING;
     if (taken) {
-        t->mail.next = NULL;
-        *e->last = &t->mail;
-        e->last = &t->mail.next;
+        append(&e->line, t);
         e->waiting++;
         pthread_cond_signal(&e->more);
     }
     pthread_mutex_unlock(&e->lock);
     return taken;
+}
+
+bool encode_unpack(struct encode *e, struct job *job) {
+    struct encode_task *t = calloc(1, sizeof *t);
+    const size_t bytes = job->request.files.total_bytes;
+    if (!t) return false;
+    *t = (struct encode_task){.kind = ENCODE_UNPACK, .job = job, .slot = -1};
+    pthread_mutex_lock(&e->lock);
+    const bool room = !e->files.first || e->file_bytes + bytes <= MOST_FILE_BYTES;
+    if (room) {
+        append(&e->files, t);
+        e->file_bytes += bytes;
+        pthread_cond_signal(&e->more);
+    }
+    pthread_mutex_unlock(&e->lock);
+    if (!room) free(t);
+    return room;
 }
 
 void encode_close(struct encode *e) {

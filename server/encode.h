@@ -1,5 +1,6 @@
 /* encode.h - a few threads that turn pixels into what clients receive: PNG with its parameters,
- * base64, event frames, the JSON of a finished request.
+ * base64, event frames, the JSON of a finished request. And the pictures of new requests into
+ * pixels, when there is nothing else to do: one thread is always left for those who wait.
  *
  * A task is a message: the loop fills it and hands it over, a thread works on it alone, and it
  * comes back through the mailbox. It borrows the job (of which only the parts that never change are
@@ -17,6 +18,7 @@ struct pool;
 enum encode_kind {
     ENCODE_IMAGE,   /* pixels -> png */
     ENCODE_PREVIEW, /* pixels (owned) -> frame */
+    ENCODE_UNPACK,  /* the pictures of a request -> pixels; the job is the task's */
     ENCODE_RENDER   /* encoded images -> frame: a JSON body, their events, or the file of one */
 };
 
@@ -42,6 +44,7 @@ struct encode_task {
     } render;
 
     struct taca_buf png, frame; /* results */
+    struct api_error error;     /* UNPACK: of the request; status 0 = fine */
     double ms;
     enum taca_code rc;
     struct taca_err err;
@@ -52,6 +55,9 @@ enum taca_code encode_open(struct encode **out, int threads, struct taca_mailbox
                            struct taca_err *err) TACA_MUST_USE;
 /* False for a preview that would have to wait too long: the caller still owns it. */
 bool encode_submit(struct encode *e, struct encode_task *t);
+/* Any thread. The job comes back in a task of its own. False: no memory, or too much is waiting;
+ * the caller still owns it. */
+bool encode_unpack(struct encode *e, struct job *job);
 /* Finishes what was submitted (results are posted) and joins the threads. NULL is fine. */
 void encode_close(struct encode *e);
 

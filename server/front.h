@@ -41,8 +41,8 @@ struct front_opts {
 struct front_hooks {
     void *ctx;
     struct service_status *status;
-    /* Any http thread. True: the job is the loop's now. False: draining, the caller still owns it.
-     */
+    /* Any http thread. True: the job is the loop's now. False: draining, or more pictures wait to
+     * be unpacked than may; the caller still owns it. */
     bool (*submit)(void *ctx, struct job *job);
     /* The same for a question. */
     bool (*ask)(void *ctx, struct ask *ask);

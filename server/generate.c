@@ -177,7 +177,7 @@ static bool may_use(struct job *j, const struct taca_model_info *model, struct a
 
 static bool parse_body(struct job *j, const struct routes *r, const struct http_request *q,
                        enum api_dialect dialect, struct api_error *e) {
-    const struct api_source from = {dialect, q->content_type, q->body, q->body_len};
+    const struct api_source from = {dialect, q->content_type, q->body, q->body_len, true};
     uint64_t seed;
     struct api_request parsed = {0};
     struct api_limits limits = r->limits;
@@ -253,6 +253,14 @@ static void refuse_closing(struct http_reply *out) {
     reply_refuse(out, &e);
 }
 
+static void refuse_crowd(struct http_reply *out) {
+    struct api_error e = {.retry_after_s = 1};
+    taca_buf_reset(&out->headers);
+    api_fail(&e, 503, "too_many_connections", NULL,
+             "too many pictures are being received: try again in a moment");
+    reply_refuse(out, &e);
+}
+
 /* `id`: the client's choice, or NULL. */
 static void make_job(const struct routes *r, const struct http_request *q, const char *id,
                      enum api_dialect dialect, struct http_reply *out) {
@@ -283,10 +291,12 @@ static void make_job(const struct routes *r, const struct http_request *q, const
         out->logged = true;
         return;
     }
+    const bool draining = atomic_load(&r->hooks.status->state) == SERVICE_DRAINING;
+    const bool crowd = j->request.image.bytes && !draining;
     stream_unref(stream);
     job_close(j);
     count_rejected(q);
-    refuse_closing(out);
+    (crowd ? refuse_crowd : refuse_closing)(out);
 }
 
 void generate_answer(const struct routes *r, const struct http_request *q, struct http_reply *out) {

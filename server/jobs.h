@@ -56,6 +56,8 @@ void jobs_written(struct jobs *js, struct disk_write *w); /* takes it over */
 
 /* Takes the job over: a place in line, or an answer that says no. */
 void jobs_add(struct jobs *js, struct job *job);
+/* Takes the job over and refuses it. */
+void jobs_refuse(struct jobs *js, struct job *job, const struct api_error *e);
 /* Takes the question over and answers it. */
 void jobs_ask(struct jobs *js, struct ask *ask);
 void jobs_client_gone(struct jobs *js, uint64_t key);

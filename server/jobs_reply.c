@@ -312,6 +312,14 @@ void tell_busy(struct jobs *js, struct job *job, const struct api_error *e, int 
     job_close(job);
 }
 
+void jobs_refuse(struct jobs *js, struct job *job, const struct api_error *e) {
+    stream_fail(job->readers->stream, job->id, e);
+    metric_add(METRIC_REJECTED, e->status == 400 ? "invalid_request" : e->code, 1);
+    jobs_count(job, "rejected");
+    tell_log(js, job, e->status, e->code);
+    job_close(job);
+}
+
 /* ---- the log --------------------------------------------------------------------------------- */
 
 static void put_request(struct taca_buf *out, const struct job *job) {

@@ -69,10 +69,37 @@ static void begin_flush(struct serve *s);
 
 /* ---- work ------------------------------------------------------------------------------------ */
 
+/* A client that left while its pictures were unpacked left before anybody knew the job. */
+static void add_job(struct serve *s, struct job *job) {
+    struct stream *stream = stream_ref(job->readers->stream);
+    const uint64_t key = job->readers->key;
+    jobs_add(s->jobs, job);
+    if (stream_is_gone(stream)) jobs_client_gone(s->jobs, key);
+    stream_unref(stream);
+}
+
+static void take_unpacked(struct serve *s, struct encode_task *t) {
+    struct job *job = t->job;
+    struct api_error e = t->error;
+    encode_task_free(t);
+    if (!e.status && s->phase >= PHASE_DRAINING) {
+        e.retry_after_s = 1;
+        api_fail(&e, 503, "draining", NULL, "the service is shutting down");
+    }
+    if (e.status)
+        jobs_refuse(s->jobs, job, &e);
+    else
+        add_job(s, job);
+}
+
 static void take_mail(struct serve *s) {
     for (struct taca_mail *m = taca_mailbox_take(&s->results), *next; m; m = next) {
         next = m->next;
-        jobs_encoded(s->jobs, (struct encode_task *)m);
+        struct encode_task *t = (struct encode_task *)m;
+        if (t->kind == ENCODE_UNPACK)
+            take_unpacked(s, t);
+        else
+            jobs_encoded(s->jobs, t);
     }
     for (struct taca_mail *m = taca_mailbox_take(&s->written), *next; m; m = next) {
         next = m->next;
@@ -150,6 +177,7 @@ static void wake_loop(void *ctx) {
 
 static bool hook_submit(void *ctx, struct job *job) {
     struct serve *s = ctx;
+    if (job->request.image.bytes) return encode_unpack(s->encode, job);
     return taca_mailbox_post(&s->incoming, &job->mail);
 }
 

@@ -26,7 +26,7 @@ static void edit(const char *body, size_t size) {
     struct api_request r = {0};
     struct api_error e = {0};
     struct api_limits limits;
-    const struct api_source from = {API_OPENAI_EDIT, type, body, size};
+    const struct api_source from = {API_OPENAI_EDIT, type, body, size, false};
     api_limits_init(&limits);
     limits.max_image_pixels = 1 << 16;
     const struct api_offer offer = {&limits, 1, {{demo.id, &demo, false}}};

@@ -65,7 +65,7 @@ static void parse_a1111(enum api_dialect dialect, const unsigned char *data, siz
     struct api_error e = {0};
     struct api_limits limits;
     struct api_offer offer = {.limits = &limits, .n_models = 1};
-    const struct api_source from = {dialect, NULL, (const char *)data, size};
+    const struct api_source from = {dialect, NULL, (const char *)data, size, false};
     api_limits_init(&limits);
     offer.models[0].id = demo.id;
     offer.models[0].info = &demo;

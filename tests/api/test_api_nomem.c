@@ -125,14 +125,14 @@ static void test_dialects_of_others_answer_503(void) {
         "{\"prompt\":\"a <lora:style:0.5> cat\",\"sampler_name\":\"DPM++ SDE\",\"styles\":[],"
         "\"n_iter\":2,\"foo\":1,\"override_settings\":{\"sd_model_checkpoint\":\"demo\"}}";
     struct taca_buf png, body;
-    sweep(&(struct api_source){API_A1111, NULL, text, strlen(text)}, 1,
+    sweep(&(struct api_source){API_A1111, NULL, text, strlen(text), false}, 1,
           "\"sampler DPM++ SDE is not here: dpmpp_2m was used\"");
     paint_png(&png, 64, 64);
     taca_buf_init(&body, 1 << 20);
     taca_buf_puts(&body, "{\"prompt\":\"x\",\"init_images\":[\"");
     api_base64(&body, png.data, png.len);
     taca_buf_puts(&body, "\"]}");
-    sweep(&(struct api_source){API_A1111_IMAGE, NULL, body.data, body.len}, 0, NULL);
+    sweep(&(struct api_source){API_A1111_IMAGE, NULL, body.data, body.len, false}, 0, NULL);
     body.len = 0;
     taca_buf_puts(
         &body, "--b\r\nContent-Disposition: form-data; name=\"prompt\"\r\n\r\nx\r\n--b\r\n"
@@ -142,7 +142,7 @@ static void test_dialects_of_others_answer_503(void) {
     taca_buf_put(&body, png.data, png.len);
     taca_buf_puts(&body, "\r\n--b--");
     sweep(&(struct api_source){API_OPENAI_EDIT, "multipart/form-data; boundary=b", body.data,
-                               body.len},
+                               body.len, false},
           1, NULL);
     taca_buf_finish(&body);
     taca_buf_finish(&png);

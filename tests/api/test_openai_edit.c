@@ -35,7 +35,7 @@ static void paint_hole(struct taca_buf *out, int w, int h) {
 static int edit(struct api_request *r, struct api_error *e, const char *type,
                 const struct taca_buf *body) {
     struct api_limits limits;
-    const struct api_source from = {API_OPENAI_EDIT, type, body->data, body->len};
+    const struct api_source from = {API_OPENAI_EDIT, type, body->data, body->len, false};
     api_limits_init(&limits);
     *r = (struct api_request){0};
     *e = (struct api_error){0};

@@ -369,6 +369,31 @@ def test_a_bomb_costs_nothing():
         assert rss(s.process.pid) - before < 5e6 * PATIENCE
 
 
+def test_a_picture_that_turns_out_bad_was_never_promised():
+    good = picture(96, 64)
+    bad = good[:-9] + b"?" + good[-8:]  # in the last chunk: whoever looks at the head sees nothing
+    json_type = {"Content-Type": "application/json"}
+    with Service(step_ms=20) as s:
+        def fields(**of):
+            return {"prompt": "x", "steps": 2, **{k: base64.b64encode(v).decode() for k, v in of.items()}}
+
+        for field, asked in (("image", fields(image=bad)), ("mask", fields(image=good, mask=bad))):
+            for headers in ({}, {"Prefer": "respond-async"}, {"Accept": "text/event-stream"}):
+                status, got, body = s.request("POST", "/v1/generate", json.dumps(asked), {**json_type, **headers})
+                error = error_of(body)
+                assert (status, error["code"], error["param"]) == (400, f"invalid_{field}", field), body
+                assert "a broken PNG file" in error["message"] and "location" not in got, error
+            assert s.request("PUT", "/v1/jobs/mine", json.dumps(asked), json_type)[0] == 400
+            assert s.request("GET", "/v1/jobs/mine")[0] == 404
+        status = s.request("PUT", "/v1/jobs/mine", json.dumps(fields(image=good)), json_type)[0]
+        assert status == 200, "the name is free"
+        for _ in range(20):  # who leaves at once, while it is unpacked or after: it is not made for long
+            s.open_raw(**dict(fields(image=good), steps=100)).close()
+        s.until(lambda m: m["taca_requests_running"] + m["taca_requests_waiting"] == 0)
+        log = [r for r in s.records if r.get("error") == "invalid_image"]
+        assert len(log) == 4 and all(r["code"] == 400 for r in log), log
+
+
 def test_large_bodies_have_a_bound_in_common():
     with Service("--max-body-bytes", 1 << 20) as s:  # eight of the largest
         head = (b"POST /v1/generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
