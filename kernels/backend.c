@@ -238,6 +238,26 @@ void taca_gate_add(struct taca_backend *b, struct taca_mat x, struct taca_mat y,
                          taca_layout_seg_of_row(l, stream));
 }
 
+void taca_gate_norm(struct taca_backend *b, struct taca_mat h, struct taca_mat x, struct taca_mat y,
+                    const struct taca_adaln *m) {
+    static const char op[] = "gate_norm";
+    char tx[TEXT], ty[TEXT];
+    const struct taca_mat mod = m->mod;
+    if (!live(b) || !same_mat(b, op, h, x) || !same_mat(b, op, y, x) ||
+        !mod_ok(b, op, x, mod, m->gate, m->layout, m->stream) ||
+        !mod_ok(b, op, x, mod, m->shift, m->layout, m->stream) ||
+        !mod_ok(b, op, x, mod, m->scale, m->layout, m->stream))
+        return;
+    if (x.dtype != TACA_F32 || y.dtype != TACA_F32) {
+        bad(b, op, "x %s, y %s, wanted f32", mat_text(tx, x), mat_text(ty, y));
+        return;
+    }
+    const struct taca_gate_norm n = {
+        taca_mat_cols(mod, m->gate, x.cols), taca_mat_cols(mod, m->shift, x.cols),
+        taca_mat_cols(mod, m->scale, x.cols), taca_layout_seg_of_row(m->layout, m->stream), m->eps};
+    if (x.rows && !dry(b)) b->ops->gate_norm(b, h, x, y, &n);
+}
+
 void taca_add(struct taca_backend *b, struct taca_mat y, struct taca_mat a, struct taca_mat c) {
     if (!live(b) || !same_mat(b, "add", y, a) || !same_mat(b, "add", y, c)) return;
     if (y.rows && !dry(b)) b->ops->add(b, y, a, c);

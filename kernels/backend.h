@@ -292,6 +292,20 @@ void taca_gate_add(struct taca_backend *b, struct taca_mat x, struct taca_mat y,
                    struct taca_mat mod, int64_t gate, const struct taca_layout *l,
                    enum taca_stream stream);
 
+/* Between two sublayers, in one pass and with the bits of gate_add and norm_modulate one after the
+ * other: what the last one gave joins the residual, which is normed for the next one.
+ *   x_r += mod[s, gate..] o y_r;  h_r = LN(x_r) o (1 + mod[s, scale..]) + mod[s, shift..]
+ *   x, y f32, h any, shapes and mod as above */
+struct taca_adaln {
+    struct taca_mat mod;
+    int64_t gate, shift, scale;
+    const struct taca_layout *layout;
+    enum taca_stream stream;
+    float eps;
+};
+void taca_gate_norm(struct taca_backend *b, struct taca_mat h, struct taca_mat x, struct taca_mat y,
+                    const struct taca_adaln *m);
+
 /* y = a + c, in place allowed (y may be a or c). */
 void taca_add(struct taca_backend *b, struct taca_mat y, struct taca_mat a, struct taca_mat c);
 

@@ -10,6 +10,13 @@
 
 #include "kernels/backend.h"
 
+/* Columns of modulations, as wide as a row, of the segment that a row belongs to. */
+struct taca_gate_norm {
+    struct taca_mat gate, shift, scale;
+    const int32_t *seg_of_row; /* on the device, one for each row */
+    float eps;
+};
+
 /* Of an opened weight: while it lives, and beside that while it is being opened. */
 struct taca_weight_bytes {
     size_t kept, opening;
@@ -52,6 +59,8 @@ struct taca_backend_ops {
                           float eps);
     void (*gate_add)(struct taca_backend *b, struct taca_mat x, struct taca_mat y,
                      struct taca_mat gate, const int32_t *seg_of_row);
+    void (*gate_norm)(struct taca_backend *b, struct taca_mat h, struct taca_mat x,
+                      struct taca_mat y, const struct taca_gate_norm *m);
     void (*add)(struct taca_backend *b, struct taca_mat y, struct taca_mat a, struct taca_mat c);
     void (*multiply)(struct taca_backend *b, struct taca_mat y, struct taca_mat a,
                      struct taca_mat c);

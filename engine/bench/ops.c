@@ -12,7 +12,7 @@ struct op {
     struct taca_linear *linear;
     struct taca_conv *conv;
     enum taca_act act;
-    struct taca_mat x, y, z, mod, table;
+    struct taca_mat x, y, z, sum, mod, table;
     struct taca_map in, out;
     struct taca_qkv qkv[2];
     struct taca_mat o[2];
@@ -40,6 +40,11 @@ static void run_modulate(void *ctx) {
 static void run_gate(void *ctx) {
     const struct op *o = ctx;
     taca_gate_add(o->b, o->x, o->y, o->mod, 0, &o->layout, TACA_IMG);
+}
+static void run_gate_norm(void *ctx) {
+    const struct op *o = ctx;
+    const struct taca_adaln m = {o->mod, 0, 0, o->x.cols, &o->layout, TACA_IMG, 1e-6f};
+    taca_gate_norm(o->b, o->y, o->x, o->sum, &m);
 }
 static void run_qk_norm(void *ctx) {
     const struct op *o = ctx;
@@ -224,10 +229,12 @@ static const struct row_case {
 } row_cases[] = {
     {"norm + modulate, 1178 x 1536", 1178, 1536, run_modulate, {4, 1}},
     {"gate + add, 1178 x 1536", 1178, 1536, run_gate, {8, 1}},
+    {"gate + add + norm + modulate, 1178 x 1536", 1178, 1536, run_gate_norm, {12, 1}},
     {"norms of q and k, 1178 x 1536", 1178, 1536, run_qk_norm, {0, 4}},
     {"norms and places of q and k, 768 x 3072", 768, 3072, run_qk_norm_rope, {0, 4}},
     {"norm + modulate, 4608 x 3072", 4608, 3072, run_modulate, {4, 1}},
     {"gate + add, 4608 x 3072", 4608, 3072, run_gate, {8, 1}},
+    {"gate + add + norm + modulate, 4608 x 3072", 4608, 3072, run_gate_norm, {12, 1}},
     {"norms and places of q and k, 4608 x 3072", 4608, 3072, run_qk_norm_rope, {0, 4}},
 };
 
@@ -237,7 +244,7 @@ static enum taca_code bench_rows(struct ops *w, const struct row_case *c) {
     const double n = (double)(c->rows * c->cols);
     const int64_t head = c->cols > 2048 ? 128 : 64;
     const struct taca_seg segs[] = {{0, c->rows / 2, 0, 0, 1}, {c->rows / 2, c->rows / 2, 0, 0, 1}};
-    enum taca_code rc = begin(w, &o, n * 16e-6 + 1);
+    enum taca_code rc = begin(w, &o, n * 20e-6 + 1);
     if (!rc) rc = taca_layout_init(&o.layout, o.b, segs, 2, w->err);
     if (!rc) rc = taca_ckpt_get(w->ckpt, &gain, "weight", 1, &head, w->err);
     if (!rc) rc = taca_vec_open(o.b, &o.gain, &gain, w->err);
@@ -246,6 +253,7 @@ static enum taca_code bench_rows(struct ops *w, const struct row_case *c) {
         o.x = normal_mat(&o, TACA_F32, c->rows, c->cols);
         o.y = normal_mat(&o, t, c->rows, c->cols);
         o.z = normal_mat(&o, t, c->rows, c->cols);
+        o.sum = normal_mat(&o, TACA_F32, c->rows, c->cols);
         o.mod = normal_mat(&o, TACA_F32, 2, 2 * c->cols);
         o.table = normal_mat(&o, TACA_F32, c->rows, head);
         const double cost[] = {0, n * (c->bytes[0] + c->bytes[1] * (double)taca_dtype_bytes(t))};

@@ -55,17 +55,34 @@ struct dit_pass {
     struct dit_loras loras;
 };
 
+/* A residual stream on its way: its rows, and what a sublayer gave that is still to be added to
+ * them under its gate. The norm before the next sublayer does so in the same pass. */
+struct dit_stream {
+    struct taca_mat x;       /* f32 */
+    struct taca_mat y;       /* f32, room for what a sublayer gives */
+    struct taca_mat pending; /* x + gate o pending is meant; no columns: x */
+    int64_t gate;            /* its first column in a row of modulations */
+    enum taca_stream id;
+};
+/* Both, and the room of both: the image stream's rows, then the text stream's. */
+struct dit_streams {
+    struct dit_stream img, txt;
+    struct taca_mat y;
+};
+/* x is whole afterwards. */
+void dit_settle(const struct dit_pass *p, struct dit_stream *s);
+/* h = LN(x) o (1 + scale) + shift, and x is whole afterwards. */
+void dit_modulate(const struct dit_pass *p, struct taca_mat h, struct dit_stream *s, int64_t shift,
+                  int64_t scale);
+
 /* Scratch for what only feeds a matmul. */
 static inline struct taca_mat dit_low(const struct dit_pass *p, int64_t rows, int64_t cols) {
     return taca_scratch_mat(p->s, taca_backend_precision(p->b), rows, cols);
 }
 
-/* x, c   f32 residual streams of image and text, updated in place; c only where the block has an
- *        output for it */
-void dit_block_run(const struct dit_block *w, const struct dit_pass *p, struct taca_mat x,
-                   struct taca_mat c);
-/* h   f32 residual rows of the image stream (n_img of them), then of the text stream */
-void dit_single_run(const struct dit_single *w, const struct dit_pass *p, struct taca_mat h,
-                    int64_t n_img);
+/* Each leaves what its last sublayers gave pending; the text stream only changes where a block has
+ * an output for it. */
+void dit_block_run(const struct dit_block *w, const struct dit_pass *p, struct dit_streams *h);
+void dit_single_run(const struct dit_single *w, const struct dit_pass *p, struct dit_streams *h);
 
 #endif

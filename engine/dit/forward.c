@@ -119,12 +119,13 @@ static void tap(const struct dit_forward *f, const char *name, struct taca_mat v
     if (f->tap) f->tap(f->tap_ctx, name, value);
 }
 
-static void tap_block(const struct dit_forward *f, const char *kind, int64_t i, int stream,
-                      struct taca_mat value) {
+static void tap_block(const struct dit_forward *f, const struct dit_pass *p, const char *kind,
+                      int64_t i, struct dit_stream *s) {
     char name[64];
     if (!f->tap) return;
-    snprintf(name, sizeof name, "%s.%" PRId64 ".%d", kind, i, stream);
-    f->tap(f->tap_ctx, name, value);
+    dit_settle(p, s);
+    snprintf(name, sizeof name, "%s.%" PRId64 ".%d", kind, i, s->id == TACA_IMG);
+    f->tap(f->tap_ctx, name, s->x);
 }
 
 /* Rows are counted from the items, not taken from the layout: where the totals differ, the first op
@@ -232,10 +233,9 @@ static void embed_latents(const struct dit *d, const struct dit_pass *p,
 
 /* The last norm and projection. */
 static void project_velocity(const struct dit *d, const struct dit_pass *p,
-                             const struct dit_forward *f, struct taca_mat y, struct taca_mat x) {
-    struct taca_mat h = dit_low(p, x.rows, x.cols);
-    taca_norm_modulate(p->b, h, x, p->mod, d->final_shift, d->final_scale, p->layout, TACA_IMG,
-                       DIT_EPS);
+                             const struct dit_forward *f, struct taca_mat y, struct dit_stream *s) {
+    struct taca_mat h = dit_low(p, s->x.rows, s->x.cols);
+    dit_modulate(p, h, s, d->final_shift, d->final_scale);
     tap(f, "norm_out", h);
     dit_linear(p, y, h, d->proj, TACA_ACT_NONE, DIT_IMG);
     tap(f, "proj_out", y);
@@ -253,22 +253,34 @@ static void scatter_velocity(const struct dit *d, const struct dit_pass *p,
     }
 }
 
+/* The streams before the first block. */
+static struct dit_streams begin_streams(const struct dit_pass *p, const struct streams *h) {
+    const int64_t img = h->x.rows, txt = h->c.rows;
+    const struct taca_mat y = taca_scratch_mat(p->s, TACA_F32, img + txt, h->all.cols);
+    return (struct dit_streams){
+        .img = {.x = h->x, .y = taca_mat_rows(y, 0, img), .id = TACA_IMG},
+        .txt = {.x = h->c, .y = taca_mat_rows(y, img, txt), .id = TACA_TXT},
+        .y = y,
+    };
+}
+
 /* From embedded rows to velocities as rows: works on scratch, weights and the layout alone. */
 static void run_blocks(const struct dit *d, const struct dit_pass *p, const struct dit_forward *f,
                        const struct streams *h, struct taca_mat y) {
     const size_t start = p->s->used;
+    struct dit_streams s = begin_streams(p, h);
     for (int64_t i = 0; i < d->info.depth; i++) {
         if (f->skip && f->skip[i]) continue;
-        dit_block_run(&d->blocks[i], p, h->x, h->c);
-        if (d->blocks[i].txt.out) tap_block(f, "transformer_blocks", i, 0, h->c);
-        tap_block(f, "transformer_blocks", i, 1, h->x);
+        dit_block_run(&d->blocks[i], p, &s);
+        if (d->blocks[i].txt.out) tap_block(f, p, "transformer_blocks", i, &s.txt);
+        tap_block(f, p, "transformer_blocks", i, &s.img);
     }
     for (int64_t i = 0; i < d->info.singles; i++) {
-        dit_single_run(&d->singles[i], p, h->all, h->x.rows);
-        tap_block(f, "single_transformer_blocks", i, 0, h->c);
-        tap_block(f, "single_transformer_blocks", i, 1, h->x);
+        dit_single_run(&d->singles[i], p, &s);
+        tap_block(f, p, "single_transformer_blocks", i, &s.txt);
+        tap_block(f, p, "single_transformer_blocks", i, &s.img);
     }
-    project_velocity(d, p, f, y, h->x);
+    project_velocity(d, p, f, y, &s.img);
     p->s->used = start;
 }
 

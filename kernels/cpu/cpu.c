@@ -165,6 +165,7 @@ const struct taca_backend_ops cpu_ops = {
     .layer_norm = cpu_layer_norm,
     .norm_modulate = cpu_norm_modulate,
     .gate_add = cpu_gate_add,
+    .gate_norm = cpu_gate_norm,
     .add = cpu_add,
     .multiply = cpu_multiply,
     .rms_norm = cpu_rms_norm,

@@ -93,6 +93,8 @@ void cpu_layer_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x
 void cpu_norm_modulate(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                        struct taca_mat shift, struct taca_mat scale, const int32_t *seg_of_row,
                        float eps);
+void cpu_gate_norm(struct taca_backend *b, struct taca_mat h, struct taca_mat x, struct taca_mat y,
+                   const struct taca_gate_norm *m);
 void cpu_rms_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x, const float *gain,
                   float eps);
 void cpu_qk_norm_rope(struct taca_backend *b, struct taca_mat q, struct taca_mat k,

@@ -42,6 +42,32 @@ void cpu_norm_modulate(struct taca_backend *b, struct taca_mat y, struct taca_ma
     cpu_split(c, y.rows, y.cols * 3, norm_rows, &j);
 }
 
+struct gate_norm_job {
+    const struct cpu_kernels *k;
+    struct taca_mat h, x, y;
+    const struct taca_gate_norm *m;
+};
+
+/* The sum is in the first cache when it is normed. */
+static void gate_norm_rows(void *ctx, int64_t first, int64_t last) {
+    const struct gate_norm_job *j = ctx;
+    const struct taca_gate_norm *m = j->m;
+    for (int64_t r = first; r < last; r++) {
+        const int64_t s = m->seg_of_row[r];
+        const struct cpu_run x = cpu_row(j->x, r);
+        j->k->gate_add(x.p, cpu_row(j->y, r), cpu_row(m->gate, s).p, j->x.cols);
+        j->k->norm(cpu_row(j->h, r), x, j->x.cols, cpu_row(m->scale, s).p, cpu_row(m->shift, s).p,
+                   1.0f, m->eps);
+    }
+}
+
+void cpu_gate_norm(struct taca_backend *b, struct taca_mat h, struct taca_mat x, struct taca_mat y,
+                   const struct taca_gate_norm *m) {
+    struct cpu *c = cpu_of(b);
+    struct gate_norm_job j = {c->k, h, x, y, m};
+    cpu_split(c, x.rows, x.cols * 4, gate_norm_rows, &j);
+}
+
 static void rms_rows(void *ctx, int64_t first, int64_t last) {
     const struct norm_job *j = ctx;
     for (int64_t r = first; r < last; r++)

@@ -174,6 +174,7 @@ static const struct taca_backend_ops cuda_ops = {
     .layer_norm = cuda_layer_norm,
     .norm_modulate = cuda_norm_modulate,
     .gate_add = cuda_gate_add,
+    .gate_norm = cuda_gate_norm,
     .add = cuda_add,
     .multiply = cuda_multiply,
     .rms_norm = cuda_rms_norm,

@@ -192,6 +192,8 @@ void cuda_layer_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat 
 void cuda_norm_modulate(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                         struct taca_mat shift, struct taca_mat scale, const int32_t *seg_of_row,
                         float eps);
+void cuda_gate_norm(struct taca_backend *b, struct taca_mat h, struct taca_mat x, struct taca_mat y,
+                    const struct taca_gate_norm *m);
 void cuda_rms_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x, const float *gain,
                    float eps);
 /* heads.cu */

@@ -62,6 +62,27 @@ template <class X, int N, int T, bool IN_REGISTERS> struct row {
         for (int j = 0; j < N; j++) v[j] = to_float(p.v[j]);
         f(k, v);
     }
+    /* x += gate o y, here and in memory, where each thread finds its own again */
+    __device__ __forceinline__ void add(X *to, const X *y, const float *gate) {
+        if constexpr (IN_REGISTERS) {
+#pragma unroll
+            for (int i = 0; i < KEPT / N; i++)
+                if ((at + i * T) * N < cols) add_pack(to, y, gate, (at + i * T) * N, kept[i]);
+        } else {
+            for (int64_t k = (int64_t)at * N; k < cols; k += T * N) {
+                pack<X, N> p = *(const pack<X, N> *)(to + k);
+                add_pack(to, y, gate, k, p);
+            }
+        }
+    }
+    static __device__ __forceinline__ void add_pack(X *to, const X *y, const float *gate, int64_t k,
+                                                    pack<X, N> &p) {
+        const pack<X, N> a = *(const pack<X, N> *)(y + k);
+        const pack<float, N> g = *(const pack<float, N> *)(gate + k);
+#pragma unroll
+        for (int j = 0; j < N; j++) p.v[j] += g.v[j] * a.v[j];
+        *(pack<X, N> *)(to + k) = p;
+    }
     __device__ float sum(bool squares, float about) {
         float s = 0;
         each([&](int64_t, const float(&v)[N]) {
@@ -96,11 +117,10 @@ template <int T> static __device__ int64_t my_row(int64_t rows) {
 
 /* y = (x - mean) / sqrt(var + eps) * (plus + by) + to */
 template <class Y, class X, int N, int T, bool K>
-static __device__ void normalize(Y *y, const X *x, int64_t cols, float eps, const float *by,
-                                 float plus, const float *to) {
-    row<X, N, T, K> r(x, cols);
-    const float mean = r.sum(false, 0) / (float)cols;
-    const float inverse = rsqrtf(r.sum(true, mean) / (float)cols + eps);
+static __device__ __forceinline__ void normalize(Y *y, row<X, N, T, K> &r, float eps,
+                                                 const float *by, float plus, const float *to) {
+    const float mean = r.sum(false, 0) / (float)r.cols;
+    const float inverse = rsqrtf(r.sum(true, mean) / (float)r.cols + eps);
     r.each([&](int64_t k, float(&v)[N]) {
         const pack<float, N> b = some<N>(by, k, 1), t = some<N>(to, k, 0);
 #pragma unroll
@@ -114,8 +134,8 @@ static __global__ void layer_norm_kernel(struct taca_mat y, struct taca_mat x, c
                                          const float *bias, float eps) {
     const int64_t r = my_row<T>(x.rows);
     if (r < 0) return;
-    normalize<Y, X, N, T, K>((Y *)y.data + r * y.ld, (const X *)x.data + r * x.ld, x.cols, eps,
-                             gain, 0, bias);
+    row<X, N, T, K> mine(at<X>(x, r, 0), x.cols);
+    normalize(at<Y>(y, r, 0), mine, eps, gain, 0, bias);
 }
 
 template <class Y, class X, int N, int T, bool K>
@@ -125,9 +145,19 @@ static __global__ void norm_modulate_kernel(struct taca_mat y, struct taca_mat x
     const int64_t r = my_row<T>(x.rows);
     if (r < 0) return;
     const int64_t s = seg_of_row[r];
-    normalize<Y, X, N, T, K>((Y *)y.data + r * y.ld, (const X *)x.data + r * x.ld, x.cols, eps,
-                             (const float *)scale.data + s * scale.ld, 1,
-                             (const float *)shift.data + s * shift.ld);
+    row<X, N, T, K> mine(at<X>(x, r, 0), x.cols);
+    normalize(at<Y>(y, r, 0), mine, eps, at<float>(scale, s, 0), 1, at<float>(shift, s, 0));
+}
+
+template <class H, int N, int T, bool K>
+static __global__ void gate_norm_kernel(struct taca_mat h, struct taca_mat x, struct taca_mat y,
+                                        struct taca_gate_norm m) {
+    const int64_t r = my_row<T>(x.rows);
+    if (r < 0) return;
+    const int64_t s = m.seg_of_row[r];
+    row<float, N, T, K> mine(at<float>(x, r, 0), x.cols);
+    mine.add(at<float>(x, r, 0), at<float>(y, r, 0), at<float>(m.gate, s, 0));
+    normalize(at<H>(h, r, 0), mine, m.eps, at<float>(m.scale, s, 0), 1, at<float>(m.shift, s, 0));
 }
 
 template <class Y, class X, int N, int T, bool K>
@@ -214,6 +244,22 @@ void cuda_norm_modulate(struct taca_backend *b, struct taca_mat y, struct taca_m
         });
     });
     (void)cuda_launched(c, "norm_modulate");
+}
+
+void cuda_gate_norm(struct taca_backend *b, struct taca_mat h, struct taca_mat x, struct taca_mat y,
+                    const struct taca_gate_norm *m) {
+    struct cuda *c = cuda_of(b);
+    by_dtype(h.dtype, [&](auto *p) {
+        typedef element<decltype(p)> H;
+        constexpr int N = 16 / (int)sizeof(float);
+        const bool packs = wide(h, N) && wide(x, N) && wide(y, N) && wide(m->gate, N) &&
+                           wide(m->shift, N) && wide(m->scale, N);
+        by_plan<N>(x.rows, x.cols, packs, [&](auto l, unsigned blocks) {
+            launch(gate_norm_kernel<H, l.N, l.T, l.K>, blocks, BLOCK, sizeof(sums), c->stream, h, x,
+                   y, *m);
+        });
+    });
+    (void)cuda_launched(c, "gate_norm");
 }
 
 void cuda_rms_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x, const float *gain,

@@ -49,6 +49,16 @@ static void rows_body(void) {
     expect("norm_modulate:", "columns 9 to 17");
     taca_gate_add(fx, mat(mem, 5, 8), mat(mem, 5, 8), mat(mem, 1, 16), 0, &lay.l, TACA_IMG);
     expect("gate_add:", "2 segments");
+    struct taca_adaln m = {mat(mem, 2, 24), 0, 8, 17, &lay.l, TACA_IMG, 1e-6f};
+    taca_gate_norm(fx, mat(mem, 5, 8), mat(mem, 5, 8), mat(mem, 5, 8), &m);
+    expect("gate_norm:", "columns 17 to 25");
+    m.scale = 16;
+    taca_gate_norm(fx, mat(mem, 5, 8), mat(mem, 5, 8), mat(mem, 4, 8), &m);
+    expect("gate_norm:", "[4, 8]");
+    struct taca_mat low = mat(mem, 5, 8);
+    low.dtype = TACA_BF16;
+    taca_gate_norm(fx, mat(mem, 5, 8), mat(mem, 5, 8), low, &m);
+    expect("gate_norm:", "wanted f32");
     taca_layout_finish(&lay.l);
     free(w.f), free(g.f);
 }

@@ -247,6 +247,60 @@ static void modulate_body(void) {
 }
 static void test_modulation_takes_the_vectors_of_the_rows_segment(void) { fx_each(modulate_body); }
 
+/* The same values once more, at the same distance. */
+static struct fx_mat twin(const struct fx_mat *x) {
+    struct fx_mat y = fx_new(x->m.dtype, x->m.rows, x->m.cols, x->m.ld - x->m.cols, 1);
+    memcpy(y.v, x->v, (size_t)(x->m.rows * x->m.cols) * sizeof *y.v);
+    fx_send(&y);
+    return y;
+}
+/* Both were checked, so v is what is in memory. */
+static void same_bits(const struct fx_mat *a, const struct fx_mat *b) {
+    CHECK(memcmp(a->v, b->v, (size_t)(a->m.rows * a->m.cols) * sizeof *a->v) == 0);
+}
+
+/* One stream of three segments, one of them without rows of it; ranges gap columns apart. */
+static void one_gate_norm(enum taca_dtype t, enum taca_stream stream, int64_t d, int64_t gap) {
+    static const int64_t rows[][2] = {{3, 2}, {0, 3}, {4, 0}};
+    struct fx_layout lay;
+    fx_layout(&lay, 3, rows, NULL);
+    const int64_t n = stream == TACA_IMG ? 7 : 5, gate = gap, shift = d + 2 * gap;
+    const int64_t scale = 2 * d + 3 * gap, width = 3 * d + 4 * gap;
+    struct fx_mat mod = fx_new(TACA_F32, 3, width, gap, 1), x = fx_new(TACA_F32, n, d, gap, 2);
+    struct fx_mat y = fx_new(TACA_F32, n, d, gap, 1), h = fx_new(t, n, d, gap, 1);
+    struct fx_mat x2 = twin(&x), h2 = fx_new(t, n, d, gap, 1);
+    double *want = doubles(n * d), *sum = doubles(n * d);
+    for (int64_t r = 0, s = 0, left = rows[0][stream]; r < n; r++, left--) {
+        while (left == 0) left = rows[++s][stream];
+        const double *m = mod.v + s * width;
+        for (int64_t c = 0; c < d; c++)
+            sum[r * d + c] = x.v[r * d + c] + m[gate + c] * y.v[r * d + c];
+        norm_row(want + r * d, sum + r * d, d, 1e-6);
+        for (int64_t c = 0; c < d; c++)
+            want[r * d + c] = want[r * d + c] * (1 + m[scale + c]) + m[shift + c];
+    }
+    const struct taca_adaln m = {mod.m, gate, shift, scale, &lay.l, stream, 1e-6f};
+    taca_gate_norm(fx, h.m, x.m, y.m, &m);
+    fx_check("gate_norm, the sum", &x, sum, 1e-6);
+    fx_check("gate_norm", &h, want, 5e-6);
+    taca_gate_add(fx, x2.m, y.m, mod.m, gate, &lay.l, stream);
+    taca_norm_modulate(fx, h2.m, x2.m, mod.m, shift, scale, &lay.l, stream, 1e-6f);
+    fx_check("gate_add", &x2, sum, 1e-6);
+    fx_check("norm_modulate", &h2, want, 5e-6);
+    same_bits(&x, &x2), same_bits(&h, &h2);
+    free(want), free(sum);
+    fx_free(&mod), fx_free(&x), fx_free(&y), fx_free(&h), fx_free(&x2), fx_free(&h2);
+    taca_layout_finish(&lay.l);
+}
+
+/* Rows of every way through the kernels, beginning on 16 bytes and not. */
+static void gate_norm_body(void) {
+    static const int64_t widths[] = {1, 19, 48, 1040, 4104};
+    for (size_t i = 0; i < 8 * sizeof widths / sizeof *widths; i++)
+        one_gate_norm(floats[i & 1], i & 2 ? TACA_TXT : TACA_IMG, widths[i / 8], i & 4 ? 8 : 1);
+}
+static void test_gate_norm_is_gate_add_and_norm_modulate(void) { fx_each(gate_norm_body); }
+
 int main(void) {
     TEST(test_linear_is_x_times_w_transposed_plus_bias);
     TEST(test_parts_of_a_linear_are_stacked);
@@ -257,5 +311,6 @@ int main(void) {
     TEST(test_layer_norm_has_mean_0_and_variance_1);
     TEST(test_layer_norm_survives_a_large_mean);
     TEST(test_modulation_takes_the_vectors_of_the_rows_segment);
+    TEST(test_gate_norm_is_gate_add_and_norm_modulate);
     return TEST_END();
 }
