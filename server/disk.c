@@ -57,6 +57,7 @@ static enum taca_code apply(struct disk *d, struct disk_write *w) {
     case DISK_STATE: return db_set_state(d->db, w->row.id, w->row.state, w->row.attempts, &w->err);
     case DISK_END: return db_end(d->db, &w->row, &w->err);
     case DISK_REMOVE: return db_remove(d->db, w->row.id, w->row.tag, &w->err);
+    case DISK_MODEL: return db_set_model(d->db, &w->said, &w->err);
     }
     return TACA_EINTERNAL;
 }

@@ -17,7 +17,8 @@ enum disk_kind {
     DISK_INSERT, /* a job was accepted */
     DISK_STATE,  /* it runs, or is back in the queue */
     DISK_END,    /* it is over: pictures first, then how it ended */
-    DISK_REMOVE  /* it goes, and its pictures with it */
+    DISK_REMOVE, /* it goes, and its pictures with it */
+    DISK_MODEL   /* what an operator wants of a model: `said` */
 };
 
 struct disk_picture {
@@ -33,6 +34,7 @@ struct disk_write {
     struct db_job row;
     struct taca_buf request, outcome;             /* owned: what row points into */
     char id[80], client[40], key[180], model[72]; /* the same */
+    struct db_model said;                         /* points into model and request, too */
     struct disk_picture *pictures;                /* owned, [n] */
     int n;
 

@@ -13,7 +13,19 @@
 
 enum { APPLICATION_ID = 0x74616361, BUSY_MS = 5000 }; /* "taca" */
 
-enum statement { BEGIN, COMMIT, INSERT, END, STATE, REMOVE, REMEMBER, FORGET, STATEMENTS };
+enum statement {
+    BEGIN,
+    COMMIT,
+    INSERT,
+    END,
+    STATE,
+    REMOVE,
+    REMEMBER,
+    FORGET,
+    MODEL,
+    NO_MODEL,
+    STATEMENTS
+};
 
 static const char *const sql[STATEMENTS] = {
     [BEGIN] = "BEGIN IMMEDIATE",
@@ -27,6 +39,8 @@ static const char *const sql[STATEMENTS] = {
     [REMOVE] = "DELETE FROM job WHERE id=?1 AND tag=?2",
     [REMEMBER] = "INSERT INTO gone(id) VALUES(?1)",
     [FORGET] = "DELETE FROM gone WHERE seq<=last_insert_rowid()-16384",
+    [MODEL] = "INSERT OR REPLACE INTO model(name,path,loaded) VALUES(?1,?2,?3)",
+    [NO_MODEL] = "DELETE FROM model WHERE name=?1",
 };
 _Static_assert(DB_REMEMBERED == 16384, "as FORGET says");
 
@@ -47,6 +61,12 @@ static const char schema[] =
     "CREATE TABLE gone(seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL);"
     "CREATE TABLE store(starts INTEGER NOT NULL);"
     "INSERT INTO store VALUES(0);";
+
+/* Added later: stores of the first form get it when they are opened. */
+static const char models[] = "CREATE TABLE IF NOT EXISTS model("
+                             " name TEXT PRIMARY KEY,"
+                             " path TEXT NOT NULL,"
+                             " loaded INTEGER NOT NULL)";
 
 struct db {
     char *path;
@@ -195,6 +215,7 @@ static enum taca_code open_file(struct db *db, struct taca_err *err) {
               "opening it", err);
     if (!rc) rc = check_version(db, err);
     if (!rc) rc = check_pages(db, err);
+    if (!rc) rc = exec(db, models, "making it", err);
     if (!rc) rc = count_start(db, err);
     return rc ? rc : prepare(db, err);
 }
@@ -310,6 +331,22 @@ enum taca_code db_load_gone(struct db *db, void (*row)(void *ctx, const char *id
     return code;
 }
 
+enum taca_code db_load_models(struct db *db, void (*row)(void *ctx, const struct db_model *m),
+                              void *ctx, struct taca_err *err) {
+    sqlite3_stmt *s = NULL;
+    int rc;
+    if (sqlite3_prepare_v2(db->handle, "SELECT name,path,loaded FROM model ORDER BY rowid", -1, &s,
+                           NULL) != SQLITE_OK)
+        return failed(db, "reading it", err);
+    while ((rc = sqlite3_step(s)) == SQLITE_ROW) {
+        const struct db_model m = {text_at(s, 0), text_at(s, 1), sqlite3_column_int(s, 2) != 0};
+        row(ctx, &m);
+    }
+    enum taca_code code = rc == SQLITE_DONE ? TACA_OK : failed(db, "reading it", err);
+    sqlite3_finalize(s);
+    return code;
+}
+
 /* ---- writing --------------------------------------------------------------------------------- */
 
 static enum taca_code run(struct db *db, enum statement which, const char *what,
@@ -390,4 +427,13 @@ enum taca_code db_remove(struct db *db, const char *id, uint64_t tag, struct tac
     bind_text(db->prepared[REMEMBER], 1, id);
     rc = run(db, REMEMBER, "removing a job", err);
     return rc ? rc : run(db, FORGET, "removing a job", err);
+}
+
+enum taca_code db_set_model(struct db *db, const struct db_model *m, struct taca_err *err) {
+    const enum statement which = m->path ? MODEL : NO_MODEL;
+    sqlite3_stmt *s = db->prepared[which];
+    bind_text(s, 1, m->name);
+    if (m->path) bind_text(s, 2, m->path);
+    if (m->path) sqlite3_bind_int(s, 3, m->loaded);
+    return run(db, which, "writing about a model", err);
 }

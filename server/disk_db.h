@@ -44,6 +44,14 @@ enum taca_code db_load(struct db *db, void (*row)(void *ctx, const struct db_job
 enum taca_code db_load_gone(struct db *db, void (*row)(void *ctx, const char *id), void *ctx,
                             struct taca_err *err) TACA_MUST_USE;
 
+/* The operator's last word about a model; strings are borrowed. */
+struct db_model {
+    const char *name, *path;
+    bool loaded;
+};
+enum taca_code db_load_models(struct db *db, void (*row)(void *ctx, const struct db_model *m),
+                              void *ctx, struct taca_err *err) TACA_MUST_USE;
+
 /* Between db_begin and db_commit or db_rollback. A failed commit has been rolled back. */
 enum taca_code db_begin(struct db *db, struct taca_err *err) TACA_MUST_USE;
 enum taca_code db_commit(struct db *db, struct taca_err *err) TACA_MUST_USE;
@@ -58,6 +66,10 @@ enum taca_code db_set_state(struct db *db, const char *id, enum db_state state, 
 /* The id is remembered. */
 enum taca_code db_remove(struct db *db, const char *id, uint64_t tag,
                          struct taca_err *err) TACA_MUST_USE;
+
+/* path NULL: there is nothing to remember about it any more. */
+enum taca_code db_set_model(struct db *db, const struct db_model *m,
+                            struct taca_err *err) TACA_MUST_USE;
 
 /* True once writing to the disk has failed in a way after which nobody knows what is on it: from
  * then on every db_begin fails. */

@@ -388,7 +388,7 @@ void jobs_models_known(struct jobs *js) {
         next = job->next;
         if (job->model[0] && k >= 0) job->request.model = k;
         job->unplaced = false;
-        if (!job->model[0] || k >= 0) continue;
+        if (!job->model[0] || (k >= 0 && models_info(&js->ports.status->models, k))) continue;
         api_fail(&e, 404, "model_not_found", "model",
                  "the job was accepted for model %s, and the service has %s now", job->model,
                  usual ? usual->id : "none");

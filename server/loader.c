@@ -22,7 +22,10 @@ struct loader {
     const struct serve_opts *opts;
     struct fleet *fleet;
     struct service_status *status;
+    struct disk *disk; /* NULL: nothing is remembered */
     struct recipe recipes[MODELS_MAX];
+    int n_options, n;           /* recipes of the options, then those of the store */
+    bool stays_out[MODELS_MAX]; /* of the options, and unloaded before */
     enum { HOME, OUT, RECALLED } workers[MODELS_MAX];
 };
 
@@ -158,21 +161,68 @@ enum taca_code loader_check(const struct serve_opts *o, struct taca_err *err) {
 
 /* ---- the start ------------------------------------------------------------------------------- */
 
+/* A model of the options has its name in the store, also where only its checkpoint knows it yet. */
+static int option_of(struct loader *l, const struct db_model *m) {
+    for (int k = 0; k < l->n_options; k++) {
+        const struct recipe *r = &l->recipes[k];
+        if (strcmp(r->name, m->name) == 0 || (!r->name[0] && strcmp(r->path, m->path) == 0))
+            return k;
+    }
+    return -1;
+}
+
+static void on_remembered(void *ctx, const struct db_model *m) {
+    struct loader *l = ctx;
+    struct taca_err err = {0};
+    int k = option_of(l, m);
+    if (k >= 0 ? m->loaded : !m->loaded) return; /* options have changed since */
+    if (k < 0 && l->n == MODELS_MAX) {
+        taca_log(TACA_LOG_ERROR, "model %s was loaded before, and there is no place for it",
+                 m->name);
+        return;
+    }
+    if (k >= 0) l->stays_out[k] = true;
+    struct recipe *r = &l->recipes[k >= 0 ? k : l->n++];
+    snprintf(r->name, sizeof r->name, "%s", m->name);
+    r->source.engine.model_id = r->name;
+    if (k >= 0) return;
+    (void)set_path(r, m->path, &err); /* what is not there is found below */
+    r->source.engine.model_path = r->path;
+    r->source.check_memory = true;
+}
+
+static enum taca_code send_out(struct loader *l, int k, struct taca_err *err) {
+    struct taca_err why = {0};
+    struct models *ms = &l->status->models;
+    struct recipe *r = &l->recipes[k];
+    (void)models_add(ms, r->name);
+    if (l->stays_out[k]) {
+        atomic_store(&ms->at[k].state, MODEL_UNLOADED);
+        return TACA_OK;
+    }
+    if (k >= l->n_options && access(r->path, R_OK) != 0) {
+        taca_fail(&why, TACA_EIO, "%s: no such file or no permission", r->path);
+        taca_log(TACA_LOG_ERROR, "model %s: %s", r->name, why.text);
+        models_failed(ms, k, why.text);
+        return TACA_OK;
+    }
+    l->workers[k] = OUT;
+    return fleet_send_out(l->fleet, k, &r->source, err);
+}
+
 enum taca_code loader_open(struct loader **out, const struct serve_opts *o, struct fleet *fleet,
-                           struct service_status *status, struct taca_err *err) {
+                           struct service_status *status, struct disk *disk, struct taca_err *err) {
     struct loader *l = calloc(1, sizeof *l);
-    int n = 0;
     if (!l) return taca_fail(err, TACA_ENOMEM, "opening the models");
     *out = l; /* the caller closes it, whatever happens */
     l->opts = o;
     l->fleet = fleet;
     l->status = status;
-    enum taca_code rc = read_options(l->recipes, &n, o, err);
-    for (int k = 0; k < n && !rc; k++) {
-        (void)models_add(&status->models, l->recipes[k].name);
-        l->workers[k] = OUT;
-        rc = fleet_send_out(fleet, k, &l->recipes[k].source, err);
-    }
+    l->disk = disk;
+    enum taca_code rc = read_options(l->recipes, &l->n_options, o, err);
+    l->n = l->n_options;
+    if (!rc && disk) rc = db_load_models(disk_db(disk), on_remembered, l, err);
+    for (int k = 0; k < l->n && !rc; k++) rc = send_out(l, k, err);
     return rc;
 }
 
@@ -183,6 +233,8 @@ void loader_close(struct loader *l) { free(l); }
 void loader_refused(struct loader *l, int model, const struct taca_err *err) {
     models_failed(&l->status->models, model, err->text);
 }
+
+bool loader_must_have(const struct loader *l, int model) { return model < l->n_options; }
 
 void loader_recalled(struct loader *l, struct jobs *jobs, int model) {
     struct model *m = &l->status->models.at[model];
@@ -286,10 +338,45 @@ static int unload(struct loader *l, const struct jobs *jobs, const struct ask *a
     return k;
 }
 
+/* True: it is on its way to the disk, and the answer waits for that. What the options say anyhow
+ * need not be remembered. */
+static bool remember(struct loader *l, struct ask *a, int k) {
+    const bool load = a->kind == ASK_LOAD;
+    struct disk_write *w = l->disk ? disk_write_open(DISK_MODEL) : NULL;
+    if (!w) return false;
+    snprintf(w->model, sizeof w->model, "%s", a->model);
+    taca_buf_puts(&w->request, l->recipes[k].path);
+    if (w->request.failed) {
+        disk_write_close(w);
+        return false;
+    }
+    w->said = (struct db_model){.name = w->model, .loaded = load};
+    if (load != loader_must_have(l, k)) w->said.path = w->request.data ? w->request.data : "";
+    w->ctx = a;
+    disk_post(l->disk, w);
+    return true;
+}
+
+void loader_written(struct loader *l, struct disk_write *w) {
+    struct ask *a = w->ctx;
+    struct api_error e = {.retry_after_s = 1};
+    if (w->rc) {
+        taca_log(TACA_LOG_WARN, "model %s: %s", a->model, w->err.text);
+        api_fail(&e, 503, "storage_unavailable", NULL,
+                 "it is being done, but the job store could not take it: a restart would not know");
+        stream_fail(a->reader->stream, "", &e);
+    } else {
+        answer(l, a, 202, models_find(&l->status->models, a->model));
+    }
+    ask_close(a);
+    disk_write_close(w);
+}
+
 void loader_ask(struct loader *l, const struct jobs *jobs, struct ask *a) {
     struct api_error e = {0};
     int k = a->kind == ASK_LOAD ? load(l, a, &e) : unload(l, jobs, a, &e);
     if (k >= 0) loader_settle(l, jobs);
+    if (k >= 0 && remember(l, a, k)) return;
     if (k >= 0)
         answer(l, a, 202, k);
     else

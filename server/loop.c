@@ -103,7 +103,11 @@ static void take_mail(struct serve *s) {
     }
     for (struct taca_mail *m = taca_mailbox_take(&s->written), *next; m; m = next) {
         next = m->next;
-        jobs_written(s->jobs, (struct disk_write *)m);
+        struct disk_write *w = (struct disk_write *)m;
+        if (w->kind == DISK_MODEL)
+            loader_written(s->loader, w);
+        else
+            jobs_written(s->jobs, w);
     }
     for (struct taca_mail *m = taca_mailbox_take(&s->incoming), *next; m; m = next) {
         next = m->next;
@@ -249,6 +253,10 @@ static void hook_refused(void *ctx, int model, const struct taca_err *err) {
         err->code == TACA_ENOMEM || err->code == TACA_EDEVICE || err->code == TACA_EINTERNAL;
     loader_refused(s->loader, model, err);
     if (atomic_load(&s->status.state) != SERVICE_LOADING) return;
+    if (!loader_must_have(s->loader, model)) {
+        settle_start(s);
+        return;
+    }
     s->exit_code = ours ? 1 : EXIT_BAD_CONFIG;
     atomic_store(&s->status.state, SERVICE_FAILED);
     leave_at_once(s);
@@ -478,7 +486,7 @@ static enum taca_code open_parts(struct serve *s, struct taca_err *err) {
     const struct jobs_opts jobs = serve_jobs_opts(o);
     enum taca_code rc = open_store(s, err);
     if (!rc) rc = fleet_open(&s->fleet, &fleet, &fleet_hooks, err);
-    if (!rc) rc = loader_open(&s->loader, o, s->fleet, &s->status, err);
+    if (!rc) rc = loader_open(&s->loader, o, s->fleet, &s->status, s->disk, err);
     if (!rc) rc = encode_open(&s->encode, o->encode_threads, &s->results, err);
     if (!rc)
         rc = jobs_open(&s->jobs, &jobs,
@@ -553,6 +561,7 @@ int taca_serve(const struct serve_opts *opts) {
         close_all(s);
     } else {
         announce(s);
+        settle_start(s); /* there may be no model to wait for */
     }
     uv_run(&s->loop, UV_RUN_DEFAULT);
     if (uv_loop_close(&s->loop) != 0) taca_log(TACA_LOG_ERROR, "the loop has handles left");

@@ -521,13 +521,17 @@ def test_a_full_disk_refuses_durable_jobs_and_nothing_else():
 
 def test_files_that_may_not_grow_refuse_durable_jobs_and_nothing_else():
     with Folder() as f:
-        with f.service("--max-pixels", 65536) as s:
+        with f.service("--max-pixels", 65536, "--admin-listen", "127.0.0.1:0") as s:
             first = start(s, prompt="a", steps=1)["id"]
             finish(s, first)
             wal = os.path.getsize(f.db + "-wal")
             _, hard = resource.prlimit(s.process.pid, resource.RLIMIT_FSIZE)
             resource.prlimit(s.process.pid, resource.RLIMIT_FSIZE, (wal, hard))
             check_full(s, f)
+            public, s.port = s.port, s.wait_for(lambda r: r.get("admin_port"))["admin_port"]
+            status, _, body = s.request("POST", "/v1/models/load", json.dumps({"model": "x", "path": base.MODEL}), JSON)
+            assert (status, error_of(body)["code"]) == (503, "storage_unavailable"), body
+            s.port = public
             assert s.request("GET", f"/v1/jobs/{first}/images/0")[0] == 200
             resource.prlimit(s.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
             again = start(s, prompt="c", steps=1)["id"]
@@ -618,6 +622,68 @@ def test_a_restored_job_waits_until_it_is_known_which_models_there_are():
             assert finish(s, "a")["status"] == "completed"
             j = finish(s, "b")
             assert j["status"] == "failed" and j["error"]["code"] == "model_not_found", j
+
+
+def test_models_that_an_operator_loaded_and_unloaded_are_so_after_a_restart():
+    with Folder() as f, tempfile.TemporaryDirectory(prefix="taca-model-") as path:
+        def service(**options):
+            s = f.service("--admin-listen", "127.0.0.1:0", "--model", f"b={base.MODEL}", model=f"a={base.MODEL}",
+                          wait=False, **options)
+            s.port = s.wait_for(lambda r: r.get("port"))["port"]
+            s.main_port, s.admin_port = s.port, s.wait_for(lambda r: r.get("admin_port"))["admin_port"]
+            return s
+
+        def order(s, what, **fields):
+            s.port = s.admin_port
+            status, _, body = s.request("POST", "/v1/models/" + what, json.dumps(fields), JSON)
+            s.port = s.main_port
+            assert status == 202, body
+
+        def states(s):
+            s.port = s.admin_port
+            listed = json.loads(s.request("GET", "/v1/models")[2])["data"]
+            s.port = s.main_port
+            return {m["id"]: m["state"] for m in listed}
+
+        def until(s, want):
+            end = time.monotonic() + 20 * base.PATIENCE
+            while states(s) != want:
+                assert time.monotonic() < end, states(s)
+                time.sleep(0.01)
+
+        s = service(step_ms=50)
+        until(s, {"a": "ready", "b": "ready"})
+        order(s, "load", model="c", path=path)
+        order(s, "load", model="d", path=path)
+        order(s, "unload", model="b")
+        until(s, {"a": "ready", "b": "unloaded", "c": "ready", "d": "ready"})
+        order(s, "unload", model="d")
+        assert send(s, "PUT", "/v1/jobs/j", {"prompt": "p", "steps": 60, "model": "c"},
+                    Prefer="respond-async")[0] == 202
+        crash(s)  # what was answered holds
+        s = service(step_ms=1)
+        until(s, {"a": "ready", "b": "unloaded", "c": "ready"})
+        assert finish(s, "j")["status"] == "completed"
+        order(s, "load", model="b")  # from where the options say
+        order(s, "unload", model="c")
+        order(s, "unload", model="a")
+        until(s, {"a": "unloaded", "b": "ready", "c": "unloaded"})
+        order(s, "unload", model="b")
+        order(s, "load", model="c", path=path)
+        until(s, {"a": "unloaded", "b": "unloaded", "c": "ready"})
+        assert send(s, "PUT", "/v1/jobs/k", {"prompt": "p", "steps": 100, "n": 8, "model": "c"},
+                    Prefer="respond-async")[0] == 202
+        crash(s)
+        os.rmdir(path)
+        s = service()  # nothing is left, and it starts: the operator wanted that
+        until(s, {"a": "unloaded", "b": "unloaded", "c": "failed"})
+        assert error_of(s.post(prompt="x")[2])["code"] in ("loading", "model_not_found")
+        assert finish(s, "k")["error"]["code"] == "model_not_found"
+        order(s, "load", model="a")
+        until(s, {"a": "ready", "b": "unloaded", "c": "failed"})
+        assert s.post(prompt="x", steps=1)[0] == 200
+        os.mkdir(path)
+        s.stop()
 
 
 if __name__ == "__main__":

@@ -125,6 +125,40 @@ static void see_attempts(void *ctx, const struct db_job *job) {
     CHECK_INT(job->state, DB_QUEUED);
 }
 
+static void on_model(void *ctx, const struct db_model *m) {
+    taca_buf_printf(ctx, "%s=%s%s ", m->name, m->path, m->loaded ? "" : " (out)");
+}
+
+static const char *models_of(struct taca_buf *out, struct db *db) {
+    struct taca_err err = {0};
+    taca_buf_reset(out);
+    CHECK_OK(db_load_models(db, on_model, out, &err), err);
+    return out->data ? out->data : "";
+}
+
+static void test_the_last_word_about_a_model_is_kept(void) {
+    struct db *db = NULL;
+    struct taca_err err = {0};
+    struct taca_buf got;
+    new_folder();
+    taca_buf_init(&got, 4096);
+    CHECK_OK(db_open(&db, path, &err), err);
+    CHECK_STR(models_of(&got, db), "");
+    CHECK_OK(db_set_model(db, &(struct db_model){"big", "/m/big", true}, &err), err);
+    CHECK_OK(db_set_model(db, &(struct db_model){"demo", "", false}, &err), err);
+    CHECK_OK(db_set_model(db, &(struct db_model){"odd'; DROP", "/m", true}, &err), err);
+    db_close(db);
+    CHECK_OK(db_open(&db, path, &err), err);
+    CHECK_STR(models_of(&got, db), "big=/m/big demo= (out) odd'; DROP=/m ");
+    CHECK_OK(db_set_model(db, &(struct db_model){"big", "/n", true}, &err), err);
+    CHECK_OK(db_set_model(db, &(struct db_model){"demo", NULL, true}, &err), err);
+    CHECK_OK(db_set_model(db, &(struct db_model){"never", NULL, false}, &err), err);
+    CHECK_STR(models_of(&got, db), "odd'; DROP=/m big=/n ");
+    db_close(db);
+    taca_buf_finish(&got);
+    remove_folder();
+}
+
 static void test_running_at_the_end_of_the_process_counts_as_an_attempt(void) {
     struct taca_err err = {0};
     struct db *db = NULL;
@@ -386,6 +420,7 @@ static void test_a_picture_is_whole_or_not_there(void) {
 int main(void) {
     faulty_disk_install();
     TEST(test_rows_come_back_in_their_order);
+    TEST(test_the_last_word_about_a_model_is_kept);
     TEST(test_running_at_the_end_of_the_process_counts_as_an_attempt);
     TEST(test_every_operation_may_fail_and_what_was_acknowledged_is_there);
     TEST(test_after_a_failed_flush_nothing_is_acknowledged);
