@@ -44,8 +44,9 @@ struct taca_engine {
     struct tae *tae; /* of previews; may be NULL in an open engine, too */
     struct taca_model_info info;
     struct taca_scratch scratch;
-    size_t step_bytes;   /* step scratch of all open sequences together */
-    size_t decode_bytes; /* largest decode among them */
+    size_t step_bytes;                      /* step scratch of all open sequences together */
+    size_t decode_bytes;                    /* largest decode among them */
+    struct taca_work step_work, other_work; /* the same of what ops take beside scratch */
     int open_seqs;
     struct engine_lora *loras; /* in the order of opening */
     struct engine_kept kept;
@@ -99,6 +100,7 @@ struct taca_seq {
     struct taca_mat mod[SEQ_BRANCHES];     /* [steps, mod_width] */
     void *memory;                          /* one device block holding all of the above */
     size_t step_bytes, decode_bytes;
+    struct taca_work step_work;
 };
 
 /* Cuts s->memory (NULL only counts) into the buffers of a latent of `shape` (its data is ignored)
@@ -166,16 +168,21 @@ struct memplan {
     size_t step_bytes;                                  /* scratch */
     size_t decode_bytes; /* scratch of the autoencoder, whichever way it runs, and of previews */
     size_t seq_bytes;    /* device memory of the sequence itself */
+    struct taca_work step_work, other_work; /* what ops take beside scratch: in steps, else */
 };
 enum taca_code memplan_run(const struct taca_engine *e, const struct memplan_want *want,
                            struct memplan *out, struct taca_err *err) TACA_MUST_USE;
 /* The part of it that seq_encode is: encode and decode_bytes, which only grows. */
 enum taca_code memplan_encode(const struct taca_engine *e, int64_t h, int64_t w,
                               struct memplan *out, struct taca_err *err) TACA_MUST_USE;
-/* Makes the engine's scratch large enough for everything that is open plus `extra` of a new
- * sequence. */
+/* Makes scratch and work memory large enough for everything that is open plus `extra` of a new
+ * sequence: nothing is allocated from then on. TACA_ENOMEM says what it takes and what there is;
+ * what is open goes on as before. */
 enum taca_code engine_reserve(struct taca_engine *e, const struct memplan *extra,
                               struct taca_err *err) TACA_MUST_USE;
+/* The sequence's own block; the same words for want of memory. */
+enum taca_code engine_take(struct taca_engine *e, const struct memplan *plan, void **out,
+                           struct taca_err *err) TACA_MUST_USE;
 
 /* ---- loras.c --------------------------------------------------------------------------------- */
 

@@ -133,11 +133,14 @@ enum taca_code memplan_run(const struct taca_engine *e, const struct memplan_wan
     struct memplan plan = {0};
     enum taca_code rc = taca_count_open_beside(&count, e->b, err);
     if (rc) return rc;
+    (void)taca_count_work(count);
     rc = plan_step(e, count, want, &plan, err);
+    plan.step_work = taca_count_work(count);
     if (!rc) rc = plan_admission(e, count, want, &plan, err);
     if (!rc && e->vae) rc = plan_decode(e, count, want->h, want->w, &plan, err);
     if (!rc && e->tae) rc = plan_preview(e, count, want->h, want->w, &plan, err);
     if (!rc && e->vae && want->encodes) rc = plan_encode(e, count, want->h, want->w, &plan, err);
+    plan.other_work = taca_count_work(count);
     struct taca_seq s = {.n_branches = want->n_branches,
                          .walk = {.kind = want->sampler},
                          .slg = {.layers = want->skips},
@@ -150,11 +153,55 @@ enum taca_code memplan_run(const struct taca_engine *e, const struct memplan_wan
     return rc;
 }
 
+/* What all that is open and `extra` take together. */
+struct need {
+    size_t scratch;
+    struct taca_work work;
+};
+
+static struct need need_with(const struct taca_engine *e, const struct memplan *extra) {
+    /* every buffer of a step is proportional to its rows, so a joint step needs at most the sum */
+    struct need n = {.scratch = e->step_bytes + extra->step_bytes};
+    if (n.scratch < extra->decode_bytes) n.scratch = extra->decode_bytes;
+    if (n.scratch < e->decode_bytes) n.scratch = e->decode_bytes;
+    for (int i = 0; i < TACA_WORK_BUFFERS; i++) {
+        size_t *bytes = &n.work.bytes[i];
+        *bytes = e->step_work.bytes[i] + extra->step_work.bytes[i];
+        if (*bytes < extra->other_work.bytes[i]) *bytes = extra->other_work.bytes[i];
+        if (*bytes < e->other_work.bytes[i]) *bytes = e->other_work.bytes[i];
+    }
+    return n;
+}
+
+/* `why` to *err; want of memory with all that the new sequence takes, and what there is. */
+static enum taca_code refuse(struct taca_engine *e, const struct memplan *extra,
+                             const struct taca_err *why, struct taca_err *err) {
+    struct taca_device_memory m;
+    const struct need n = need_with(e, extra);
+    size_t work = 0;
+    if (why->code != TACA_ENOMEM || !taca_backend_memory(e->b, &m))
+        return taca_fail(err, why->code, "%s", why->text);
+    for (int i = 0; i < TACA_WORK_BUFFERS; i++) work += n.work.bytes[i];
+    return taca_fail(err, TACA_ENOMEM,
+                     "no memory for one more picture: %zu bytes of its own; with the %d that are "
+                     "open %zu of scratch (%zu are there) and %zu of work memory; %zu of the "
+                     "device's %zu bytes are free",
+                     extra->seq_bytes, e->open_seqs, n.scratch, e->scratch.size, work,
+                     m.total_bytes - m.used_bytes, m.total_bytes);
+}
+
 enum taca_code engine_reserve(struct taca_engine *e, const struct memplan *extra,
                               struct taca_err *err) {
-    /* every buffer of a step is proportional to its rows, so a joint step needs at most the sum */
-    size_t need = e->step_bytes + extra->step_bytes;
-    if (need < extra->decode_bytes) need = extra->decode_bytes;
-    if (need < e->decode_bytes) need = e->decode_bytes;
-    return taca_scratch_reserve(&e->scratch, need, err);
+    const struct need n = need_with(e, extra);
+    struct taca_err why = {0};
+    enum taca_code rc = taca_scratch_reserve(&e->scratch, n.scratch, &why);
+    if (!rc) rc = taca_work_reserve(e->b, &n.work, &why);
+    return rc ? refuse(e, extra, &why, err) : TACA_OK;
+}
+
+enum taca_code engine_take(struct taca_engine *e, const struct memplan *plan, void **out,
+                           struct taca_err *err) {
+    struct taca_err why = {0};
+    *out = taca_alloc(e->b, plan->seq_bytes, &why);
+    return *out ? TACA_OK : refuse(e, plan, &why, err);
 }

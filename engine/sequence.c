@@ -119,6 +119,12 @@ static void account(struct taca_engine *e, struct taca_seq *s, const struct memp
     s->step_bytes = plan->step_bytes;
     s->decode_bytes = plan->decode_bytes;
     e->step_bytes += plan->step_bytes;
+    s->step_work = plan->step_work;
+    for (int i = 0; i < TACA_WORK_BUFFERS; i++) {
+        e->step_work.bytes[i] += plan->step_work.bytes[i];
+        if (e->other_work.bytes[i] < plan->other_work.bytes[i])
+            e->other_work.bytes[i] = plan->other_work.bytes[i];
+    }
     if (e->decode_bytes < plan->decode_bytes) e->decode_bytes = plan->decode_bytes;
     e->open_seqs++;
 }
@@ -163,12 +169,8 @@ enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params
                                       .loras = &s->loras};
     if (!rc) rc = memplan_run(e, &want, &plan, err);
     if (!rc) rc = engine_reserve(e, &plan, err);
+    if (!rc) rc = engine_take(e, &plan, &s->memory, err);
     if (rc) goto out;
-    s->memory = taca_alloc(e->b, plan.seq_bytes, err);
-    if (!s->memory) {
-        rc = taca_alloc_code(e->b);
-        goto out;
-    }
     seq_lay_out(s, d, shape, rows, s->schedule.steps);
     rc = prepare(e, s, text, err);
     if (!rc) rc = begin(e, s, p, given, err);
@@ -229,7 +231,11 @@ out:
 void taca_seq_close(struct taca_engine *e, struct taca_seq *s) {
     if (!s) return;
     e->step_bytes -= s->step_bytes;
-    if (--e->open_seqs == 0) e->decode_bytes = 0;
+    for (int i = 0; i < TACA_WORK_BUFFERS; i++) e->step_work.bytes[i] -= s->step_work.bytes[i];
+    if (--e->open_seqs == 0) {
+        e->decode_bytes = 0;
+        e->other_work = (struct taca_work){0};
+    }
     seq_loras_drop(&s->loras);
     taca_free(e->b, s->memory);
     free(s->walk.draw);

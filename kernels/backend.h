@@ -64,9 +64,9 @@ struct taca_counts taca_count_read(const struct taca_backend *b);
  * have there, and the memory it would take is foreseen. It takes `real` over, also on failure. */
 enum taca_code taca_count_open_for(struct taca_backend **out, struct taca_backend *real,
                                    struct taca_err *err) TACA_MUST_USE;
-/* One that counts for models opened on b, and foresees for the same real one if b stands for one.
- */
-enum taca_code taca_count_open_beside(struct taca_backend **out, const struct taca_backend *b,
+/* One that counts for models opened on b, and foresees for the same real one: b, or what b stands
+ * for. */
+enum taca_code taca_count_open_beside(struct taca_backend **out, struct taca_backend *b,
                                       struct taca_err *err) TACA_MUST_USE;
 struct taca_backend *taca_count_real(struct taca_backend *b); /* NULL when it stands for none */
 struct taca_foreseen {
@@ -76,6 +76,18 @@ struct taca_foreseen {
 };
 /* Zeroes when it stands for none. */
 struct taca_foreseen taca_count_foreseen(const struct taca_backend *b);
+
+/* Memory that ops take beside their views, in buffers that the backend tells apart; each is as
+ * large as the op wants it that wants most. */
+enum { TACA_WORK_BUFFERS = 4 };
+struct taca_work {
+    size_t bytes[TACA_WORK_BUFFERS];
+};
+/* Of the ops that were counted since the last call; none where backends find room by themselves. */
+struct taca_work taca_count_work(struct taca_backend *count);
+/* Makes the buffers that large, so that such ops allocate nothing. On failure some may be. */
+enum taca_code taca_work_reserve(struct taca_backend *b, const struct taca_work *work,
+                                 struct taca_err *err) TACA_MUST_USE;
 
 void taca_backend_close(struct taca_backend *b); /* frees its weights too; NULL is fine */
 const char *taca_backend_name(const struct taca_backend *b);   /* "cpu" */
@@ -167,6 +179,7 @@ struct taca_linear {
     int64_t in, out;
     enum taca_dtype dtype; /* as stored for the matmul */
     bool has_bias;
+    bool short_bias; /* bf16 holds its values, as far as known */
 };
 enum taca_code taca_linear_open(struct taca_backend *b, struct taca_linear **out,
                                 const struct taca_tensor *parts, const struct taca_tensor *biases,

@@ -117,6 +117,9 @@ struct taca_backend_ops {
                               const struct taca_qkv *txt, const struct taca_layout *l,
                               const struct taca_attn *a);
     size_t (*foreseen)(const struct taca_backend *b); /* bytes of all that was foreseen */
+    /* By buffer, and only since the last call; and making them so: both or none. */
+    struct taca_work (*work)(struct taca_backend *b);
+    bool (*reserve)(struct taca_backend *b, const struct taca_work *work);
 };
 
 /* Notes a weight, on a counting backend that stands for another. */

@@ -188,11 +188,29 @@ enum taca_code taca_count_open_for(struct taca_backend **out, struct taca_backen
     return TACA_OK;
 }
 
-enum taca_code taca_count_open_beside(struct taca_backend **out, const struct taca_backend *b,
+enum taca_code taca_count_open_beside(struct taca_backend **out, struct taca_backend *b,
                                       struct taca_err *err) {
     enum taca_code rc = taca_count_open(out, b->precision, err);
-    if (!rc && b->ops == &count_ops) count_of(*out)->real = ((const struct count *)b)->real;
-    return rc;
+    if (rc) return rc;
+    if (b->ops == &count_ops)
+        count_of(*out)->real = count_of(b)->real;
+    else if (b->ops->reserve)
+        count_of(*out)->real = b;
+    return TACA_OK;
+}
+
+struct taca_work taca_count_work(struct taca_backend *b) {
+    struct taca_backend *real = taca_count_real(b);
+    return real && real->ops->work ? real->ops->work(real) : (struct taca_work){0};
+}
+
+enum taca_code taca_work_reserve(struct taca_backend *b, const struct taca_work *work,
+                                 struct taca_err *err) {
+    size_t all = 0;
+    if (!b->ops->reserve || b->ops->reserve(b, work)) return TACA_OK;
+    if (b->error.code) return taca_fail(err, b->error.code, "%s", b->error.text);
+    for (int i = 0; i < TACA_WORK_BUFFERS; i++) all += work->bytes[i];
+    return taca_fail(err, TACA_ENOMEM, "%s: %zu bytes of work memory", b->ops->name, all);
 }
 
 struct taca_backend *taca_count_real(struct taca_backend *b) {

@@ -20,10 +20,15 @@ bool cuda_ok(struct cuda *c, cudaError_t e, const char *what) {
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
-/* NULL when there is no memory; any other failure is the backend's error as well. */
+/* NULL when there is no memory, not even that of graphs; any other failure is the backend's error
+ * as well. */
 static void *device_alloc(struct cuda *c, size_t bytes) {
     void *p = NULL;
     cudaError_t e = cudaMalloc(&p, bytes ? bytes : 1);
+    if (e == cudaErrorMemoryAllocation && cuda_replay_count(&c->base).kept) {
+        cuda_replay_forget(&c->base);
+        e = cudaMalloc(&p, bytes ? bytes : 1);
+    }
     if (e == cudaSuccess) return p;
     (void)cudaGetLastError(); /* no memory is not sticky */
     if (e != cudaErrorMemoryAllocation) (void)cuda_ok(c, e, "allocation");
@@ -71,19 +76,36 @@ static void cuda_free(struct taca_backend *b, void *p) {
     (void)cuda_ok(c, cudaFree(p), "free");
 }
 
-void *cuda_buf_get(struct cuda *c, struct cuda_buf *b, size_t bytes, const char *op) {
-    if (b->p && b->size >= bytes) return b->p;
-    if (cuda_must_not_now(c)) return NULL;
+/* False without memory, or with the backend's error. */
+static bool grow(struct cuda *c, struct cuda_buf *b, size_t bytes) {
+    if (b->size >= bytes) return true;
     cuda_replay_forget(&c->base); /* it holds the old address */
     void *p = device_alloc(c, bytes);
-    if (!p) {
-        c->host->backend_fail(&c->base, TACA_ENOMEM, "cuda:%d: %s: %zu bytes of work memory",
-                              c->device, op, bytes);
-        return NULL;
-    }
+    if (!p) return false;
     (void)cuda_ok(c, cudaFree(b->p), "free"); /* waits for whoever still uses it */
-    *b = {p, bytes};
-    return p;
+    b->p = p;
+    b->size = bytes;
+    return true;
+}
+
+void *cuda_buf_get(struct cuda *c, struct cuda_buf *b, size_t bytes, const char *op) {
+    if (b->size < bytes && cuda_must_not_now(c)) return NULL;
+    if (grow(c, b, bytes)) return b->p;
+    c->host->backend_fail(&c->base, TACA_ENOMEM, "cuda:%d: %s: %zu bytes of work memory", c->device,
+                          op, bytes);
+    return NULL;
+}
+
+static struct taca_work cuda_work(struct taca_backend *b) {
+    struct cuda *c = cuda_of(b);
+    const struct taca_work work = {{c->in.needed, c->out.needed}};
+    c->in.needed = c->out.needed = 0;
+    return work;
+}
+
+static bool cuda_reserve(struct taca_backend *b, const struct taca_work *work) {
+    struct cuda *c = cuda_of(b);
+    return grow(c, &c->in, work->bytes[0]) && grow(c, &c->out, work->bytes[1]);
 }
 
 void *cuda_weight_alloc(struct cuda *c, size_t bytes, const char *what, struct taca_err *err) {
@@ -130,7 +152,7 @@ static bool cuda_memory(struct taca_backend *b, struct taca_device_memory *out) 
 
 static size_t cuda_foreseen(const struct taca_backend *b) {
     const struct cuda *c = (const struct cuda *)b;
-    return c->in.size + c->out.size + cuda_lt_bytes;
+    return c->in.foreseen + c->out.foreseen + cuda_lt_bytes;
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -202,9 +224,11 @@ static const struct taca_backend_ops cuda_ops = {
     .weigh_linear = cuda_weigh_linear,
     .weigh_conv = cuda_weigh_conv,
     .foresee_linear = cuda_foresee_linear,
-    .foresee_conv2d = NULL,
+    .foresee_conv2d = cuda_foresee_conv2d,
     .foresee_attention = NULL,
     .foreseen = cuda_foreseen,
+    .work = cuda_work,
+    .reserve = cuda_reserve,
 };
 
 static int cuda_devices(const struct taca_module_host *host, struct taca_err *err) {

@@ -157,7 +157,13 @@ struct taca_weight_bytes cuda_weigh_conv(struct taca_backend *b, struct taca_con
     struct cuda *c = cuda_of(b);
     w->dtype = b->precision;
     cuda_buf_foresee(&c->in, CUDA_STAGE_HALF);
-    cuda_buf_foresee(&c->out, CUDA_GROUP_BYTES); /* nets with convolutions have group norms */
     const size_t n = (size_t)(w->c_out * row_of(w));
     return {n * taca_dtype_bytes(w->dtype) + (size_t)w->c_out * sizeof(float), 0};
+}
+
+/* Nets with convolutions have group norms, and some give pixels. */
+void cuda_foresee_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map,
+                         const struct taca_conv *) {
+    cuda_buf_foresee(&cuda_of(b)->out, CUDA_GROUP_BYTES);
+    cuda_buf_foresee(&cuda_of(b)->out, (size_t)(y.h * y.w) * 3 + 64);
 }

@@ -19,6 +19,7 @@ typedef __nv_bfloat16 bf16;
 struct cuda_buf {
     void *p;
     size_t size;
+    size_t foreseen, needed; /* by ops that were only counted: ever, and since last asked */
 };
 
 /* Anything with weights, in a list so that close finds it. */
@@ -77,9 +78,10 @@ static inline bool cuda_launched(struct cuda *c, const char *op) {
 
 /* At least `bytes` of b; NULL records TACA_ENOMEM with the op's name. */
 void *cuda_buf_get(struct cuda *c, struct cuda_buf *b, size_t bytes, const char *op);
-/* Notes that so much will be asked for, on a backend that only foresees. */
+/* Notes that so much will be asked for. */
 static inline void cuda_buf_foresee(struct cuda_buf *b, size_t bytes) {
-    if (b->size < bytes) b->size = bytes;
+    if (b->foreseen < bytes) b->foreseen = bytes;
+    if (b->needed < bytes) b->needed = bytes;
 }
 /* Device memory that lives as long as a weight; NULL and *err when there is none. */
 void *cuda_weight_alloc(struct cuda *c, size_t bytes, const char *what, struct taca_err *err);
@@ -231,6 +233,8 @@ enum taca_code cuda_conv_open(struct taca_backend *b, struct taca_conv **out,
 struct taca_weight_bytes cuda_weigh_conv(struct taca_backend *b, struct taca_conv *w);
 void cuda_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
                  const struct taca_conv *w);
+void cuda_foresee_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
+                         const struct taca_conv *w);
 /* group_norm.cu */
 static const size_t CUDA_GROUP_BYTES = 4 << 20; /* its work memory */
 void cuda_group_norm(struct taca_backend *b, struct taca_map y, struct taca_map x,

@@ -71,7 +71,8 @@ void cuda_replay_forget(struct taca_backend *b) {
 }
 
 struct taca_replay_counts cuda_replay_count(const struct taca_backend *b) {
-    return ((const struct cuda *)b)->graphs->counts;
+    const struct cuda *c = (const struct cuda *)b;
+    return c->graphs ? c->graphs->counts : taca_replay_counts();
 }
 
 bool cuda_must_not_now(struct cuda *c) {

@@ -39,7 +39,6 @@ struct cuda_linear {
     float *scale; /* [out], of 8-bit weights */
     float *bias;  /* in both types: an epilogue takes its output's */
     bf16 *bias16;
-    bool bias_fits; /* bf16 holds it without rounding, as files of that type do */
 };
 
 /* One product, descriptors and all. */
@@ -141,7 +140,7 @@ static void upload_bias(struct cuda *c, struct cuda_linear *l, int64_t row,
     const size_t n = (size_t)taca_tensor_count(t);
     cuda_upload_as(c, l->bias + row, TACA_F32, t->data, t->dtype, n);
     cuda_upload_as(c, l->bias16 + row, TACA_BF16, t->data, t->dtype, n);
-    l->bias_fits = l->bias_fits && fits_bf16(c, t);
+    l->base.short_bias = l->base.short_bias && fits_bf16(c, t);
 }
 
 /* What a map of this shape is kept as; the library wants sides of 16 for 8 bits. */
@@ -176,7 +175,7 @@ enum taca_code cuda_linear_open(struct taca_backend *b, struct taca_linear **out
     for (int i = 0; i < n_parts; i++) l->base.out += parts[i].dim[0];
     l->base.dtype = weight_type(b, &l->base);
     l->base.has_bias = biases != NULL;
-    l->bias_fits = true;
+    l->base.short_bias = true;
     if (!alloc_parts(c, l, parts[0].name, err)) {
         linear_free(c, &l->link);
         return b->error.code ? b->error.code : TACA_ENOMEM;
@@ -408,16 +407,17 @@ static bool bring(struct cuda *c, struct product *p, struct taca_mat x) {
  * what must not be rounded yet: the input of an activation of its own, a sum with a bias that bf16
  * does not hold. */
 static enum taca_dtype product_type(const struct taca_linear *w, enum taca_dtype y,
-                                    enum taca_act act, bool bias_fits) {
+                                    enum taca_act act) {
+    const bool rounds = w->has_bias && !w->short_bias;
     if (w->dtype == TACA_U8) return TACA_BF16;
-    return w->dtype == TACA_F32 || !fused(act) || !bias_fits ? TACA_F32 : y;
+    return w->dtype == TACA_F32 || !fused(act) || rounds ? TACA_F32 : y;
 }
 
 void cuda_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                  const struct taca_linear *w, enum taca_act act) {
     struct cuda *c = cuda_of(b);
     const struct cuda_linear *l = (const struct cuda_linear *)w;
-    const enum taca_dtype type = product_type(w, y.dtype, act, l->bias_fits);
+    const enum taca_dtype type = product_type(w, y.dtype, act);
     struct product p = {NULL, NULL, NULL, NULL, l, y, x, NULL};
     if (!bring(c, &p, x)) return;
     if (type != y.dtype) p.to = work(c, &c->out, type, y.rows, y.cols);
@@ -440,11 +440,10 @@ struct taca_weight_bytes cuda_weigh_linear(struct taca_backend *b, struct taca_l
     return {out * (in * taca_dtype_bytes(w->dtype) + biases + scale), 0};
 }
 
-/* A bias may be one that bf16 does not hold. */
 void cuda_foresee_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                          const struct taca_linear *w, enum taca_act act) {
     struct cuda *c = cuda_of(b);
-    const enum taca_dtype type = product_type(w, y.dtype, act, !w->has_bias);
+    const enum taca_dtype type = product_type(w, y.dtype, act);
     const size_t scales = w->dtype == TACA_U8 ? 256 + (size_t)x.rows * sizeof(float) : 0;
     if (x.dtype != w->dtype)
         cuda_buf_foresee(&c->in, (size_t)(x.rows * x.cols) * taca_dtype_bytes(w->dtype) + scales);

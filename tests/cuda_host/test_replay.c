@@ -203,6 +203,30 @@ static void test_graphs_go_when_work_memory_moves(void) {
     rig_close(&r);
 }
 
+static void test_graphs_go_before_memory_runs_out(void) {
+    struct rig r;
+    struct taca_err err = {0};
+    enum taca_code rc;
+    struct taca_device_memory m = {0};
+    struct cuda_host_faults f = healthy;
+    CHECK_OK(rig_open(&r, &err), err);
+    const float want = run(&r, 1, 0.5f, &rc);
+    CHECK(run(&r, 1, 0.5f, &rc) == want);
+    const size_t graph = taca_replay_count(r.b).kept_bytes;
+    CHECK(taca_backend_memory(r.b, &m));
+    f.memory = (long long)(m.used_bytes + (2 << 20));
+    cuda_host_set_faults(&f);
+    void *p = taca_alloc(r.b, (2 << 20) + graph, &err);
+    CHECK(p != NULL);
+    CHECK_INT(taca_replay_count(r.b).kept, 0);
+    CHECK(taca_alloc(r.b, 2 << 20, &err) == NULL);
+    taca_free(r.b, p);
+    CHECK(run(&r, 1, 0.5f, &rc) == want);
+    CHECK_INT(rc, TACA_OK);
+    set(-1, -1);
+    rig_close(&r);
+}
+
 static void test_a_device_may_be_lost_at_any_call_of_a_replay(void) {
     struct rig r;
     struct taca_err err = {0};
@@ -230,6 +254,7 @@ int main(void) {
     TEST(test_without_memory_for_a_graph_the_ops_run);
     TEST(test_ops_that_cannot_be_recorded_run_plainly_for_good);
     TEST(test_graphs_go_when_work_memory_moves);
+    TEST(test_graphs_go_before_memory_runs_out);
     TEST(test_a_device_may_be_lost_at_any_call_of_a_replay);
     return TEST_END();
 }

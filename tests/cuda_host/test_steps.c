@@ -1,5 +1,5 @@
 /* test_steps.c - steps of the engine on the CUDA backend: replayed graphs against plain launches,
- * bit for bit, whatever changes from step to step. */
+ * bit for bit, whatever changes from step to step; and the memory they take. */
 #include "engine/core.h"
 #include "tests/cuda_host/faults.h"
 #include "tests/test.h"
@@ -9,6 +9,7 @@
 enum { JOINT = 40, POOLED = 64, MAX_TEXT = 12, STEPS = 4, MOST = 4 };
 
 static const struct cuda_host_faults healthy = {-1, -1, 1ll << 30, 1};
+static enum taca_dtype precision = TACA_BF16;
 static const struct taca_scheduler sd3 = {.shift = 3, .train_steps = 1000};
 
 static enum taca_code open_part(struct taca_engine *e, const char *name, bool vae,
@@ -31,7 +32,7 @@ static enum taca_code open_part(struct taca_engine *e, const char *name, bool va
 static struct taca_engine *open_engine(const char *transformer, const char *vae) {
     struct taca_engine *e = calloc(1, sizeof *e);
     struct taca_err err = {0};
-    const struct taca_backend_opts opts = {.precision = TACA_BF16};
+    const struct taca_backend_opts opts = {.precision = precision};
     if (!e) abort();
     enum taca_code rc = taca_backend_open(&e->b, "cuda", &opts, &err);
     if (!rc) rc = open_part(e, transformer, false, &err);
@@ -254,6 +255,101 @@ static void test_a_device_may_be_lost_in_a_replayed_step(void) {
     close_engine(e);
 }
 
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+/* Steps of all until they are done, and their pictures. Allocations meanwhile. */
+static long long finish_all(struct taca_engine *e, struct taca_seq **seqs, int n) {
+    const long long before = cuda_host_counted().allocations;
+    struct taca_err err = {0};
+    for (int i = 0; i < STEPS; i++) CHECK_OK(taca_step(e, seqs, n, &err), err);
+    for (int i = 0; i < n; i++) {
+        struct taca_image image = {0};
+        if (e->vae) CHECK_OK(taca_decode(e, &seqs[i], 1, &image, &err), err);
+        taca_image_finish(&image);
+        taca_seq_close(e, seqs[i]);
+    }
+    return cuda_host_counted().allocations - before;
+}
+
+static void test_nothing_is_allocated_between_admission_and_picture(void) {
+    struct taca_seq *seqs[MOST];
+    struct taca_err err = {0};
+    for (int precise = 0; precise < 2; precise++) {
+        precision = precise ? TACA_F32 : TACA_BF16;
+        struct taca_engine *e = open_engine("pipe_sd3.transformer", "vae_tiny_sd3");
+        struct taca_gen_params p = request(0);
+        p.slg = (struct taca_slg){.layers = 0x2, .scale = 2, .stop = 0.8};
+        const long long before = cuda_host_counted().allocations;
+        seqs[0] = open_seq(e, &p, 0);
+        CHECK(cuda_host_counted().allocations > before);
+        CHECK_INT(finish_all(e, seqs, 1), 0);
+        for (int k = 0; k < 3; k++) {
+            p = request(k);
+            seqs[k] = open_seq(e, &p, k);
+        }
+        CHECK_INT(finish_all(e, seqs, 3), 0);
+        close_engine(e);
+    }
+    precision = TACA_BF16;
+    struct taca_engine *e = open_engine("sd35m_tiny", NULL);
+    const char *const file = TACA_GOLDEN_DIR "/lora/lora_sd35m_tiny_kohya_full.safetensors";
+    CHECK_OK(taca_lora_open(e, "a", file, NULL, NULL, &err), err);
+    struct taca_gen_params p = request(0);
+    p.loras[p.n_loras++] = (struct taca_lora_use){"a", 0.5, TACA_LORA_ALWAYS};
+    seqs[0] = open_seq(e, &p, 0);
+    CHECK_INT(finish_all(e, seqs, 1), 0);
+    close_engine(e);
+}
+
+/* At every allocation of an admission, and for want of memory: those that are open go on, to the
+ * same bits; the one that was refused is admitted when there is memory. */
+static void test_an_admission_without_memory_hurts_nobody(void) {
+    struct taca_engine *e = open_engine("pipe_sd3.transformer", "vae_tiny_sd3");
+    const struct taca_gen_params p = request(0), large = request(3);
+    struct taca_seq *s = open_seq(e, &p, 0), *more = NULL;
+    const size_t n = (size_t)(s->latent.c * s->latent.h * s->latent.w);
+    float want[4096], got[4096];
+    struct taca_err err = {0};
+    for (int i = 0; i < STEPS; i++) CHECK_OK(taca_step(e, &s, 1, &err), err);
+    if (!CHECK(n <= sizeof want / sizeof *want)) return;
+    CHECK_OK(seq_latent_read(e, s, want, &err), err);
+    taca_seq_close(e, s);
+    s = open_seq(e, &p, 0);
+    int failed = 0;
+    for (int at = 0; at < STEPS - 1; at++) {
+        struct cuda_host_faults f = healthy;
+        struct taca_device_memory m = {0};
+        struct taca_err no = {0};
+        CHECK(taca_backend_memory(e->b, &m));
+        if (at == 0)
+            f.memory = (long long)m.used_bytes + 4096; /* in truth */
+        else
+            f.fail_alloc = at; /* 0 is the text's, of the test */
+        cuda_host_set_faults(&f);
+        const enum taca_code rc = try_open(e, &large, 3, &more, &no);
+        cuda_host_set_faults(&healthy);
+        failed += rc != TACA_OK;
+        if (rc) CHECK_INT(rc, TACA_ENOMEM);
+        if (at == 0) {
+            CHECK_HAS(no.text, "no memory for one more picture: ");
+            CHECK_HAS(no.text, "with the 1 that are open");
+            CHECK_HAS(no.text, "free");
+            printf("    %s\n", no.text);
+        }
+        if (!rc) taca_seq_close(e, more);
+        CHECK_INT(e->open_seqs, 1);
+        CHECK_OK(taca_step(e, &s, 1, &err), err);
+    }
+    CHECK(failed > 1);
+    CHECK_OK(try_open(e, &large, 3, &more, &err), err);
+    taca_seq_close(e, more);
+    CHECK_OK(taca_step(e, &s, 1, &err), err);
+    CHECK_OK(seq_latent_read(e, s, got, &err), err);
+    CHECK(memcmp(got, want, n * sizeof *got) == 0);
+    taca_seq_close(e, s);
+    close_engine(e);
+}
+
 int main(void) {
     cuda_host_set_faults(&healthy);
     TEST(test_steps_of_a_picture_are_replayed_through_its_window);
@@ -261,5 +357,7 @@ int main(void) {
     TEST(test_skipped_blocks_have_a_graph_of_their_own);
     TEST(test_adapters_and_their_windows_are_told_apart);
     TEST(test_a_device_may_be_lost_in_a_replayed_step);
+    TEST(test_nothing_is_allocated_between_admission_and_picture);
+    TEST(test_an_admission_without_memory_hurts_nobody);
     return TEST_END();
 }
