@@ -17,6 +17,7 @@ enum {
     LINGER_US = 1000 * 1000,
     SEND_BUFFER_BYTES = 65536,  /* a stalled reader of events costs no more kernel memory */
     NOT_SENT_BYTES = 32768,     /* nor one of a picture, whose buffer grows with a fast line */
+    PINGS_AT_ONCE = 64,         /* each wakes a thread of the library */
     USER_TIMEOUT_MS = 30 * 1000 /* unacknowledged data: the peer has vanished */
 };
 
@@ -51,6 +52,7 @@ struct conns {
     int n_expected, n_overdue;
     struct peers *peers; /* NULL = not counted */
     uint32_t first_free; /* == opts.max: none */
+    int next_slot;       /* where the tick goes on */
     struct slot slots[];
 };
 
@@ -278,7 +280,8 @@ bool conn_attach(struct conn *c, struct stream *s, uint64_t job_key) {
     pthread_mutex_lock(&r->lock);
     c->stream = s;
     c->job_key = job_key;
-    c->ping_us = taca_now_us() + (int64_t)r->opts.ping_ms * 1000;
+    /* those who come together are not reminded together */
+    c->ping_us = taca_now_us() + (int64_t)r->opts.ping_ms * (1000 - c->slot * 37 % 500);
     bool open = !r->closing;
     if (open && r->opts.watch) watch_add(r->opts.watch, c->fd, token_of(c));
     if (!open) stream_gone(s);
@@ -294,19 +297,27 @@ void conn_done(struct conn *c) {
 
 void conn_shut(struct conn *c) { shutdown(c->fd, SHUT_RDWR); }
 
-void conns_tick(struct conns *r, int64_t now_us) {
+static bool is_due(const struct conn *c, int64_t now_us) {
+    return c->stream && stream_kind(c->stream) == STREAM_EVENTS && now_us >= c->ping_us;
+}
+
+bool conns_tick(struct conns *r, int64_t now_us) {
+    int pings = 0;
     pthread_mutex_lock(&r->lock);
-    forget_expected(r);
-    for (int i = 0; i < r->opts.max && r->count > 0; i++) {
-        struct conn *c = r->slots[i].conn;
+    if (r->next_slot == 0) forget_expected(r);
+    for (; r->next_slot < r->opts.max && r->count > 0 && pings < PINGS_AT_ONCE; r->next_slot++) {
+        struct conn *c = r->slots[r->next_slot].conn;
         if (!c) continue;
         if (c->deadline_us && now_us >= c->deadline_us) late_body(c, now_us);
-        if (c->stream && stream_kind(c->stream) == STREAM_EVENTS && now_us >= c->ping_us) {
-            c->ping_us = now_us + (int64_t)r->opts.ping_ms * 1000;
-            stream_comment(c->stream);
-        }
+        if (!is_due(c, now_us)) continue;
+        c->ping_us = now_us + (int64_t)r->opts.ping_ms * 1000;
+        stream_comment(c->stream);
+        pings++;
     }
+    bool more = pings == PINGS_AT_ONCE;
+    if (!more) r->next_slot = 0;
     pthread_mutex_unlock(&r->lock);
+    return more;
 }
 
 /* A half-closed event stream may still be read: a byte is sent, and a client that is really gone

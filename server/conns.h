@@ -35,7 +35,9 @@ int conns_count_of(struct conns *r, uint64_t peer);      /* of one client addres
 /* Loop thread. */
 /* One was handed to the library and will enter. */
 void conns_expect(struct conns *r, uint64_t peer);
-void conns_tick(struct conns *r, int64_t now_us);
+/* Heartbeats and deadlines. True when some are left, for others want to get on meanwhile: call it
+ * again soon. */
+bool conns_tick(struct conns *r, int64_t now_us);
 void conns_left(struct conns *r, uint64_t token, bool half);
 void conns_cut_all(struct conns *r);
 

@@ -21,6 +21,7 @@
 enum {
     ADMIN_CONNECTIONS = 64,
     TICK_MS = 250,
+    MORE_MS = 2, /* between parts of a tick: whoever waits for the loop gets on */
     STALL_S = 30,
     CLOSE_TICK_MS = 5,
     CLOSE_PATIENCE_MS = 2000, /* for answers that are being written */
@@ -43,6 +44,7 @@ struct front {
     struct taca_mailbox departures; /* HTTP threads to the loop */
     uv_async_t wake;
     uv_timer_t tick;
+    int tick_ms;
     int64_t close_by_us;
     int open_parts; /* with uv handles of their own */
     void (*done)(void *ctx);
@@ -122,9 +124,10 @@ static void on_tick(uv_timer_t *tick) {
     struct front *f = tick->data;
     int64_t now_us = taca_now_us();
     int n = http_connections(f->http) + listener_guests(f->listener);
-    http_tick(f->http, now_us);
-    if (f->admin_http) http_tick(f->admin_http, now_us);
+    bool more = http_tick(f->http, now_us);
+    if (f->admin_http && http_tick(f->admin_http, now_us)) more = true;
     metric_set(METRIC_CONNECTIONS, n);
+    uv_timer_start(tick, on_tick, more ? MORE_MS : (uint64_t)f->tick_ms, 0);
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */
@@ -237,7 +240,8 @@ static void start_handles(struct front *f, const struct front_opts *o) {
     uv_timer_init(f->loop, &f->tick);
     f->wake.data = f->tick.data = f;
     f->open_parts = 2;
-    uv_timer_start(&f->tick, on_tick, (uint64_t)tick_ms, (uint64_t)tick_ms);
+    f->tick_ms = tick_ms;
+    uv_timer_start(&f->tick, on_tick, (uint64_t)tick_ms, 0);
 }
 
 static enum taca_code open_access(struct access **out, const struct front_opts *o,

@@ -503,7 +503,7 @@ int http_connections_of(const struct http *h, uint64_t peer) {
     return conns_count_of(h->conns, peer);
 }
 
-void http_tick(struct http *h, int64_t now_us) { conns_tick(h->conns, now_us); }
+bool http_tick(struct http *h, int64_t now_us) { return conns_tick(h->conns, now_us); }
 
 void http_left(struct http *h, uint64_t token, bool half) { conns_left(h->conns, token, half); }
 

@@ -80,7 +80,7 @@ int http_connections(const struct http *h);
 int http_connections_of(const struct http *h, uint64_t peer); /* of one address: peers.h */
 
 /* Loop thread. */
-void http_tick(struct http *h, int64_t now_us);            /* deadlines and heartbeats */
+bool http_tick(struct http *h, int64_t now_us);            /* see conns_tick */
 void http_left(struct http *h, uint64_t token, bool half); /* what the watch reports */
 void http_cut_all(struct http *h); /* ends everything that waits; nothing waits from now on */
 void http_close(struct http *h);   /* after http_cut_all; joins the threads; NULL is fine */
