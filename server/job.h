@@ -51,6 +51,7 @@ struct job {
     int64_t deadline_us;              /* where the client has none; 0 = costs are not known yet */
     int64_t eta_us;                   /* what was promised first; 0 = nothing */
     double finish_ms;                 /* the last estimate, from then */
+    int position;                     /* in the line, then */
     int64_t counted;                  /* the last step that it was counted in */
     int images_done, attempts;
     int borrowed; /* tasks and writes that still read it: it is freed when they are back */

@@ -40,6 +40,7 @@ void jobs_reload(struct jobs *js, const struct jobs_opts *opts) {
     js->opts.step_timeout_ms = opts->step_timeout_ms;
     js->opts.log_prompts = opts->log_prompts;
     js->opts.max_retries = opts->max_retries;
+    js->expiry_us = 0; /* limits may be shorter now */
     js->sched.fair.quantum_ms = opts->fair_quantum_ms;
     metric_set(METRIC_CAPACITY, opts->limits.queue);
 }
@@ -72,6 +73,20 @@ int jobs_unanswered(const struct jobs *js) { return js->count + js->renders + js
 
 void jobs_stop_encoding(struct jobs *js) { js->stopped = true; }
 
+/* ---- limits ---------------------------------------------------------------------------------- */
+
+static int64_t start_limit_us(const struct jobs *js, const struct job *job) {
+    int own_ms = job->request.start_timeout_ms, ms = js->opts.start_timeout_ms;
+    if (job->state != JOB_QUEUED) return INT64_MAX;
+    if (own_ms > 0) return job->received_us + (int64_t)own_ms * 1000;
+    return ms > 0 ? job->waits_since_us + (int64_t)ms * 1000 : INT64_MAX;
+}
+
+static int64_t deadline_us(const struct job *job) {
+    if (job->request.deadline_ms <= 0) return INT64_MAX;
+    return job->received_us + (int64_t)job->request.deadline_ms * 1000;
+}
+
 /* ---- coming ---------------------------------------------------------------------------------- */
 
 /* Pictures to start from are kept as pixels until their jobs are over. */
@@ -97,6 +112,7 @@ static void explain(struct api_error *e, const struct job *job, const struct sch
                  queued, e->retry_after_s);
 }
 
+/* True with an estimate in the job. */
 static bool admit(struct jobs *js, struct job *job) {
     struct sched_newcomer c;
     struct sched_answer a = {.verdict = SCHED_FULL, .retry_after_s = 5};
@@ -104,6 +120,8 @@ static bool admit(struct jobs *js, struct job *job) {
     jobs_describe_newcomer(js, job, &c);
     (void)!getrandom(&c.random, sizeof c.random, GRND_NONBLOCK);
     if (has_room(js, job)) a = sched_admit(&js->sched, &c, js->seqs, js->n_line);
+    job->finish_ms = a.finish_ms;
+    job->position = a.position;
     if (a.verdict == SCHED_TAKE) return true;
     int queued = c.queued < 0 ? 0 : c.queued;
     explain(&e, job, &a, queued);
@@ -118,6 +136,10 @@ void jobs_append(struct jobs *js, struct job *job) {
     *(js->last ? &js->last->next : &js->first) = job;
     js->last = job;
     js->count++;
+    js->queued += job->state == JOB_QUEUED;
+    js->behind++;
+    jobs_expires(js, start_limit_us(js, job));
+    jobs_expires(js, deadline_us(job));
 }
 
 void jobs_add(struct jobs *js, struct job *job) {
@@ -126,7 +148,7 @@ void jobs_add(struct jobs *js, struct job *job) {
     job->warnings = job->request.warnings;
     if (jobs_join(js, job) || jobs_refuse_client(js, job)) return;
     job->flow = jobs_key(job->client.name[0] ? job->client.name : job->request.user);
-    bool memory = jobs_line_up(js);
+    bool memory = jobs_line_about(js);
     if (memory && !admit(js, job)) return;
     jobs_charge(js, job);
     job->images = calloc((size_t)job->request.n, sizeof *job->images);
@@ -139,10 +161,8 @@ void jobs_add(struct jobs *js, struct job *job) {
         return;
     }
     for (int i = 0; i < job->request.n; i++) job->images[i].preview_due = -1;
-    if (jobs_line_up(js)) {
-        jobs_estimate(js);
-        job->eta_us = taca_now_us() + (int64_t)(job->finish_ms * 1000);
-    }
+    (void)jobs_estimate(js); /* else it stays with what admission has found */
+    job->eta_us = taca_now_us() + (int64_t)(job->finish_ms * 1000);
     struct reader *r = job->readers;
     job->readers = NULL;
     job->last_event = 1; /* queued: what the reader is told first */
@@ -173,6 +193,8 @@ void jobs_take_out(struct jobs *js, struct job *job) {
     job->next = job->prev = NULL;
     job->listed = false;
     js->count--;
+    js->queued -= job->state == JOB_QUEUED;
+    js->behind++;
 }
 
 /* While somebody reads the request it stays as it is. */
@@ -237,33 +259,20 @@ void jobs_cancel(struct jobs *js, struct job *job, const char *reason, int statu
                 status == 504 ? job->error.code : "client_gone");
 }
 
-static int64_t start_limit_us(const struct jobs *js, const struct job *job) {
-    int own_ms = job->request.start_timeout_ms, ms = js->opts.start_timeout_ms;
-    if (job->state != JOB_QUEUED) return INT64_MAX;
-    if (own_ms > 0) return job->received_us + (int64_t)own_ms * 1000;
-    return ms > 0 ? job->waits_since_us + (int64_t)ms * 1000 : INT64_MAX;
-}
-
-static int64_t deadline_us(const struct job *job) {
-    if (job->request.deadline_ms <= 0) return INT64_MAX;
-    return job->received_us + (int64_t)job->request.deadline_ms * 1000;
+void jobs_expires(struct jobs *js, int64_t at_us) {
+    if (at_us < js->expiry_us) js->expiry_us = at_us;
 }
 
 int64_t jobs_next_expiry_us(const struct jobs *js) {
-    int64_t next = store_next_expiry_us(js->store);
-    if (js->starved && next > taca_now_us() + STARVED_US) next = taca_now_us() + STARVED_US;
-    for (struct job *job = js->first; job; job = job->next) {
-        int64_t start = start_limit_us(js, job), end = deadline_us(job);
-        int64_t reader = readers_next_us(job);
-        if (reader < next) next = reader;
-        if (start < next) next = start;
-        if (end < next) next = end;
-    }
-    return next;
+    int64_t next = store_next_expiry_us(js->store), now_us = taca_now_us();
+    bool soon = js->starved || js->unpublished;
+    if (soon && next > now_us + STARVED_US) next = now_us + STARVED_US;
+    return js->expiry_us < next ? js->expiry_us : next;
 }
 
 static void expire(struct jobs *js) {
     int64_t now = taca_now_us();
+    if (now < js->expiry_us) return; /* nobody has to be looked at */
     for (struct job *job = js->first, *next; job; job = next) {
         struct api_error e = {0};
         next = job->next;
@@ -278,6 +287,12 @@ static void expire(struct jobs *js) {
                      (int)((start_limit_us(js, job) - job->received_us) / 1000));
             jobs_fail(js, job, "expired", &e);
         }
+    }
+    js->expiry_us = INT64_MAX;
+    for (struct job *job = js->first; job; job = job->next) {
+        jobs_expires(js, start_limit_us(js, job));
+        jobs_expires(js, deadline_us(job));
+        jobs_expires(js, readers_next_us(job));
     }
 }
 
@@ -294,8 +309,7 @@ static void end_draining(struct jobs *js, struct job *job) {
 }
 
 void jobs_shed(struct jobs *js, double budget_ms) {
-    if (!jobs_line_up(js)) return;
-    jobs_estimate(js);
+    if (!jobs_estimate(js)) return;
     for (struct job *job = js->first, *next; job; job = next) {
         next = job->next;
         if (job->state == JOB_QUEUED && job->finish_ms > budget_ms) end_draining(js, job);
@@ -345,6 +359,7 @@ static bool send_op(struct jobs *js, struct op op, const struct wire_msg *m, con
         op.keys[i] = js->seqs[picked[i]].key;
     }
     js->ops[op.device] = op;
+    js->behind++;
     return true;
 }
 
@@ -452,7 +467,15 @@ static bool start_over(struct jobs *js, const struct sched_plan *plan) {
     struct job_image *im = &r->job->images[r->index];
     give_up(js, r->job, im);
     jobs_rewind(im);
+    js->behind++;
     return true;
+}
+
+/* While all devices work there is nothing to decide. */
+static bool somebody_idles(const struct jobs *js) {
+    for (int d = 0; d < js->sched.n_devices; d++)
+        if (!js->ops[d].active) return true;
+    return false;
 }
 
 static uint32_t who_can_decode(const struct jobs *js, int device) {
@@ -491,9 +514,10 @@ void jobs_pump(struct jobs *js) {
     expire(js);
     drop_old(js);
     js->starved = false;
-    for (bool again = true; again;) {
+    for (bool again = somebody_idles(js); again;) {
         again = false;
         for (int d = 0; d < js->sched.n_devices; d++) {
+            if (js->ops[d].active) continue;
             if (!jobs_line_up(js)) {
                 js->starved = true;
                 return;

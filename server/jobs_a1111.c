@@ -46,7 +46,7 @@ void jobs_answer_a1111(struct jobs *js, const struct ask *a) {
         if (job) jobs_cancel(js, job, "client", 499);
         taca_buf_puts(&body, "{}");
     } else {
-        if (job && jobs_line_up(js)) jobs_estimate(js);
+        if (job) (void)jobs_estimate(js);
         if (job) describe(job, &p);
         api_a1111_progress_json(&body, &p);
     }

@@ -111,10 +111,9 @@ static void answer_cancel(struct jobs *js, struct ask *a, struct job *job) {
  * is one of the others. */
 static void answer_queue(struct jobs *js, struct ask *a) {
     struct taca_buf body;
-    int waiting = 0, listed = 0;
-    bool known = jobs_line_up(js);
-    if (known) jobs_estimate(js);
-    for (struct job *job = js->first; job; job = job->next) waiting += job->state == JOB_QUEUED;
+    const int waiting = js->queued;
+    int listed = 0;
+    bool known = jobs_estimate(js);
     taca_buf_init(&body, SMALL_BODY);
     taca_buf_printf(&body, "{\"waiting\":%d,\"running\":%d,\"jobs\":[", waiting,
                     js->count - waiting);
@@ -124,7 +123,7 @@ static void answer_queue(struct jobs *js, struct ask *a) {
             taca_buf_printf(&body, "\"id\":\"%s\",", job->id);
         taca_buf_printf(&body, "\"status\":\"%s\",\"position\":", job_status(job));
         if (known && job->state == JOB_QUEUED)
-            taca_buf_printf(&body, "%d", jobs_position(js, job));
+            taca_buf_printf(&body, "%d", job->position);
         else
             taca_buf_puts(&body, "null");
         taca_buf_printf(&body, ",\"eta_ms\":%.0f,\"n\":%d}", known ? job->finish_ms : 0.0,

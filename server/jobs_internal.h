@@ -41,16 +41,19 @@ struct jobs {
     struct jobs_opts opts;
     struct jobs_ports ports;
     struct job *first, *last; /* unanswered, in order of arrival */
-    int count;
-    struct store *store;    /* these and the finished ones */
-    int renders;            /* tasks at work for readers */
-    int writes;             /* on the way to the disk that readers wait for */
-    struct job *asleep;     /* durable ones that the next process makes */
-    bool closing;           /* no durable job is begun any more */
-    int ending[MODELS_MAX]; /* of each model: jobs that are over but for their way to the disk */
-    bool stopped;           /* the encoder is gone */
+    int count, queued;        /* of them, not begun */
+    struct store *store;      /* these and the finished ones */
+    int renders;              /* tasks at work for readers */
+    int writes;               /* on the way to the disk that readers wait for */
+    struct job *asleep;       /* durable ones that the next process makes */
+    bool closing;             /* no durable job is begun any more */
+    int ending[MODELS_MAX];   /* of each model: jobs that are over but for their way to the disk */
+    bool stopped;             /* the encoder is gone */
     struct op ops[SCHED_DEVICES];
     bool measured[SCHED_DEVICES][SCHED_MODELS]; /* or not wanted */
+    int64_t expiry_us;                          /* nothing expires before */
+    int64_t published_us;
+    bool unpublished;
     bool starved; /* there was something to send, and no memory for it: try again soon */
     uint64_t last_seq;
     struct sched sched;
@@ -64,13 +67,19 @@ struct jobs {
     double *start_ms, *finish_ms;
     bool *next; /* jobs_queued_behind's: it is in the next step of some device */
     int n_line, line_cap;
+    int behind; /* jobs that came or went, or were worked on, since it was lined up */
+    /* when it was estimated last, and what that took; it is not done again for a few times that */
+    int64_t estimated_us, estimate_took_us;
 };
 
 /* ---- jobs_line.c */
 bool jobs_line_up(struct jobs *js); /* fills seqs and refs; false when out of memory */
+/* The same, but a long line may be a little out of date: its refs are not to be used. */
+bool jobs_line_about(struct jobs *js);
 const struct image_ref *jobs_ref(const struct jobs *js, int place);
-void jobs_estimate(struct jobs *js); /* finish_ms of every job, from the line */
-int jobs_position(const struct jobs *js, const struct job *job); /* among those who wait, from 1 */
+/* finish_ms and position (among those who wait, from 1) of every job; false when out of memory.
+ * With many they are not newer than a few times what it takes to work them out. */
+bool jobs_estimate(struct jobs *js);
 /* Jobs that wait and would not be in the next step either; -1 when a newcomer would not wait. */
 int jobs_queued_behind(struct jobs *js);
 void jobs_describe_newcomer(struct jobs *js, struct job *job, struct sched_newcomer *out);
@@ -79,7 +88,7 @@ double jobs_pixels(const struct job *job); /* of one image */
 const struct taca_model_info *jobs_model(const struct jobs *js, const struct job *job);
 struct sched_costs *jobs_costs(struct jobs *js, const struct op *op);
 uint64_t jobs_key(const char *user); /* NULL = nobody in particular */
-void jobs_publish(const struct jobs *js);
+void jobs_publish(struct jobs *js);
 
 /* ---- jobs.c */
 /* The job is over: its readers are served, and what they can ask for is kept. job->end says how;
@@ -143,6 +152,9 @@ void jobs_count(const struct job *job, const char *outcome);
 void jobs_rewind(struct job_image *im); /* back to step 0, when the worker has nothing of it */
 
 /* ---- jobs_reply.c */
+/* Something of the job may expire then. */
+void jobs_expires(struct jobs *js, int64_t at_us);
+
 double jobs_since_ms(int64_t from_us);
 const char *job_status(const struct job *job);   /* as clients know it */
 const char *job_end_name(const struct job *job); /* as it is */

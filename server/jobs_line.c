@@ -9,6 +9,8 @@
 
 #define AIM 0.95 /* of the time to a deadline */
 
+enum { SHORT_LINE = 64, ABOUT_MS = 20, PUBLISH_US = 20 * 1000 };
+
 static bool grow(void *array, size_t n, size_t size) {
     void *p = realloc(*(void **)array, n * size);
     if (p) *(void **)array = p;
@@ -146,7 +148,7 @@ static void see_devices(struct jobs *js) {
 }
 
 bool jobs_line_up(struct jobs *js) {
-    js->n_line = 0;
+    js->n_line = js->behind = 0;
     see_devices(js);
     for (struct job *job = js->first; job; job = job->next) {
         if (job->unplaced) continue;
@@ -162,30 +164,39 @@ bool jobs_line_up(struct jobs *js) {
     return true;
 }
 
+bool jobs_line_about(struct jobs *js) {
+    bool good = js->behind * 64 <= js->n_line && taca_now_ms() - js->sched.now_ms < ABOUT_MS;
+    return good || jobs_line_up(js);
+}
+
 const struct image_ref *jobs_ref(const struct jobs *js, int place) {
     return &js->refs[js->seqs[place].id];
 }
 
 /* ---- what can be told ------------------------------------------------------------------------ */
 
-void jobs_estimate(struct jobs *js) {
+static void estimate(struct jobs *js) {
+    int position = 1;
     sched_eta(&js->sched, js->start_ms, js->finish_ms, js->seqs, js->n_line);
     for (struct job *job = js->first; job; job = job->next) job->finish_ms = 0;
     for (int i = 0; i < js->n_line; i++) {
-        struct job *job = jobs_ref(js, i)->job;
-        if (js->finish_ms[i] > job->finish_ms) job->finish_ms = js->finish_ms[i];
+        const struct image_ref *r = jobs_ref(js, i);
+        if (js->finish_ms[i] > r->job->finish_ms) r->job->finish_ms = js->finish_ms[i];
+        if (r->index > 0) continue; /* the first image of a job that waits is before its others */
+        r->job->position = position;
+        position += r->job->state == JOB_QUEUED;
     }
 }
 
-int jobs_position(const struct jobs *js, const struct job *job) {
-    int position = 1;
-    for (int i = 0; i < js->n_line; i++) {
-        const struct image_ref *r = jobs_ref(js, i);
-        if (r->job == job) break;
-        /* the first image of a job that waits is in front of its others */
-        if (r->job->state == JOB_QUEUED && r->index == 0) position++;
-    }
-    return position;
+bool jobs_estimate(struct jobs *js) {
+    int64_t begun_us = taca_now_us();
+    if (begun_us - js->estimated_us < 4 * js->estimate_took_us) return true;
+    if (!jobs_line_up(js)) return false;
+    estimate(js);
+    js->estimated_us = taca_now_us();
+    /* a short line is always worth it */
+    js->estimate_took_us = js->n_line < SHORT_LINE ? 0 : js->estimated_us - begun_us;
+    return true;
 }
 
 /* Does a device have a place in its next step that nobody takes? */
@@ -202,10 +213,9 @@ static bool place_is_left(struct jobs *js) {
 }
 
 int jobs_queued_behind(struct jobs *js) {
-    int queued = 0, behind = 0;
+    int queued = js->queued, behind = 0;
+    if (js->behind > 0) return queued; /* the line is long, and its refs are not to be used */
     bool place = place_is_left(js);
-    for (const struct job *job = js->first; job; job = job->next)
-        queued += job->state == JOB_QUEUED;
     for (int i = 0; i < js->n_line; i++) {
         const struct image_ref *r = jobs_ref(js, i);
         if (js->next[i])
@@ -231,14 +241,15 @@ static void publish_model(const struct jobs *js, int model) {
     metric_set_of(METRIC_BACKLOG_SECONDS, model, backlog_ms / 1000);
 }
 
-void jobs_publish(const struct jobs *js) {
-    int waiting = 0;
-    for (const struct job *job = js->first; job; job = job->next)
-        waiting += job->state == JOB_QUEUED;
-    atomic_store(&js->ports.status->waiting, waiting);
-    int running = js->count - waiting;
+/* With many jobs not after every event. */
+void jobs_publish(struct jobs *js) {
+    int running = js->count - js->queued;
+    atomic_store(&js->ports.status->waiting, js->queued);
     for (int m = 0; m < MODELS_MAX; m++) running += js->ending[m];
     atomic_store(&js->ports.status->running, running);
+    js->unpublished = js->count > SHORT_LINE && taca_now_us() - js->published_us < PUBLISH_US;
+    if (js->unpublished) return;
+    js->published_us = taca_now_us();
     for (int m = 0; m < atomic_load(&js->ports.status->models.n); m++) publish_model(js, m);
     metric_set(METRIC_STORED_JOBS, store_kept(js->store));
     metric_set(METRIC_STORED_BYTES, (double)store_bytes(js->store));

@@ -22,12 +22,6 @@ static int unfinished(const struct jobs *js, const char *name) {
     return n;
 }
 
-static int waiting(const struct jobs *js) {
-    int n = 0;
-    for (const struct job *j = js->first; j; j = j->next) n += j->state == JOB_QUEUED;
-    return n;
-}
-
 /* False, with *e filled. */
 static bool may_ask(struct jobs *js, const struct job *job, struct api_error *e) {
     const struct access_client *c = &job->client;
@@ -60,7 +54,7 @@ static bool may_ask(struct jobs *js, const struct job *job, struct api_error *e)
 bool jobs_refuse_client(struct jobs *js, struct job *job) {
     struct api_error e = {0};
     if (!job->client.name[0] || may_ask(js, job, &e)) return false;
-    tell_busy(js, job, &e, waiting(js));
+    tell_busy(js, job, &e, js->queued);
     return true;
 }
 

@@ -194,7 +194,7 @@ static bool welcome(struct jobs *js, struct job *job, struct reader *r) {
         return true;
     }
     if (r->wait_ms > 0 && r->form != API_REPLY_EVENTS)
-        r->give_up_us = taca_now_us() + (int64_t)r->wait_ms * 1000;
+        jobs_expires(js, r->give_up_us = taca_now_us() + (int64_t)r->wait_ms * 1000);
     if (r->form == API_REPLY_EVENTS) tell_so_far(js, job, r);
     return false;
 }

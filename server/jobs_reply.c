@@ -70,6 +70,7 @@ static void put_started(struct taca_buf *b, const struct jobs *js, const struct 
 
 void tell_started(struct jobs *js, struct job *job) {
     struct taca_buf b;
+    js->queued -= job->state == JOB_QUEUED;
     job->state = JOB_RUNNING;
     job->started_us = taca_now_us();
     job->started_s = time(NULL);
@@ -136,9 +137,8 @@ void tell_so_far(struct jobs *js, struct job *job, struct reader *r) {
     stream_comment(r->stream); /* the head goes out at once, whatever there is to tell */
     if (r->openai && !r->progress) return;
     if (job->state == JOB_QUEUED && job->last_event > r->after) {
-        bool known = job->listed && jobs_line_up(js);
-        if (known) jobs_estimate(js);
-        int position = known ? jobs_position(js, job) : 0;
+        bool known = job->listed && jobs_estimate(js);
+        int position = known ? job->position : 0;
         double eta_ms = known ? job->finish_ms : -1;
         taca_buf_init(&b, SMALL_FRAME);
         if (r->openai)
@@ -251,16 +251,15 @@ void tell_json(struct job *job, struct reader *r, struct taca_buf *body) {
 
 static void put_status(struct taca_buf *out, struct jobs *js, struct job *job,
                        const struct reader *r) {
-    bool over = job->state == JOB_DONE, known = job->listed && jobs_line_up(js);
+    bool over = job->state == JOB_DONE, known = job->listed && jobs_estimate(js);
     bool waits = known && job->state == JOB_QUEUED;
-    if (known) jobs_estimate(js);
     const struct api_job j = {.id = job->id,
                               .status = job_status(job),
                               .base = r->base,
                               .created_s = job->created_s,
                               .started_s = job->started_s,
                               .completed_s = over ? job->completed_s : 0,
-                              .position = waits ? jobs_position(js, job) : 0,
+                              .position = waits ? job->position : 0,
                               .eta_ms = known ? job->finish_ms : -1,
                               .error = over && job->error.status ? &job->error : NULL,
                               .images = over && job->end == JOB_COMPLETED ? job->results : NULL,

@@ -108,8 +108,7 @@ static void stepped(struct jobs *js, const struct op *op, const struct wire_step
             job->sequences_seen += op->n;
         }
     }
-    if (!events || !jobs_line_up(js)) return;
-    jobs_estimate(js);
+    if (!events || !jobs_estimate(js)) return;
     for (int i = 0; i < op->n; i++) {
         struct job *job = op->refs[i].job;
         if (job) tell_progress(job, op->refs[i].index, a, job->finish_ms);
@@ -278,6 +277,7 @@ void jobs_answer(struct jobs *js, int device, int model, const struct wire_msg *
         pool_condemn(fleet_worker(js->ports.fleet, device, model), "protocol");
         return;
     }
+    js->behind++;
     count_device(device, m);
     if (code_of(m) == TACA_EDEVICE) { /* for good: its jobs start again with the next worker */
         pool_condemn(jobs_worker(js, &op), "device");
@@ -315,6 +315,7 @@ static bool rewind_job(struct job *job, int device) {
 void jobs_worker_lost(struct jobs *js, int device, int model, const char *reason) {
     struct op *op = &js->ops[device];
     metric_add(METRIC_RESTARTS, reason, 1);
+    js->behind++;
     if (op->active && op->model == model) {
         if (op->slot >= 0) pool_give_slot(jobs_worker(js, op), op->slot);
         op->active = false;

@@ -190,6 +190,7 @@ struct sched_answer {
     enum sched_verdict verdict;
     int retry_after_s; /* 1..60, but for TAKE */
     double finish_ms;  /* from now, when nobody comes in between */
+    int position;      /* among those who wait, from 1; images, not jobs */
 };
 /* Counts the newcomer as demand, whatever the answer. */
 struct sched_answer sched_admit(struct sched *s, const struct sched_newcomer *c,

@@ -30,14 +30,16 @@ static double crowded_ms(const struct sched *s, const struct sched_seq *q) {
     return q->left_ms - q->steps_left * fmax(q->solo_ms - each_ms, 0);
 }
 
-/* The work that is served before it by the order of now. */
+/* The work that is served before it by the order of now; *waiting: by so many who wait. */
 static double ahead_ms(const struct sched *s, const struct sched_seq *q,
-                       const struct sched_seq *seqs, int n) {
+                       const struct sched_seq *seqs, int n, int *waiting) {
     double sum = 0;
     for (int i = 0; i < n; i++) {
         bool first = seqs[i].stage == SCHED_FINISHED || s->policy != SCHED_EDF ||
                      sched_rank(&seqs[i], q) < 0;
-        if (first) sum += crowded_ms(s, &seqs[i]) / among(s, seqs[i].model);
+        if (!first) continue;
+        sum += crowded_ms(s, &seqs[i]) / among(s, seqs[i].model);
+        *waiting += seqs[i].stage == SCHED_WAITING;
     }
     return sum;
 }
@@ -86,6 +88,7 @@ struct admission {
     double alone_ms;    /* all its images */
     double backlog_ms;  /* of the line */
     double finish_ms;   /* from now, when nobody comes in between */
+    int ahead;          /* of those who wait */
 };
 
 static void look(struct admission *a) {
@@ -98,7 +101,7 @@ static void look(struct admission *a) {
     a->q.credit = sched_fair_may_lead(&s->fair, sched_fair_find(&s->fair, a->q.key));
     a->alone_ms = a->c->images * a->q.left_ms;
     a->backlog_ms = sched_wait_ms(s, a->seqs, a->n);
-    a->finish_ms = ahead_ms(s, &a->q, a->seqs, a->n) + a->alone_ms;
+    a->finish_ms = ahead_ms(s, &a->q, a->seqs, a->n, &a->ahead) + a->alone_ms;
     count_demand(s, a->alone_ms, a->c->images * crowded_ms(s, &a->q) / among(s, a->q.model));
 }
 
@@ -139,7 +142,7 @@ static struct sched_answer refuse(const struct admission *a, enum sched_verdict 
     double s = ceil(wait_ms / 1000 * jitter);
     /* NaN becomes 60: never in a hurry */
     int retry_after_s = s < 1 ? 1 : s <= 60 ? (int)s : 60;
-    return (struct sched_answer){verdict, retry_after_s, a->finish_ms};
+    return (struct sched_answer){verdict, retry_after_s, a->finish_ms, a->ahead + 1};
 }
 
 /* The service is asked for too much, and remembers it. */
@@ -160,7 +163,7 @@ struct sched_answer sched_admit(struct sched *s, const struct sched_newcomer *c,
                                 const struct sched_seq *seqs, int n) {
     struct admission a = {.s = s, .c = c, .seqs = seqs, .n = n};
     look(&a);
-    const struct sched_answer take = {SCHED_TAKE, 0, a.finish_ms};
+    const struct sched_answer take = {SCHED_TAKE, 0, a.finish_ms, a.ahead + 1};
     if (s->now_ms + a.finish_ms > c->due_ms && s->devices[a.q.on].costs[a.q.model].measured)
         return refuse(&a, SCHED_LATE, s->now_ms + a.finish_ms - c->due_ms);
     if (!has_room(&a, 1)) return send_away(&a);

@@ -3,15 +3,18 @@
 
     tools/overload.py --taca build/taca                             models/demo
     tools/overload.py --taca build/taca --serve build/release/tests/server/taca_fake \\
-        --model /tmp --env TACA_FAKE_STEP_MS=0 --env TACA_FAKE_PIXEL_NS=600 --steps 4
+        --model /tmp --env TACA_FAKE_STEP_MS=0 --env TACA_FAKE_PIXEL_NS=1500 --steps 4
+    tools/overload.py --taca build/taca --serve ... --flood 10000
 
-Starts a service of its own for each policy, finds the rate from which goodput (pictures within
---within times what they take alone, a second) grows no more, then asks for 5 and 10 times that. Prints
-a table in Markdown: goodput, its share of the best, how much of the time went into pictures that were
-in time (what each takes alone, so joint steps may make it more than 1; with sizes mixed, goodput
-falls when the service can choose less among them, this does not), and how soon the others were
-refused. With --policies edf,fcfs the goodputs of the policies can be compared. Wants a quiet machine,
-or one whose engine only pretends. Standard library only."""
+Starts a service for each policy, finds the rate from which goodput (pictures within --within times
+what they take alone, a second) grows no more, then asks for 3 and 10 times that; policies take turns,
+so that they meet the same neighbours. Prints a table in Markdown: goodput, its share of the best, how
+much of the time went into pictures that were in time (what each takes alone, so joint steps may make
+it more than 1), how soon the others were refused, and how soon /livez answered meanwhile. The last
+table is the verdict. --apart keeps the asker on the first processor and the services on the others,
+as if it were another machine. --flood fills the line with background jobs instead and tells the
+service's CPU time for each. Wants a quiet machine, or one whose engine only pretends. Standard library
+only."""
 
 import argparse
 import json
@@ -23,6 +26,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+
+PROBE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/server/probe.py")
 
 
 def options():
@@ -38,7 +43,16 @@ def options():
     p.add_argument("--within", type=float, default=3)
     p.add_argument("--seconds", type=float, default=10, help="of each run")
     p.add_argument("--first-rate", type=float, default=1, help="where the search for the best begins")
+    p.add_argument("--grow", type=float, default=1.5, help="from one rate of the search to the next")
+    p.add_argument("--apart", action="store_true", help="asker and services on processors of their own")
+    p.add_argument("--flood", type=int, default=0, help="so many background jobs, instead of all else")
     return p.parse_args()
+
+
+def apart(o, which):
+    cpus = sorted(os.sched_getaffinity(0))
+    if o.apart and which(cpus):
+        os.sched_setaffinity(0, which(cpus))
 
 
 class Service:
@@ -50,7 +64,8 @@ class Service:
         if o.model:
             command += ["--model", o.model]
         env = dict(os.environ, **dict(x.split("=", 1) for x in o.env))
-        self.process = subprocess.Popen(command, env=env)
+        self.process = subprocess.Popen(command, env=env,
+                                        preexec_fn=lambda: apart(o, lambda cpus: cpus[1:]))
         end = time.monotonic() + 60
         while not os.path.exists(port_file) or not os.path.getsize(port_file):
             self.check(end)
@@ -70,6 +85,23 @@ class Service:
         except (urllib.error.URLError, OSError):
             return False
 
+    def waiting(self):
+        with urllib.request.urlopen(self.url + "/v1/queue", timeout=10) as r:
+            q = json.load(r)
+        return q["waiting"] + q["running"]
+
+    def settle(self):
+        """What is still in the line must not be counted against the next run."""
+        end = time.monotonic() + 30
+        while self.waiting() and time.monotonic() < end:
+            time.sleep(0.1)
+
+    def cpu_s(self):
+        """Of the service itself: its workers are other processes."""
+        with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as f:
+            fields = f.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def close(self):
         self.process.send_signal(signal.SIGINT)
         self.process.wait(30)
@@ -79,10 +111,15 @@ class Service:
 def run(o, service, rate):
     """The line of all sizes that `taca bench --server --json` prints."""
     n = max(20, int(rate * o.seconds))
+    probe = subprocess.Popen([sys.executable, PROBE, service.url.rsplit(":", 1)[1], str(o.seconds)],
+                             stdout=subprocess.PIPE, text=True)
+    cpu = service.cpu_s()
     done = subprocess.run([o.taca, "bench", "--server", service.url, "--rate", f"{rate:.3f}",
                            "--requests", str(n), "--mix", o.mix, "--steps", str(o.steps), "--within",
                            str(o.within), "--warm", "3", "--json"],
                           capture_output=True, text=True, check=False)
+    cpu = service.cpu_s() - cpu
+    livez = json.loads(probe.communicate()[0])
     rows = [json.loads(x) for x in done.stdout.splitlines() if x.startswith("{")]
     if not rows:
         sys.exit("taca bench: " + done.stderr[-1000:])
@@ -91,46 +128,100 @@ def run(o, service, rate):
     # a second of asking: what is late is done in the time after that, and counts for nothing
     row["goodput"] = row["in_time"] / (n / rate)
     row["useful"] = sum(r["in_time"] * r["alone_ms"] / 1e3 for r in rows if r["side_px"]) / (n / rate)
-    # what is still in the line must not be counted against the next run
-    time.sleep(1)
+    row["cpu_ms"] = cpu / n * 1e3
+    row["livez_ms"] = livez["p99_ms"]
+    service.settle()
     return row
 
 
-def search(o, service):
-    """Runs until goodput no longer grows, the best of them, and the least rate that gives nearly
-    as much: goodput is flat beyond, so the best alone would say little about what is asked."""
-    rate, rows = o.first_rate, []
-    while True:
-        rows.append(run(o, service, rate))
-        best = max(rows, key=lambda r: r["goodput"])
-        full = min(r["asked"] for r in rows if r["goodput"] >= 0.9 * best["goodput"])
-        if rate >= 1.9 * full or len(rows) > 14:
-            return rows, best, full
-        rate *= 1.4
+class Search:
+    """Rates until goodput no longer grows, then 3 and 10 times the least that gives nearly the best:
+    goodput is flat beyond, so the best alone would say little about what is asked."""
+
+    def __init__(self, o, policy):
+        self.o, self.policy, self.service = o, policy, Service(o, policy)
+        self.rows, self.rate, self.beyond = [], o.first_rate, []
+
+    def best(self):
+        return max(self.rows, key=lambda r: r["goodput"])
+
+    def go_on(self):
+        """False when all is known."""
+        if len(self.beyond) == 2:
+            return False
+        if self.rate is None:
+            self.beyond.append(run(self.o, self.service, self.full * (10 if self.beyond else 3)))
+            return True
+        self.rows.append(run(self.o, self.service, self.rate))
+        self.full = min(r["asked"] for r in self.rows if r["goodput"] >= 0.9 * self.best()["goodput"])
+        enough = self.rate >= 1.9 * self.full or len(self.rows) > 12
+        self.rate = None if enough else self.rate * self.o.grow
+        return True
 
 
-def show(rows, best):
-    for r in rows:
-        late = r.get("refused_p99_ms")
-        print(f"| {r['policy']} | {r['asked']:.1f} | {r['n']} | {r['ok']} | {r['refused']} | "
-              f"{r['failed']} | {r['goodput']:.2f} | {r['goodput'] / best['goodput']:.2f} | {r['useful']:.2f} | "
-              f"{'' if late is None else format(late, '.1f')} |", flush=True)
+def milliseconds(value):
+    return "" if value is None else format(value, ".1f")
+
+
+def show(s):
+    for r in s.rows + s.beyond:
+        print(f"| {s.policy} | {r['asked']:.1f} | {r['n']} | {r['ok']} | {r['refused']} | "
+              f"{r['failed']} | {r['goodput']:.2f} | {r['goodput'] / s.best()['goodput']:.2f} | "
+              f"{r['useful']:.2f} | {milliseconds(r.get('refused_p99_ms'))} | {r['livez_ms']:.1f} | "
+              f"{r['cpu_ms']:.2f} |", flush=True)
+
+
+def verdict(searches):
+    print("\n| policy | best goodput | of the first | 3 x: of the best | 10 x: of the best | "
+          "refused within, p99, ms | /livez p99, ms |\n|---|---|---|---|---|---|---|")
+    for s in searches:
+        best = s.best()["goodput"]
+        three, ten = s.beyond
+        print(f"| {s.policy} | {best:.2f} | {best / searches[0].best()['goodput']:.2f} | "
+              f"{three['goodput'] / best:.2f} | {ten['goodput'] / best:.2f} | "
+              f"{milliseconds(ten.get('refused_p99_ms'))} | {ten['livez_ms']:.1f} |")
+
+
+def flood(o):
+    """The line grows to so many; each tenth of them is told."""
+    o.serve_arg += ["--max-queue", str(2 * o.flood), "--max-backlog-seconds", "0", "--start-timeout", "0"]
+    service = Service(o, o.policies.split(",")[0])
+    print("| waiting | jobs accepted a second | service CPU ms a job |\n|---|---|---|", flush=True)
+    try:
+        for tenth in range(10):
+            cpu, begun = service.cpu_s(), time.monotonic()
+            for i in range(o.flood // 10):
+                body = json.dumps({"prompt": "a", "seed": i, "steps": 50}).encode()
+                r = urllib.request.Request(service.url + "/v1/generate", body, method="POST", headers={
+                    "Content-Type": "application/json", "Prefer": "respond-async"})
+                with urllib.request.urlopen(r, timeout=60) as answer:
+                    answer.read()
+            took = time.monotonic() - begun
+            print(f"| {service.waiting()} | {o.flood / 10 / took:.0f} | "
+                  f"{(service.cpu_s() - cpu) / (o.flood / 10) * 1e3:.2f} |", flush=True)
+    finally:
+        service.process.kill()
 
 
 def main():
     o = options()
+    if o.flood:
+        flood(o)
+        return
+    searches = [Search(o, policy) for policy in o.policies.split(",")]
+    apart(o, lambda cpus: cpus[:1])
+    try:
+        while any([s.go_on() for s in searches]):
+            pass
+    finally:
+        for s in searches:
+            s.service.close()
     print("| policy | asked a second | requests | done | refused | failed | goodput | of the best | "
-          "useful | refused within, p99, ms |\n|---|---|---|---|---|---|---|---|---|---|", flush=True)
-    for policy in o.policies.split(","):
-        service = Service(o, policy)
-        try:
-            rows, best, full = search(o, service)
-            rows += [run(o, service, full * k) for k in (5, 10)]
-        finally:
-            service.close()
-        for r in rows:
-            r["policy"] = policy
-        show(rows, best)
+          "useful | refused within, p99, ms | /livez p99, ms | service CPU ms a request |\n"
+          "|---|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    for s in searches:
+        show(s)
+    verdict(searches)
 
 
 if __name__ == "__main__":
