@@ -62,6 +62,11 @@ void taca_buf_printf(struct taca_buf *b, const char *fmt, ...) {
     b->len += (size_t)n;
 }
 
+/* U+2028/2029 and C1 controls end a line for some readers. */
+static bool is_control(uint32_t cp) {
+    return cp < 0x20 || (cp >= 0x7F && cp < 0xA0) || cp == 0x2028 || cp == 0x2029;
+}
+
 static void put_escaped(struct taca_buf *b, uint32_t cp, const char *raw, int n) {
     switch (cp) {
     case '"': taca_buf_puts(b, "\\\""); return;
@@ -71,8 +76,7 @@ static void put_escaped(struct taca_buf *b, uint32_t cp, const char *raw, int n)
     case '\t': taca_buf_puts(b, "\\t"); return;
     default: break;
     }
-    /* U+2028/2029 and C1 controls end a line for some readers */
-    if (cp < 0x20 || (cp >= 0x7F && cp < 0xA0) || cp == 0x2028 || cp == 0x2029)
+    if (is_control(cp))
         taca_buf_printf(b, "\\u%04x", (unsigned)cp);
     else
         taca_buf_put(b, raw, (size_t)n);
@@ -92,4 +96,14 @@ void taca_buf_json(struct taca_buf *b, const char *s, size_t len) {
         i += (size_t)n;
     }
     taca_buf_puts(b, "\"");
+}
+
+void taca_buf_plain(struct taca_buf *b, const char *s, size_t len, const char *keep) {
+    for (size_t i = 0; i < len;) {
+        uint32_t cp;
+        int n = taca_utf8_next(s + i, len - i, &cp);
+        bool plain = n > 0 && (!is_control(cp) || (n == 1 && cp && strchr(keep, (int)cp)));
+        taca_buf_put(b, plain ? s + i : "?", plain ? (size_t)n : 1);
+        i += n ? (size_t)n : 1;
+    }
 }

@@ -26,6 +26,9 @@ void taca_buf_printf(struct taca_buf *b, const char *fmt, ...)
 /* A JSON string with its quotes. Control bytes and non-ASCII controls become \u00XX, bytes that
  * are not valid UTF-8 become U+FFFD, so one event or log record stays one line. */
 void taca_buf_json(struct taca_buf *b, const char *s, size_t len);
+/* Text of whatever origin so that it does nothing to a terminal: controls but those in `keep`, and
+ * bytes that are not valid UTF-8, become '?'. */
+void taca_buf_plain(struct taca_buf *b, const char *s, size_t len, const char *keep);
 /* Room for `len` bytes at the end without counting them; NULL sets failed. */
 char *taca_buf_reserve(struct taca_buf *b, size_t len);
 

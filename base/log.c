@@ -18,7 +18,6 @@
 #include <unistd.h>
 
 #include "base/buf.h"
-#include "base/utf8.h"
 
 /* A pipe that polls as writable takes this much at once and whole; more could block. */
 enum { LONGEST_RECORD = PIPE_BUF };
@@ -84,19 +83,6 @@ static void write_record(const char *line, size_t len) {
     if (n != (ssize_t)len) atomic_fetch_add(&dropped, 1);
 }
 
-/* Text of whatever origin as one line that does nothing to a terminal: controls and broken
- * UTF-8 become '?'. */
-static void put_plain(struct taca_buf *b, const char *s, size_t len) {
-    for (size_t i = 0; i < len;) {
-        uint32_t cp;
-        int n = taca_utf8_next(s + i, len - i, &cp);
-        bool plain =
-            n > 0 && cp >= 0x20 && !(cp >= 0x7F && cp < 0xA0) && cp != 0x2028 && cp != 0x2029;
-        taca_buf_put(b, plain ? s + i : "?", plain ? (size_t)n : 1);
-        i += n ? (size_t)n : 1;
-    }
-}
-
 static void compose(struct taca_buf *b, enum taca_log_level level, const char *fields,
                     const char *text, size_t len) {
     static const char *const names[] = {"debug", "info", "warn", "error"};
@@ -109,7 +95,7 @@ static void compose(struct taca_buf *b, enum taca_log_level level, const char *f
         taca_buf_puts(b, "}\n");
     } else {
         taca_buf_printf(b, "%s %-5s ", ts, names[level]);
-        put_plain(b, text, len);
+        taca_buf_plain(b, text, len, "");
         if (fields) taca_buf_printf(b, " {%s}", fields);
         taca_buf_puts(b, "\n");
     }

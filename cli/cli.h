@@ -2,6 +2,7 @@
 #ifndef TACA_CLI_CLI_H
 #define TACA_CLI_CLI_H
 
+#include "base/buf.h"
 #include "base/err.h"
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_CANCELLED = 3, EXIT_CONFIG = 78 };
@@ -16,8 +17,12 @@ int cli_tokenize(int argc, char **argv);
 int cli_verify(int argc, char **argv);
 int cli_worker(int argc, char **argv); /* the service's child process, not for people */
 
-/* "taca <command>: <text>" on stderr; returns EXIT_FAILED, or EXIT_USAGE for TACA_EINVAL. */
+/* "taca <command>: <text>" on stderr, where files' and servers' words do nothing to a terminal. */
+void cli_tell(const char *command, const char *text);
+/* The same of a failure; returns EXIT_FAILED, or EXIT_USAGE for TACA_EINVAL. */
 int cli_fail(const char *command, const struct taca_err *err);
+/* Lines of whatever origin on stdout, likewise; main looks how that went. */
+void cli_print(const struct taca_buf *text);
 /* Directory of the embedded demo model: beside the executable's source tree or installed; NULL when
  * it cannot be found. Owned by the program. */
 const char *cli_demo_model(void);

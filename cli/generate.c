@@ -20,7 +20,7 @@ static void listen_to_signals(void) {
     sigaction(SIGHUP, &once, NULL);
 }
 
-void gen_warn(const char *text) { fprintf(stderr, "taca generate: %s\n", text); }
+void gen_warn(const char *text) { cli_tell("generate", text); }
 
 int cli_generate(int argc, char **argv) {
     struct gen_opts o;

@@ -106,13 +106,18 @@ static enum taca_code check_loras(const struct gen *g, struct taca_err *err) {
                            g->o->from, id ? id : "");
 }
 
+static void say_other_model(const struct here *h) {
+    char text[512];
+    snprintf(text, sizeof text, "%.200s was made with the model %.100s, this is %s", h->g->o->from,
+             h->g->model, h->model->id);
+    gen_warn(text);
+}
+
 static enum taca_code prepare(struct here *h, struct taca_err *err) {
     struct gen *g = h->g;
     json_t *loras = json_incref(json_object_get(g->request, "loras"));
     enum taca_code rc = check_loras(g, err);
-    if (g->model && strcmp(g->model, h->model->id) != 0)
-        fprintf(stderr, "taca generate: %s was made with the model %s, this is %s\n", g->o->from,
-                g->model, h->model->id);
+    if (g->model && strcmp(g->model, h->model->id) != 0) say_other_model(h);
     /* no ids of a service */
     (void)json_object_del(g->request, "model");
     (void)json_object_del(g->request, "loras");

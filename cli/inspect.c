@@ -250,7 +250,7 @@ static enum taca_code print(const struct taca_summary *s, const struct inspect_p
     else
         put_text(&text, s, p, path);
     enum taca_code rc = text.failed ? taca_fail(err, TACA_ENOMEM, "a summary") : TACA_OK;
-    if (!rc) (void)fwrite(text.data, 1, text.len, stdout); /* main looks how that went */
+    if (!rc) cli_print(&text);
     taca_buf_finish(&text);
     return rc;
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "api/png.h"
+#include "cli/cli.h"
 #include "cli/file.h"
 #include "cli/inspect_png.h"
 
@@ -29,7 +30,7 @@ enum taca_code inspect_png(const char *path, bool json, struct taca_err *err) {
         rc = taca_fail(err, TACA_ENOTFOUND,
                        "%s does not say how it was made: it has no text \"%s\"", path, keyword);
     if (!rc) taca_buf_puts(&text, "\n");
-    if (!rc) (void)fwrite(text.data, 1, text.len, stdout);
+    if (!rc) cli_print(&text);
     taca_buf_finish(&bytes);
     taca_buf_finish(&text);
     return rc;

@@ -2,9 +2,11 @@
 #include "cli/progress.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "base/buf.h"
 #include "base/clock.h"
 
 enum { WIDTH = 32, REDRAW_MS = 50, PICTURE_COLUMNS = 48, LEAST_COLUMNS = 8, LINES_BELOW = 3 };
@@ -30,7 +32,11 @@ void progress_steps(struct progress *p, int done, int total, double left_ms) {
 
 void progress_say(struct progress *p, const char *text) {
     if (p->silent) return;
-    fprintf(stderr, "\r%s \x1b[K", text);
+    struct taca_buf plain; /* a server's words, maybe */
+    taca_buf_init(&plain, 1 << 12);
+    taca_buf_plain(&plain, text, strlen(text), "");
+    fprintf(stderr, "\r%s \x1b[K", plain.data ? plain.data : "");
+    taca_buf_finish(&plain);
     fflush(stderr);
     p->line = true;
 }

@@ -130,12 +130,26 @@ static void test_json_of_any_bytes_is_one_printable_line(void) {
     json(NULL, 0);
 }
 
+static void test_plain_text_does_nothing_to_a_terminal(void) {
+    static const char evil[] = "a\x1b[31m\n\tb\x7f\xc2\x9b"
+                               "c\xff\xe2\x80\xa8\xc3\xa9\0z";
+    struct taca_buf b;
+    taca_buf_init(&b, 100);
+    taca_buf_plain(&b, evil, sizeof evil - 1, "");
+    CHECK_STR(b.data, "a?[31m??b??c??\xc3\xa9?z");
+    taca_buf_reset(&b);
+    taca_buf_plain(&b, evil, sizeof evil - 1, "\n\t");
+    CHECK_STR(b.data, "a?[31m\n\tb??c??\xc3\xa9?z");
+    taca_buf_finish(&b);
+}
+
 int main(void) {
     TEST(test_appends_end_with_a_nul_that_does_not_count);
     TEST(test_growth_keeps_what_is_there);
     TEST(test_the_ceiling_is_exact_and_failure_is_sticky);
     TEST(test_sizes_near_the_end_of_memory_fail_cleanly);
     TEST(test_reserve_gives_room_that_does_not_count);
+    TEST(test_plain_text_does_nothing_to_a_terminal);
     TEST(test_json_strings);
     TEST(test_json_of_any_bytes_is_one_printable_line);
     return TEST_END();

@@ -78,6 +78,16 @@ says "cut.png: a broken PNG file: the file is cut short"
 expect 1 x.png "a cube" --image /nowhere.png
 says "/nowhere.png: No such file"
 
+# what a picture or a file says does nothing to the terminal
+expect 0 evil.png $'a \e]0;title\a cube' --size 64x64 --metadata
+for how in "" --json; do
+    "$taca" inspect "$tmp/evil.png" $how >"$tmp/said" || failed=1
+    grep -q "title" "$tmp/said" || { echo "FAILED: the prompt is not told $how"; failed=1; }
+    LC_ALL=C grep -q $'[\001-\010\016-\037]' "$tmp/said" && { echo "FAILED: a control gets out $how"; failed=1; }
+done
+expect 1 x.png "a cube" --image "$tmp/"$'\e[31m.png'
+says "?\[31m.png: No such file"
+
 # devices, pipes and links stay what they are
 expect 0 small.png "a cube" --size 64x64
 mkfifo "$tmp/pipe"
