@@ -108,11 +108,24 @@ static int add_text(struct api_draft *d, json_t *root, const struct api_part *pa
 /* ---- files ------------------------------------------------------------------------------------
  */
 
+/* "image[]" is an image of several. */
+static bool is_file(const struct api_part *part, const char *name) {
+    const size_t len = strlen(name);
+    return part->file && strncmp(part->name, name, len) == 0 &&
+           (!part->name[len] || strcmp(part->name + len, "[]") == 0);
+}
+
+static int check_count(struct api_draft *d, const struct api_form *form, const char *name) {
+    int n = 0;
+    for (int i = 0; i < form->n; i++) n += is_file(&form->parts[i], name);
+    if (n < 2) return 0;
+    return api_refuse(d->err, (struct api_name){name, name},
+                      "there is more than one %s: %d came, and this server edits one picture", name,
+                      n);
+}
+
 static int add_file(struct api_draft *d, const struct api_part *part, struct api_file *f,
                     const char *name) {
-    if (f->bytes)
-        return api_refuse(d->err, (struct api_name){name, name},
-                          "there is more than one %s, and this server edits one picture", name);
     if (part->len == 0)
         return api_refuse(d->err, (struct api_name){name, name}, "%s is an empty file", name);
     *f = (struct api_file){.bytes = part->bytes, .len = part->len, .param = name};
@@ -121,16 +134,16 @@ static int add_file(struct api_draft *d, const struct api_part *part, struct api
 
 static int add_part(struct api_draft *d, json_t *root, const struct api_part *part) {
     if (!part->file) return add_text(d, root, part);
-    if (strcmp(part->name, "image") == 0 || strcmp(part->name, "image[]") == 0)
-        return add_file(d, part, &d->image, "image");
-    if (strcmp(part->name, "mask") == 0) return add_file(d, part, &d->mask, "mask");
+    if (is_file(part, "image")) return add_file(d, part, &d->image, "image");
+    if (is_file(part, "mask")) return add_file(d, part, &d->mask, "mask");
     api_openai_ignore(d, part->name);
     return 0;
 }
 
 int api_openai_form(struct api_draft *d, json_t **out, const struct api_form *form) {
     json_t *root = json_object();
-    int rc = root ? 0 : no_memory(d);
+    int rc = root ? check_count(d, form, "image") : no_memory(d);
+    if (!rc) rc = check_count(d, form, "mask");
     for (int i = 0; i < form->n && !rc; i++) rc = add_part(d, root, &form->parts[i]);
     if (!rc)
         *out = root;

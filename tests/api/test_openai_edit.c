@@ -219,7 +219,8 @@ static void test_one_picture_is_edited_and_there_must_be_one(void) {
     add(&body, "image[]", png.data, png.len, true);
     taca_buf_puts(&body, "--Y--");
     CHECK_INT(edit(&r, &e, TYPE, &body), 400);
-    CHECK_HAS(e.message, "more than one image");
+    CHECK_STR(e.param, "image");
+    CHECK_STR(e.message, "there is more than one image: 2 came, and this server edits one picture");
     taca_buf_finish(&body);
     taca_buf_finish(&png);
 }

@@ -179,12 +179,12 @@ def test_edit_errors_name_the_part():
     with Service("--max-image-pixels", 10000) as s:
         c = client(s)
         for fields, param, code, says in (
-                ({"image": b"no picture"}, "image", "invalid_image", "no PNG"),
+                ({"image": b"no picture"}, "image", "invalid_image", "PNG or JPEG"),
                 ({"image": picture(128, 128)}, "image", "image_too_large", "at most 10000"),
                 ({"image": picture(64, 64), "mask": picture(64, 64)}, "mask", "invalid_mask",
                  "without transparency"),
                 ({"image": picture(64, 64), "mask": holes(64, 96)}, "mask", "invalid_mask", "64 x 96"),
-                ({"image": [picture(64, 64)] * 2}, "image", "invalid_image", "more than one"),
+                ({"image": [picture(64, 64)] * 3}, "image", "invalid_image", "more than one image: 3 came"),
                 ({"image": picture(64, 64), "background": "transparent"}, "background",
                  "invalid_background", "opaque"),
                 ({"image": picture(64, 64), "size": "100x100"}, "size", "size_not_multiple", "multiple")):
