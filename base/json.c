@@ -1,7 +1,9 @@
 /* json.c - see json.h. */
 #include "base/json.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <threads.h>
 
 static _Thread_local bool allocation_failed;
@@ -44,6 +46,9 @@ json_t *taca_json_parse(const char *text, size_t len, json_error_t *why, bool *n
     allocation_failed = false;
     json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, why);
     *no_memory = allocation_failed;
+    /* jansson names a flag of its own */
+    if (!root && strstr(why->text, "JSON_ALLOW_NUL"))
+        snprintf(why->text, sizeof why->text, "\\u0000 is not allowed in a string");
     if (!allocation_failed) return root;
     json_decref(root);
     return NULL;

@@ -49,7 +49,7 @@ int cli_healthcheck(int argc, char **argv) {
         {"host", 0, FLAG_STRING, &host, .env = "TACA_HOST", .arg = "HOST",
          .help = "where it runs (127.0.0.1)"},
         {"port", 'p', FLAG_INT, &port, 1, 65535, .env = "TACA_PORT", .arg = "N",
-         .help = "its port (8080)"},
+         .help = "its port"},
         {"ready", 0, FLAG_SWITCH, &ready,
          .help = "ask whether it takes requests, not only whether it lives"},
     };

@@ -51,6 +51,14 @@ static void test_the_parser_refuses_what_readers_disagree_on(void) {
     }
 }
 
+static void test_a_refusal_names_no_flag_of_the_parser(void) {
+    static const char bad[] = "{\"a\":\"b\\u0000\"}";
+    bool no_memory = true;
+    json_error_t why;
+    CHECK(taca_json_parse(bad, sizeof bad - 1, &why, &no_memory) == NULL);
+    CHECK_STR(why.text, "\\u0000 is not allowed in a string");
+}
+
 static void test_a_good_text_is_parsed(void) {
     bool no_memory = true;
     json_error_t why;
@@ -63,6 +71,7 @@ static void test_a_good_text_is_parsed(void) {
 int main(void) {
     TEST(test_bounds_count_what_stands_outside_strings);
     TEST(test_the_parser_refuses_what_readers_disagree_on);
+    TEST(test_a_refusal_names_no_flag_of_the_parser);
     TEST(test_a_good_text_is_parsed);
     return TEST_END();
 }
