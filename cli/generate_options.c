@@ -28,7 +28,7 @@ static void add_output(struct table *t, struct gen_opts *o) {
         {"api-key", 0, FLAG_STRING, &o->api_key, .env = "TACA_API_KEY", .arg = "KEY",
          .help = "key for the service; better in the environment, where ps does not show it"},
         {"patience", 0, FLAG_NUMBER, &o->patience_s, 0, 86400, .arg = "S",
-         .help = "seconds to go on asking a service that is full or cannot be reached"},
+         .help = "seconds to go on asking a service that is full, or whose connection broke"},
         {"model", 'm', FLAG_STRING, &o->engine.model_path, .env = "TACA_MODEL", .arg = "PATH",
          .help = "model directory or file; with --server the id of a model there"},
         CLI_PART_FLAGS(&o->engine),
