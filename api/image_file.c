@@ -71,7 +71,11 @@ enum taca_code api_image_read(struct taca_image *out, const void *bytes, size_t 
                               int max_side_px, struct taca_err *err) {
     struct api_jpeg_head jpeg;
     struct taca_image img;
-    const bool is_jpeg = kind_of(bytes, len) == JPEG;
+    const size_t kind = kind_of(bytes, len);
+    const bool is_jpeg = kind == JPEG;
+    if (kind != PNG && kind != JPEG)
+        return taca_fail(err, TACA_EFORMAT, "%zu bytes of %s file, wanted a PNG or JPEG", len,
+                         api_image_kind(bytes, len));
     enum taca_code rc = is_jpeg ? api_jpeg_head(&jpeg, bytes, len, err) : TACA_OK;
     if (!rc) rc = (is_jpeg ? api_jpeg_read : api_png_read)(&img, bytes, len, max_side_px, err);
     if (!rc)

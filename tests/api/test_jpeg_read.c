@@ -319,6 +319,10 @@ static void test_what_is_refused_is_said(void) {
         CHECK_STR(err.text, all[i].says);
         free(jpeg);
     }
+    struct taca_image img;
+    err = (struct taca_err){0};
+    CHECK(api_image_read(&img, "GIF89a", 6, MAX_SIDE, &err) == TACA_EFORMAT);
+    CHECK_STR(err.text, "6 bytes of a GIF file, wanted a PNG or JPEG");
     CHECK(!read_exactly("GIF89a", 6, &err));
     CHECK_HAS(err.text, "a broken JPEG file: Not a JPEG file: starts with 0x47 0x49");
     err = (struct taca_err){0};
