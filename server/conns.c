@@ -52,7 +52,7 @@ struct conns {
     int n_expected, n_overdue;
     struct peers *peers; /* NULL = not counted */
     uint32_t first_free; /* == opts.max: none */
-    int next_slot;       /* where the tick goes on */
+    int next_slot, seen; /* where the tick goes on, and how many it has met on the way there */
     struct slot slots[];
 };
 
@@ -305,9 +305,11 @@ bool conns_tick(struct conns *r, int64_t now_us) {
     int pings = 0;
     pthread_mutex_lock(&r->lock);
     if (r->next_slot == 0) forget_expected(r);
-    for (; r->next_slot < r->opts.max && r->count > 0 && pings < PINGS_AT_ONCE; r->next_slot++) {
+    for (; r->next_slot < r->opts.max && r->seen < r->count && pings < PINGS_AT_ONCE;
+         r->next_slot++) {
         struct conn *c = r->slots[r->next_slot].conn;
         if (!c) continue;
+        r->seen++;
         if (c->deadline_us && now_us >= c->deadline_us) late_body(c, now_us);
         if (!is_due(c, now_us)) continue;
         c->ping_us = now_us + (int64_t)r->opts.ping_ms * 1000;
@@ -315,7 +317,7 @@ bool conns_tick(struct conns *r, int64_t now_us) {
         pings++;
     }
     bool more = pings == PINGS_AT_ONCE;
-    if (!more) r->next_slot = 0;
+    if (!more) r->next_slot = r->seen = 0;
     pthread_mutex_unlock(&r->lock);
     return more;
 }

@@ -5,6 +5,7 @@
     tools/overload.py --taca build/taca --serve build/release/tests/server/taca_fake \\
         --model /tmp --env TACA_FAKE_STEP_MS=0 --env TACA_FAKE_PIXEL_NS=1500 --steps 4
     tools/overload.py --taca build/taca --serve ... --flood 10000
+    tools/overload.py --taca build/taca --model models/demo --share 50
 
 Starts a service for each policy, finds the rate from which goodput (pictures within --within times
 what they take alone, a second) grows no more, then asks for 3 and 10 times that; policies take turns,
@@ -13,7 +14,8 @@ much of the time went into pictures that were in time (what each takes alone, so
 it more than 1), how soon the others were refused, and how soon /livez answered meanwhile. The last
 table is the verdict. --apart keeps the asker on the first processor and the services on the others,
 as if it were another machine. --flood fills the line with background jobs instead and tells the
-service's CPU time for each. Wants a quiet machine, or one whose engine only pretends. Standard library
+service's CPU time for each. --share asks for pictures one after the other and tells what of the time is
+not the engine's. Wants a quiet machine, or one whose engine only pretends. Standard library
 only."""
 
 import argparse
@@ -45,6 +47,7 @@ def options():
     p.add_argument("--first-rate", type=float, default=1, help="where the search for the best begins")
     p.add_argument("--grow", type=float, default=1.5, help="from one rate of the search to the next")
     p.add_argument("--apart", action="store_true", help="asker and services on processors of their own")
+    p.add_argument("--share", type=int, default=0, help="so many pictures, instead of all else")
     p.add_argument("--flood", type=int, default=0, help="so many background jobs, instead of all else")
     return p.parse_args()
 
@@ -96,11 +99,23 @@ class Service:
         while self.waiting() and time.monotonic() < end:
             time.sleep(0.1)
 
-    def cpu_s(self):
-        """Of the service itself: its workers are other processes."""
-        with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as f:
-            fields = f.read().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    def cpu_s(self, pid=None, loop=False):
+        """Of the service itself, or of its loop's thread alone: its workers are other processes."""
+        total = 0  # by thread and in nanoseconds: ticks are as long as a request
+        tasks = f"/proc/{pid or self.process.pid}/task"
+        for thread in [str(self.process.pid)] if loop else os.listdir(tasks):
+            with open(f"{tasks}/{thread}/schedstat", encoding="ascii") as f:
+                total += int(f.read().split()[0])
+        return total / 1e9
+
+    def workers(self):
+        with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children", encoding="ascii") as f:
+            return f.read().split()
+
+    def metrics(self):
+        with urllib.request.urlopen(self.url + "/metrics", timeout=10) as r:
+            rows = (x.rsplit(" ", 1) for x in r.read().decode().splitlines() if not x.startswith("#"))
+            return {name: float(value) for name, value in rows}
 
     def close(self):
         self.process.send_signal(signal.SIGINT)
@@ -203,8 +218,49 @@ def flood(o):
         service.process.kill()
 
 
+def share(o):
+    """By CPU time, which neighbours do not take, and by the clock of the service's own metrics."""
+    service = Service(o, o.policies.split(",")[0])
+
+    def ask(seed):
+        body = json.dumps({"prompt": "a red cube", "seed": seed}).encode()
+        r = urllib.request.Request(service.url + "/v1/generate", body, method="POST",
+                                   headers={"Content-Type": "application/json"})
+        with urllib.request.urlopen(r, timeout=600) as answer:
+            answer.read()
+
+    def look():
+        m = service.metrics()
+        stage = "taca_stage_duration_seconds_sum"
+        return {"service": service.cpu_s(), "loop": service.cpu_s(loop=True),
+                "engine": sum(service.cpu_s(pid) for pid in service.workers()),
+                "stages": {k.split('"')[1]: v for k, v in m.items() if k.startswith(stage)},
+                "whole": sum(v for k, v in m.items()
+                             if k.startswith("taca_http_request_duration_seconds_sum") and "generate" in k)}
+    try:
+        for i in range(3):
+            ask(i)
+        a = look()
+        for i in range(o.share):
+            ask(100 + i)
+        b = look()
+    finally:
+        service.close()
+    cpu = {k: (b[k] - a[k]) * 1e3 / o.share for k in ("service", "loop", "engine")}
+    every, edge = cpu["service"] + cpu["engine"], cpu["service"] - cpu["loop"]
+    stages = {k: (b["stages"][k] - a["stages"][k]) * 1e3 / o.share for k in b["stages"]}
+    whole = (b["whole"] - a["whole"]) * 1e3 / o.share
+    print(f"CPU ms a picture: engine {cpu['engine']:.2f}, loop {cpu['loop']:.2f}, HTTP + JSON + PNG "
+          f"{edge:.2f}: {edge / every:.4f} of all, with the loop {cpu['service'] / every:.4f}")
+    print(f"clock, ms a picture: {whole:.2f} in all; " +
+          ", ".join(f"{k} {v:.2f}" for k, v in stages.items()))
+
+
 def main():
     o = options()
+    if o.share:
+        share(o)
+        return
     if o.flood:
         flood(o)
         return
