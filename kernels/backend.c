@@ -126,6 +126,17 @@ static bool mat_ok(struct taca_backend *b, const char *op, const char *name, str
     return true;
 }
 
+/* Rows of either float type or, on a backend that has them, in 8 bits with their scales. */
+static bool rows_ok(struct taca_backend *b, const char *op, const char *name, struct taca_mat m) {
+    char t[TEXT];
+    if (m.dtype != TACA_U8 || b->narrow_type != TACA_NARROW_FP8) return mat_ok(b, op, name, m);
+    if (m.rows < 0 || m.cols <= 0 || m.cols % 16 || m.ld % 16 || m.ld < m.cols + TACA_ROW_SCALE)
+        return bad(b, op, "%s %s has no room for scales", name, mat_text(t, m));
+    if (!m.data && m.rows && !dry(b))
+        return bad(b, op, "%s %s has no memory", name, mat_text(t, m));
+    return true;
+}
+
 static bool map_ok(struct taca_backend *b, const char *op, const char *name, struct taca_map m) {
     char t[TEXT];
     if (!is_float(m.dtype) || m.n <= 0 || m.h <= 0 || m.w <= 0 || m.c <= 0)
@@ -147,6 +158,15 @@ static bool same_mat(struct taca_backend *b, const char *op, struct taca_mat y, 
     if (!mat_ok(b, op, "y", y) || !mat_ok(b, op, "x", x)) return false;
     if (y.rows == x.rows && y.cols == x.cols) return true;
     return bad(b, op, "y %s, x %s differ in shape", mat_text(ty, y), mat_text(tx, x));
+}
+
+/* y = norm(x), where f32 rows may come out in 8 bits */
+static bool norm_ok(struct taca_backend *b, const char *op, struct taca_mat y, struct taca_mat x) {
+    char ty[TEXT], tx[TEXT];
+    if (y.dtype != TACA_U8) return same_mat(b, op, y, x);
+    if (!rows_ok(b, op, "y", y) || !mat_ok(b, op, "x", x)) return false;
+    if (y.rows == x.rows && y.cols == x.cols && x.dtype == TACA_F32) return true;
+    return bad(b, op, "y %s, x %s", mat_text(ty, y), mat_text(tx, x));
 }
 
 static bool same_chw(struct taca_backend *b, const char *op, struct taca_chw y, struct taca_chw x) {
@@ -182,10 +202,18 @@ static bool mod_ok(struct taca_backend *b, const char *op, struct taca_mat x, st
 
 /* ---- ops on rows --------------------------------------------------------------------------- */
 
+enum taca_dtype taca_linear_input(const struct taca_backend *b, const struct taca_linear *w) {
+    return w->dtype == TACA_U8 && b->narrow_type == TACA_NARROW_FP8 ? TACA_U8 : b->precision;
+}
+
 void taca_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                  const struct taca_linear *w, enum taca_act act) {
     char ty[TEXT], tx[TEXT];
-    if (!live(b) || !mat_ok(b, "linear", "y", y) || !mat_ok(b, "linear", "x", x)) return;
+    if (!live(b) || !mat_ok(b, "linear", "y", y) || !rows_ok(b, "linear", "x", x)) return;
+    if (x.dtype == TACA_U8 && w->dtype != TACA_U8) {
+        bad(b, "linear", "x %s, weight in %s", mat_text(tx, x), taca_dtype_name(w->dtype));
+        return;
+    }
     if (y.rows != x.rows || x.cols != w->in || y.cols != w->out) {
         bad(b, "linear", "y %s = x %s, weight [%" PRId64 ", %" PRId64 "]", mat_text(ty, y),
             mat_text(tx, x), w->out, w->in);
@@ -214,7 +242,7 @@ void taca_norm_modulate(struct taca_backend *b, struct taca_mat y, struct taca_m
                         struct taca_mat mod, int64_t shift, int64_t scale,
                         const struct taca_layout *l, enum taca_stream stream, float eps) {
     static const char op[] = "norm_modulate";
-    if (!live(b) || !same_mat(b, op, y, x) || !mod_ok(b, op, x, mod, shift, l, stream) ||
+    if (!live(b) || !norm_ok(b, op, y, x) || !mod_ok(b, op, x, mod, shift, l, stream) ||
         !mod_ok(b, op, x, mod, scale, l, stream))
         return;
     if (y.rows && !dry(b))
@@ -243,7 +271,7 @@ void taca_gate_norm(struct taca_backend *b, struct taca_mat h, struct taca_mat x
     static const char op[] = "gate_norm";
     char tx[TEXT], ty[TEXT];
     const struct taca_mat mod = m->mod;
-    if (!live(b) || !same_mat(b, op, h, x) || !same_mat(b, op, y, x) ||
+    if (!live(b) || !norm_ok(b, op, h, x) || !same_mat(b, op, y, x) ||
         !mod_ok(b, op, x, mod, m->gate, m->layout, m->stream) ||
         !mod_ok(b, op, x, mod, m->shift, m->layout, m->stream) ||
         !mod_ok(b, op, x, mod, m->scale, m->layout, m->stream))

@@ -254,6 +254,14 @@ enum taca_act {
     TACA_ACT_RELU,       /* max(x, 0) */
 };
 
+/* How rows should be stored that only feed w: in the backend's precision, or as TACA_U8 where what
+ * makes them can bring them to 8 bits on its way (FP8). Such a row has its e4m3 values and behind
+ * them the float that they are to be multiplied by, all on 16 bytes: ld = cols + TACA_ROW_SCALE.
+ * norm_modulate and gate_norm of f32 rows write them, linear reads them, with the bits that bf16
+ * rows in between would give; no other op knows them. */
+enum { TACA_ROW_SCALE = 16 };
+enum taca_dtype taca_linear_input(const struct taca_backend *b, const struct taca_linear *w);
+
 /* y = act(x W^T + b).   x [rows, in], y [rows, out]; x may be f32 whatever the weights are. */
 void taca_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                  const struct taca_linear *w, enum taca_act act);

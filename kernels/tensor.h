@@ -24,7 +24,7 @@ const char *taca_dtype_name(enum taca_dtype t);
 
 struct taca_mat {
     void *data;
-    enum taca_dtype dtype; /* TACA_F32 or TACA_BF16 */
+    enum taca_dtype dtype; /* TACA_F32 or TACA_BF16; TACA_U8 as taca_linear_input has it */
     int64_t rows, cols, ld;
 };
 

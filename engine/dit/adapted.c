@@ -43,6 +43,21 @@ static bool changed_anywhere(const struct dit_pass *p, const struct taca_linear 
     return false;
 }
 
+static bool takes_8_bits(const struct dit_pass *p, const struct taca_linear *w) {
+    return taca_linear_input(p->b, w) == TACA_U8 && !changed_anywhere(p, w);
+}
+
+/* As many bytes either way: what a sequence was given must do beside another's adapter, too. */
+struct taca_mat dit_input(const struct dit_pass *p, int64_t rows, const struct taca_linear *v,
+                          const struct taca_linear *w) {
+    struct taca_mat x = dit_low(p, rows, w->in);
+    if (takes_8_bits(p, v) && takes_8_bits(p, w)) {
+        x.dtype = TACA_U8;
+        x.ld = x.cols + TACA_ROW_SCALE;
+    }
+    return x;
+}
+
 static void add_changes(const struct dit_pass *p, struct taca_mat y, struct taca_mat x,
                         const struct taca_linear *w, enum taca_stream stream) {
     for (int i = 0; i < p->loras.n; i++) {

@@ -40,6 +40,11 @@ enum dit_rows {
 void dit_linear(const struct dit_pass *p, struct taca_mat y, struct taca_mat x,
                 const struct taca_linear *w, enum taca_act act, enum dit_rows rows);
 
+/* Scratch for rows that only feed v and w: in 8 bits where both take them so and no change of this
+ * pass reads them. */
+struct taca_mat dit_input(const struct dit_pass *p, int64_t rows, const struct taca_linear *v,
+                          const struct taca_linear *w);
+
 /* taca_qk_norm_rope of a stream's rows, under the gains of the last adapter that replaces them. */
 void dit_qk_norm_rope(const struct dit_pass *p, struct taca_mat q, struct taca_mat k,
                       const struct dit_attn *w, enum taca_stream stream);

@@ -48,7 +48,7 @@ static struct taca_qkv project(const struct dit_pass *p, const struct dit_attn *
     const int64_t rows = s->x.rows, d = s->x.cols;
     struct taca_mat qkv = dit_low(p, rows, 3 * d);
     const size_t mark = p->s->used;
-    struct taca_mat h = dit_low(p, rows, d);
+    struct taca_mat h = dit_input(p, rows, w->qkv, w->qkv);
     dit_modulate(p, h, s, w->shift, w->scale);
     dit_linear(p, qkv, h, w->qkv, TACA_ACT_NONE, (enum dit_rows)s->id);
     p->s->used = mark;
@@ -80,7 +80,7 @@ static void add_attention(const struct dit_pass *p, const struct dit_attn *w, st
 /* x += gate o Linear(GELU(Linear(modulate(x)))) */
 static void add_mlp(const struct dit_pass *p, const struct dit_mlp *w, struct dit_stream *s) {
     const size_t mark = p->s->used;
-    struct taca_mat h = dit_low(p, s->x.rows, s->x.cols);
+    struct taca_mat h = dit_input(p, s->x.rows, w->up, w->up);
     struct taca_mat wide = dit_low(p, s->x.rows, w->up->out);
     dit_modulate(p, h, s, w->shift, w->scale);
     dit_linear(p, wide, h, w->up, TACA_ACT_GELU_TANH, (enum dit_rows)s->id);
@@ -125,7 +125,7 @@ void dit_single_run(const struct dit_single *w, const struct dit_pass *p, struct
     /* attention and MLP write side by side what `down` reads as one row */
     struct taca_mat both = dit_low(p, rows, d + wide), o = taca_mat_cols(both, 0, d);
     const size_t mark = p->s->used;
-    struct taca_mat qkv = dit_low(p, rows, 3 * d), in = dit_low(p, rows, d);
+    struct taca_mat qkv = dit_low(p, rows, 3 * d), in = dit_input(p, rows, a->qkv, w->up);
 
     dit_modulate(p, taca_mat_rows(in, 0, n_img), &h->img, a->shift, a->scale);
     dit_modulate(p, taca_mat_rows(in, n_img, n_txt), &h->txt, a->shift, a->scale);

@@ -188,6 +188,8 @@ void cuda_foresee_linear(struct taca_backend *b, struct taca_mat y, struct taca_
 extern const size_t cuda_lt_bytes; /* what the library is given */
 /* fp8.cu: q [rows, cols] dense, scale [rows] */
 void cuda_quantise(struct cuda *c, uint8_t *q, float *scale, struct taca_mat x);
+/* scale [rows] of rows in 8 bits, which have theirs behind them */
+void cuda_row_scales(struct cuda *c, float *scale, struct taca_mat x);
 /* rows.cu */
 void cuda_layer_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                      const float *gain, const float *bias, float eps);

@@ -1,12 +1,6 @@
-/* fp8.cu - rows brought to 8-bit floats (e4m3) with a scale each: inputs per token, weights per
- * output.
- *
- *   scale_r = max |x_r| / 448,  q_ri = e4m3(x_ri / scale_r)
- * A row of zeros has scale 1. One warp per row; memory bound: a row is read twice, the second time
- * from L1. */
-#include <cuda_fp8.h>
-
-#include "kernels/cuda/cuda.cuh"
+/* fp8.cu - rows brought to 8-bit floats with a scale each: inputs per token, weights per output.
+ * One warp per row; memory bound: a row is read twice, the second time from L1. */
+#include "kernels/cuda/fp8.cuh"
 
 enum { WARPS = 4, LANES = 32 };
 
@@ -19,10 +13,9 @@ static __global__ void quantise_kernel(uint8_t *q, float *scale, struct taca_mat
     float top = 0;
     for (int64_t i = lane; i < x.cols; i += LANES) top = fmaxf(top, fabsf(to_float(row[i])));
     top = warp_max(top);
-    const float step = top > 0 ? top / 448 : 1;
+    const float step = e4m3_scale(top);
     for (int64_t i = lane; i < x.cols; i += LANES)
-        q[r * x.cols + i] =
-            __nv_cvt_float_to_fp8(to_float(row[i]) / step, __NV_SATFINITE, __NV_E4M3);
+        q[r * x.cols + i] = to_e4m3(to_float(row[i]), step).bits;
     if (lane == 0) scale[r] = step;
 }
 
@@ -32,4 +25,16 @@ void cuda_quantise(struct cuda *c, uint8_t *q, float *scale, struct taca_mat x) 
                c->stream, q, scale, x);
     });
     (void)cuda_launched(c, "quantise");
+}
+
+/* The scales of rows that have theirs behind them. */
+static __global__ void scales_kernel(float *scale, struct taca_mat x) {
+    const int64_t r = my_value();
+    if (r < x.rows) scale[r] = *(const float *)at<uint8_t>(x, r, x.cols);
+}
+
+void cuda_row_scales(struct cuda *c, float *scale, struct taca_mat x) {
+    const int threads = 256;
+    launch(scales_kernel, blocks_for(x.rows, threads), threads, 0, c->stream, scale, x);
+    (void)cuda_launched(c, "scales");
 }

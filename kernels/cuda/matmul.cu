@@ -388,6 +388,12 @@ static size_t scales_at(struct taca_mat x) { return ((size_t)(x.rows * x.cols) +
 static bool bring(struct cuda *c, struct product *p, struct taca_mat x) {
     const struct taca_linear *w = &p->l->base;
     p->from = x;
+    if (x.dtype == TACA_U8) {
+        float *scale = (float *)cuda_buf_get(c, &c->in, (size_t)x.rows * sizeof *scale, "linear");
+        if (scale) cuda_row_scales(c, scale, x);
+        p->scale = scale;
+        return scale != NULL;
+    }
     if (x.dtype == w->dtype) return true;
     if (w->dtype != TACA_U8) {
         p->from = work(c, &c->in, w->dtype, x.rows, x.cols);
@@ -445,7 +451,9 @@ void cuda_foresee_linear(struct taca_backend *b, struct taca_mat y, struct taca_
     struct cuda *c = cuda_of(b);
     const enum taca_dtype type = product_type(w, y.dtype, act);
     const size_t scales = w->dtype == TACA_U8 ? 256 + (size_t)x.rows * sizeof(float) : 0;
-    if (x.dtype != w->dtype)
+    if (x.dtype == TACA_U8)
+        cuda_buf_foresee(&c->in, (size_t)x.rows * sizeof(float));
+    else if (x.dtype != w->dtype)
         cuda_buf_foresee(&c->in, (size_t)(x.rows * x.cols) * taca_dtype_bytes(w->dtype) + scales);
     if (type != y.dtype)
         cuda_buf_foresee(&c->out, (size_t)(y.rows * y.cols) * taca_dtype_bytes(type));

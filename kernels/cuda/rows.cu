@@ -3,7 +3,7 @@
  * Memory bound: a row is read once, kept in registers while it is measured, and written once, 16
  * bytes a thread. Rows of more than BLOCK * KEPT values, and views that do not begin on 16 bytes,
  * are read again for each pass. */
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/fp8.cuh"
 
 enum {
     WARPS = 4,
@@ -16,16 +16,29 @@ struct sums {
     float part[WARPS];
 };
 
-/* The sum over T threads, in each of them. */
+/* What each warp has to say, for all of the block. */
+static __device__ const sums *exchange(float x) {
+    sums *s = dynamic_shared<sums>();
+    __syncthreads(); /* the last ones have been read */
+    if (threadIdx.x % LANES == 0) s->part[threadIdx.x / LANES] = x;
+    __syncthreads();
+    return s;
+}
+
+/* The sum and the maximum over T threads, in each of them. */
 template <int T> static __device__ float sum_over(float x) {
     x = warp_sum(x);
     if (T == LANES) return x;
-    sums *s = dynamic_shared<sums>();
-    __syncthreads(); /* the last sum has been read */
-    if (threadIdx.x % LANES == 0) s->part[threadIdx.x / LANES] = x;
-    __syncthreads();
+    const sums *s = exchange(x);
     x = 0;
     for (int i = 0; i < WARPS; i++) x += s->part[i];
+    return x;
+}
+template <int T> static __device__ float max_over(float x) {
+    x = warp_max(x);
+    if (T == LANES) return x;
+    const sums *s = exchange(x);
+    for (int i = 0; i < WARPS; i++) x = fmaxf(x, s->part[i]);
     return x;
 }
 
@@ -35,6 +48,7 @@ template <class X, int N, int T, bool IN_REGISTERS> struct row {
     int64_t cols;
     int at; /* this thread's place among the T */
     pack<X, N> kept[IN_REGISTERS ? KEPT / N : 1];
+    static constexpr bool KEEPS = IN_REGISTERS && std::is_same<X, float>::value;
 
     __device__ row(const X *from, int64_t n) : x(from), cols(n), at((int)threadIdx.x % T) {
         if constexpr (IN_REGISTERS) {
@@ -44,23 +58,28 @@ template <class X, int N, int T, bool IN_REGISTERS> struct row {
                     kept[i] = *(const pack<X, N> *)(x + (int64_t)(at + i * T) * N);
         }
     }
-    /* f(first column, the N values) */
+    /* f(first column, the N values); what f makes of them stays where the row KEEPS it */
     template <class F> __device__ __forceinline__ void each(F f) {
         if constexpr (IN_REGISTERS) {
 #pragma unroll
             for (int i = 0; i < KEPT / N; i++)
                 if ((at + i * T) * N < cols) give(f, (at + i * T) * N, kept[i]);
         } else {
-            for (int64_t k = (int64_t)at * N; k < cols; k += T * N)
-                give(f, k, *(const pack<X, N> *)(x + k));
+            for (int64_t k = (int64_t)at * N; k < cols; k += T * N) {
+                pack<X, N> p = *(const pack<X, N> *)(x + k);
+                give(f, k, p);
+            }
         }
     }
-    template <class F>
-    static __device__ __forceinline__ void give(F f, int64_t k, const pack<X, N> &p) {
+    template <class F> static __device__ __forceinline__ void give(F f, int64_t k, pack<X, N> &p) {
         float v[N];
 #pragma unroll
         for (int j = 0; j < N; j++) v[j] = to_float(p.v[j]);
         f(k, v);
+        if constexpr (KEEPS) {
+#pragma unroll
+            for (int j = 0; j < N; j++) p.v[j] = v[j];
+        }
     }
     /* x += gate o y, here and in memory, where each thread finds its own again */
     __device__ __forceinline__ void add(X *to, const X *y, const float *gate) {
@@ -107,6 +126,41 @@ template <int N> static __device__ pack<float, N> some(const float *v, int64_t k
     return p;
 }
 
+/* What f makes of a row, as Y. */
+template <class Y, class X, int N, int T, bool K, class F>
+static __device__ __forceinline__ void put_row(Y *y, row<X, N, T, K> &r, F f) {
+    r.each([&](int64_t k, float(&v)[N]) {
+        f(k, v);
+        put<Y, N>(y + k, v);
+    });
+}
+
+/* The same in 8 bits, by way of bf16 like rows that were stored in between; the scale goes behind
+ * them. */
+template <class X, int N, int T, bool K, class F>
+static __device__ __forceinline__ void put_row(e4m3 *y, row<X, N, T, K> &r, F f) {
+    float most = 0;
+    auto last = [&](int64_t k, float(&v)[N]) {
+        f(k, v);
+#pragma unroll
+        for (int j = 0; j < N; j++) v[j] = to_float(from_float<bf16>(v[j]));
+    };
+    r.each([&](int64_t k, float(&v)[N]) {
+        last(k, v);
+#pragma unroll
+        for (int j = 0; j < N; j++) most = fmaxf(most, fabsf(v[j]));
+    });
+    const float scale = e4m3_scale(max_over<T>(most));
+    r.each([&](int64_t k, float(&v)[N]) {
+        pack<e4m3, N> p;
+        if constexpr (!row<X, N, T, K>::KEEPS) last(k, v);
+#pragma unroll
+        for (int j = 0; j < N; j++) p.v[j] = to_e4m3(v[j], scale);
+        *(pack<e4m3, N> *)(y + k) = p;
+    });
+    if (r.at == 0) *(float *)(y + r.cols) = scale;
+}
+
 /* ---- kernels --------------------------------------------------------------------------------- */
 
 /* The row of these T threads; -1 past the end. */
@@ -121,11 +175,10 @@ static __device__ __forceinline__ void normalize(Y *y, row<X, N, T, K> &r, float
                                                  const float *by, float plus, const float *to) {
     const float mean = r.sum(false, 0) / (float)r.cols;
     const float inverse = rsqrtf(r.sum(true, mean) / (float)r.cols + eps);
-    r.each([&](int64_t k, float(&v)[N]) {
+    put_row(y, r, [&](int64_t k, float(&v)[N]) {
         const pack<float, N> b = some<N>(by, k, 1), t = some<N>(to, k, 0);
 #pragma unroll
         for (int j = 0; j < N; j++) v[j] = (v[j] - mean) * inverse * (plus + b.v[j]) + t.v[j];
-        put<Y, N>(y + k, v);
     });
 }
 
@@ -229,11 +282,19 @@ void cuda_layer_norm(struct taca_backend *b, struct taca_mat y, struct taca_mat 
     (void)cuda_launched(c, "layer_norm");
 }
 
+/* f(pointers of y's and x's element types); rows in 8 bits come from f32 ones. */
+template <class F> static void by_output(struct taca_mat y, struct taca_mat x, F f) {
+    if (y.dtype == TACA_U8)
+        f((e4m3 *)nullptr, (float *)nullptr);
+    else
+        by_dtypes(y.dtype, x.dtype, f);
+}
+
 void cuda_norm_modulate(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                         struct taca_mat shift, struct taca_mat scale, const int32_t *seg_of_row,
                         float eps) {
     struct cuda *c = cuda_of(b);
-    by_dtypes(y.dtype, x.dtype, [&](auto *p, auto *q) {
+    by_output(y, x, [&](auto *p, auto *q) {
         typedef element<decltype(p)> Y;
         typedef element<decltype(q)> X;
         constexpr int N = 16 / (int)sizeof(X);
@@ -249,7 +310,7 @@ void cuda_norm_modulate(struct taca_backend *b, struct taca_mat y, struct taca_m
 void cuda_gate_norm(struct taca_backend *b, struct taca_mat h, struct taca_mat x, struct taca_mat y,
                     const struct taca_gate_norm *m) {
     struct cuda *c = cuda_of(b);
-    by_dtype(h.dtype, [&](auto *p) {
+    auto launch_as = [&](auto *p) {
         typedef element<decltype(p)> H;
         constexpr int N = 16 / (int)sizeof(float);
         const bool packs = wide(h, N) && wide(x, N) && wide(y, N) && wide(m->gate, N) &&
@@ -258,7 +319,11 @@ void cuda_gate_norm(struct taca_backend *b, struct taca_mat h, struct taca_mat x
             launch(gate_norm_kernel<H, l.N, l.T, l.K>, blocks, BLOCK, sizeof(sums), c->stream, h, x,
                    y, *m);
         });
-    });
+    };
+    if (h.dtype == TACA_U8)
+        launch_as((e4m3 *)nullptr);
+    else
+        by_dtype(h.dtype, launch_as);
     (void)cuda_launched(c, "gate_norm");
 }
 

@@ -135,9 +135,82 @@ static void test_a_row_of_zeros_gives_the_bias(void) {
     taca_backend_close(fx);
 }
 
+/* A norm writes 8-bit rows itself: the product has the bits that it has of bf16 rows. */
+static void check_norm(int64_t d, int64_t gap, bool gated) {
+    static const int64_t segs[][2] = {{4, 0}, {3, 0}};
+    enum { ROWS = 7, OUT = 32 };
+    struct taca_err err = {0};
+    struct fx_layout lay;
+    fx_layout(&lay, 2, segs, NULL);
+    struct fx_mat x = fx_new(TACA_F32, ROWS, d, gap, 2), z = fx_new(TACA_F32, ROWS, d, gap, 1);
+    struct fx_mat mod = fx_new(TACA_F32, 2, 3 * d, gap, 1), h = fx_new(TACA_BF16, ROWS, d, 0, 1);
+    struct fx_mat y = fx_new(TACA_F32, ROWS, OUT, 0, 1), y8 = fx_new(TACA_F32, ROWS, OUT, 0, 1);
+    struct fx_mat x8 = fx_new(TACA_F32, ROWS, d, gap, 1);
+    struct fx_tensor w = fx_tensor("w", 0.1, 2, (int64_t[]){OUT, d});
+    struct taca_linear *l = NULL;
+    taca_backend_narrow(fx, true);
+    CHECK_OK(taca_linear_open(fx, &l, &w.t, NULL, 1, &err), err);
+    CHECK_INT(taca_linear_input(fx, l), TACA_U8);
+    struct taca_mat q = {NULL, TACA_U8, ROWS, d, d + TACA_ROW_SCALE};
+    q.data = taca_alloc(fx, (size_t)(q.rows * q.ld), &err);
+    const struct taca_adaln m = {mod.m, 0, d, 2 * d, &lay.l, TACA_IMG, 1e-6f};
+    taca_activate(fx, x8.m, x.m, TACA_ACT_NONE);
+    for (int narrow = 0; narrow < 2; narrow++) {
+        const struct taca_mat from = narrow ? x8.m : x.m, to = narrow ? q : h.m;
+        if (gated)
+            taca_gate_norm(fx, to, from, z.m, &m);
+        else
+            taca_norm_modulate(fx, to, from, mod.m, d, 2 * d, &lay.l, TACA_IMG, 1e-6f);
+        taca_linear(fx, narrow ? y8.m : y.m, to, l, TACA_ACT_NONE);
+    }
+    CHECK_OK(taca_sync(fx, &err), err);
+    fx_fetch(&y), fx_fetch(&y8);
+    CHECK(y.v[0] != 0 && y.v[0] != y.v[1]); /* something is compared */
+    CHECK(memcmp(y.v, y8.v, ROWS * OUT * sizeof *y.v) == 0);
+    taca_free(fx, q.data);
+    free(w.f);
+    fx_free(&x), fx_free(&z), fx_free(&mod), fx_free(&h), fx_free(&y), fx_free(&y8), fx_free(&x8);
+    taca_layout_finish(&lay.l);
+}
+
+static void test_norms_into_8_bits_have_the_bits_of_two_passes(void) {
+    static const int64_t widths[] = {16, 48, 1040, 4112};
+    if (!open_fp8()) return;
+    for (int i = 0; i < 16; i++) check_norm(widths[i / 4], i & 1 ? 1 : 0, i & 2);
+    taca_backend_close(fx);
+}
+
+/* Where no 8-bit map is, or no room for the scales, rows in 8 bits are refused. */
+static void test_8_bit_rows_are_for_narrow_maps_alone(void) {
+    struct taca_err err = {0};
+    struct taca_linear *l = NULL;
+    if (!open_fp8()) return;
+    struct fx_mat y = fx_new(TACA_BF16, 2, 16, 0, 1);
+    struct fx_tensor w = fx_tensor("w", 1, 2, (int64_t[]){16, 16});
+    const struct taca_mat q = {y.m.data, TACA_U8, 2, 16, 16 + TACA_ROW_SCALE};
+    CHECK_OK(taca_linear_open(fx, &l, &w.t, NULL, 1, &err), err);
+    CHECK_INT(taca_linear_input(fx, l), TACA_BF16);
+    taca_linear(fx, y.m, q, l, TACA_ACT_NONE);
+    CHECK_INT(taca_sync(fx, &err), TACA_EINTERNAL);
+    CHECK_HAS(err.text, "weight in bf16");
+    taca_activate(fx, y.m, q, TACA_ACT_NONE);
+    CHECK_INT(taca_sync(fx, &(struct taca_err){0}), TACA_EINTERNAL);
+    taca_backend_narrow(fx, true);
+    err = (struct taca_err){0};
+    CHECK_OK(taca_linear_open(fx, &l, &w.t, NULL, 1, &err), err);
+    taca_linear(fx, y.m, (struct taca_mat){y.m.data, TACA_U8, 2, 16, 16}, l, TACA_ACT_NONE);
+    CHECK_INT(taca_sync(fx, &err), TACA_EINTERNAL);
+    CHECK_HAS(err.text, "no room for scales");
+    free(w.f);
+    fx_free(&y);
+    taca_backend_close(fx);
+}
+
 int main(void) {
     TEST(test_a_narrow_linear_is_its_contract);
     TEST(test_a_map_of_odd_sides_stays_wide);
     TEST(test_a_row_of_zeros_gives_the_bias);
+    TEST(test_norms_into_8_bits_have_the_bits_of_two_passes);
+    TEST(test_8_bit_rows_are_for_narrow_maps_alone);
     return TEST_END();
 }

@@ -37,6 +37,7 @@ SHOWN = [
     ("group_norm", "apply_kernel<__nv_bfloat16, __nv_bfloat16, 8", "THREADS", "0"),
     ("rows", "norm_modulate_kernel<__nv_bfloat16, float, 4, 128, true", "BLOCK", "sizeof(sums)"),
     ("rows", "gate_norm_kernel<__nv_bfloat16, 4, 128, true", "BLOCK", "sizeof(sums)"),
+    ("rows", "gate_norm_kernel<e4m3, 4, 128, true", "BLOCK", "sizeof(sums)"),
     ("rows", "rms_norm_kernel<__nv_bfloat16, float, 4, 128, true", "BLOCK", "sizeof(sums)"),
     ("heads", "heads_kernel<__nv_bfloat16, 8, 16", "BLOCK", "0"),
     ("heads", "heads_kernel<__nv_bfloat16, 8, 8", "BLOCK", "0"),
