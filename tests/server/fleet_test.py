@@ -51,9 +51,9 @@ class Fleet(Service):
         self.admin_port = self.wait_for(lambda r: r.get("admin_port"))["admin_port"]
         self.until_ready(self.n)
 
-    def until_ready(self, n, timeout=20):
+    def until_ready(self, n, timeout=20, state="ready"):
         end = time.monotonic() + timeout * PATIENCE
-        while self.count("ready") != n:
+        while self.count(state) != n:
             assert time.monotonic() < end, self.ready()
             time.sleep(0.01)
 
@@ -144,14 +144,14 @@ def test_pictures_do_not_depend_on_what_else_is_served():
 
 
 def test_two_devices_do_twice_as_much():
-    asked = [dict(prompt=f"p{i}", steps=10) for i in range(8)]
-    took = []
+    asked = [dict(prompt=f"p{i}", steps=10) for i in range(6)]
+    took = []  # most of it steps, whatever else the machine does
     for devices in (("d0",), ("d0", "d1")):
-        with Fleet("--max-batch-images", 1, devices=devices, step_ms=10 * PATIENCE) as s:
+        with Fleet("--max-batch-images", 1, devices=devices, step_ms=40 * PATIENCE) as s:
             start = time.monotonic()
             together(s, asked)
             took.append(time.monotonic() - start)
-    assert took[0] >= 0.8 * PATIENCE, took  # eighty steps
+    assert took[0] >= 2.4 * PATIENCE, took  # sixty steps
     assert took[1] < 0.7 * took[0], took
 
 
@@ -263,6 +263,7 @@ def test_pauses_grow_while_a_device_cannot_be_had():
             time.sleep(2.5)
             tries = len([r for r in s.records if "d1 is not there" in r["msg"]])
             assert 2 <= tries <= 4, tries  # 0, 0.1, 1 and 2 s apart
+            s.until_ready(1, state="broken")
             assert s.states()["d1", "demo"] == "broken" and s.ready()[1]["status"] == "degraded"
             assert s.png(prompt="a", steps=2)
 
@@ -313,10 +314,10 @@ def test_without_room_for_another_one_it_waits():
 
 
 def test_one_of_two_models_that_fails_does_not_touch_the_other():
-    with faulty() as faults, Fleet("--no-calibrate", models=("good", "bad"), step_ms=5) as s:
+    with faulty() as faults, Fleet("--no-calibrate", "--max-retries", 2, models=("good", "bad"), step_ms=5) as s:
         faults.set("kill", "bad")
-        status, _, body = s.post(prompt="a", steps=3, model="bad", deadline_ms=int(1500 * PATIENCE))
-        assert status in (500, 504), (status, body)
+        status, _, body = s.post(prompt="a", steps=3, model="bad")  # three deaths: the model is doubted
+        assert status == 500 and error_of(body)["code"] == "worker_lost", (status, body)
         for i in range(5):
             assert s.png(prompt="a", steps=3, seed=i, model="good")
         assert s.ready()[0] == 200
@@ -355,7 +356,7 @@ def test_whatever_happens_on_several_devices_the_accounts_add_up():
         m = s.until(lambda m: m["taca_http_connections"] <= 1)
         assert not chaos.problems, chaos.problems[:5]
         ended = sum(v for k, v in m.items() if k.startswith("taca_requests_total{"))
-        assert chaos.sent * 0.97 <= ended <= chaos.sent, (chaos.sent, ended)
+        assert chaos.sent - chaos.reset <= ended <= chaos.sent, (chaos.sent, chaos.reset, ended)
         s.until_ready(4, 60)
 
 

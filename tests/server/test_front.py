@@ -427,7 +427,7 @@ class Jobs(WithService):
         s.close()
         self.assertRegex(self.service.line() or "", "^gone ")
 
-    def leave(self, stream, how):
+    def leave_once(self, stream, how):
         s = self.service.connect()
         s.sendall(generate("hang", stream))
         time.sleep(0.15 * PATIENCE)
@@ -442,8 +442,14 @@ class Jobs(WithService):
         line = self.service.line(3)
         took = time.time() - begin
         self.assertRegex(line or "", "^gone [0-9a-f]{32}$", (stream, how))
-        self.assertLess(took, 0.1 * PATIENCE, (stream, how))
         s.close()
+        return took
+
+    def leave(self, stream, how):
+        took = []  # a busy machine may be to blame once, not three times
+        while not took or took[-1] >= 0.1 * PATIENCE:
+            self.assertLess(len(took), 3, (stream, how, took))
+            took.append(self.leave_once(stream, how))
 
     def test_a_client_that_leaves_is_noticed_within_100_ms(self):
         for stream in (False, True):
