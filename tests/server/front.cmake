@@ -10,7 +10,7 @@ target_link_libraries(front_main PRIVATE taca_server PkgConfig::UV)
 if(Python3_FOUND)
   add_test(NAME front COMMAND Python3::Interpreter -B ${CMAKE_CURRENT_SOURCE_DIR}/test_front.py
                               $<TARGET_FILE:front_main> $<TARGET_FILE:taca>)
-  set_tests_properties(front PROPERTIES LABELS server TIMEOUT 300)
+  set_tests_properties(front PROPERTIES LABELS server TIMEOUT 300 COST 60)
   if(TACA_SANITIZE)
     set_tests_properties(front PROPERTIES ENVIRONMENT TACA_PATIENCE=5)
   endif()
