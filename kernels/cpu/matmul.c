@@ -13,7 +13,10 @@
 #include "kernels/cpu/dnn.h"
 #include "kernels/cpu/int8.h"
 
-enum { PRIMS = 8, LAYOUT_ROWS = 64, FIXED_ROWS = 32, LEAST_ROWS = 16 };
+enum { PRIMS = 8, LAYOUT_ROWS = 64, LEAST_ROWS = 16 };
+/* Whole tiles of every kernel that the library may choose: 4 or 6 rows on AVX2, where the rest of a
+ * block is summed in another order. */
+enum { FIXED_ROWS = 48 };
 /* Inputs of an 8-bit map, so that sums of 255 * 127 fit 31 bits. */
 enum { MAX_NARROW = 65536 };
 
