@@ -1,6 +1,8 @@
 /* executor.cc - fibers, barriers and warp collectives; see executor.h. */
 #include "executor.h"
 
+#include "wgmma.h"
+
 #include <sys/mman.h>
 
 #include <cstdio>
@@ -96,6 +98,7 @@ static void prepare(fiber &f) {
     f.st = READY;
     f.copies.clear();
     f.copies.resize(1);
+    f.unseen.clear();
 #if defined(__SANITIZE_ADDRESS__)
     ASAN_UNPOISON_MEMORY_REGION(f.stack, STACK);
 #endif
@@ -194,7 +197,9 @@ void run_grid(dim3 grid, dim3 block, size_t shared, const std::function<void()> 
             for (unsigned x = 0; x < grid.x; x++) {
                 block_idx = dim3(x, y, z);
                 memset(shared_block, 0xff, shared); /* NaN: reading what was never written shows */
+                wgmma_begin_block(fibers.size(), shared);
                 run_block();
+                wgmma_end_block();
             }
 }
 

@@ -33,6 +33,7 @@ struct fiber {
     void *out;
     /* cp.async groups not yet waited for; the last one is open */
     std::vector<std::vector<std::function<void()>>> copies;
+    std::vector<const void *> unseen; /* 16 bytes each that products do not see yet, see wgmma.h */
 };
 
 extern fiber *cur;

@@ -3,10 +3,11 @@
  * Kernels and copies wait in their streams (streams.cc). Pointers given to copies are looked up, so
  * that a host pointer where a device pointer belongs is an error. Faults on demand, see faults.h; a
  * process that cannot call it sets TACA_CUDA_HOST_FAULT="fail_alloc=7 lost_at=100 memory=1000000
- * devices=2". */
+ * devices=2 major=8 wgmma_wrong=1". */
 #include "queue.h"
 
 #include "faults.h"
+#include "wgmma.h"
 
 #include <cstdio>
 #include <map>
@@ -21,7 +22,7 @@ static ranges blocks, pinned; /* of the device, of the host */
 static size_t in_use;
 static cudaError_t last;
 
-static cuda_host_faults faults = {-1, -1, 1ll << 30, 1};
+static cuda_host_faults faults = {-1, -1, 1ll << 30, 1, 0, 0};
 static long long attempts, calls; /* to allocate, all */
 static cuda_host_counts counted;
 static int graphs; /* there are */
@@ -29,10 +30,11 @@ static int graphs; /* there are */
 /* The environment's faults, before anything is asked. */
 static const bool read_environment = [] {
     const char *text = getenv("TACA_CUDA_HOST_FAULT");
-    const char *const names[] = {"fail_alloc=", "lost_at=", "memory=", "devices="};
+    const char *const names[] = {
+        "fail_alloc=", "lost_at=", "memory=", "devices=", "major=", "wgmma_wrong="};
     long long *const fields[] = {&faults.fail_alloc, &faults.lost_at, &faults.memory,
-                                 &faults.devices};
-    for (int i = 0; text && i < 4; i++) {
+                                 &faults.devices,    &faults.major,   &faults.wgmma_wrong};
+    for (int i = 0; text && i < 6; i++) {
         const char *at = strstr(text, names[i]);
         if (at) *fields[i] = strtoll(at + strlen(names[i]), nullptr, 10);
     }
@@ -45,6 +47,8 @@ void cuda_host_set_faults(const cuda_host_faults *f) {
     attempts = calls = 0;
     counted = {};
 }
+
+bool cuda_host::wgmma_is_wrong() { return faults.wgmma_wrong > 0; }
 
 long long cuda_host_calls(void) { return calls; }
 int cuda_host_live_blocks(void) { return (int)blocks.size() + graphs; }
@@ -85,7 +89,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
     snprintf(p->name, sizeof p->name, "host executor");
     p->totalGlobalMem = memory();
     p->sharedMemPerBlockOptin = 227 << 10;
-    p->major = 9;
+    p->major = faults.major ? (int)faults.major : 9;
     p->multiProcessorCount = 4;
     return cudaSuccess;
 }

@@ -4,6 +4,8 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include "wgmma.h"
+
 struct host_frag4 {
     uint32_t r[4];
 };
@@ -73,6 +75,7 @@ inline void cp_async16(void *dst, const void *src, bool valid) {
             memcpy(dst, src, 16);
         else
             memset(dst, 0, 16);
+        cuda_host::cur->unseen.push_back(dst);
     };
     if (cuda_host::chance() & 1)
         copy();
@@ -86,6 +89,20 @@ template <int N> inline void cp_async_wait() {
         for (auto &f : c.front()) f();
         c.erase(c.begin());
     }
+}
+
+inline uint32_t shared_address(const void *p) { return cuda_host::shared_offset(p); }
+inline void fence_proxy_async() { cuda_host::fence_async(); }
+inline void wgmma_fence() { cuda_host::wgmma_fence(); }
+inline void wgmma_commit() { cuda_host::wgmma_commit(); }
+template <int N> inline void wgmma_wait() { cuda_host::wgmma_wait(N); }
+template <class T> inline void pin(T &) {}
+inline void wgmma_n128(float (&d)[64], uint64_t a, uint64_t b, bool add) {
+    cuda_host::wgmma({a, nullptr, b, false, 128, add, d});
+}
+template <int N> inline void wgmma_wide(float (&d)[N], const uint32_t (&a)[4], uint64_t b) {
+    static_assert(N == 32 || N == 64, "the shapes of the device's");
+    cuda_host::wgmma({0, a, b, true, 2 * N, true, d});
 }
 
 inline float exp2_approx(float x) {
