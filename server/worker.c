@@ -326,7 +326,7 @@ static bool greet(struct worker *w, const struct worker_opts *opts) {
     m.type = WIRE_HELLO;
     m.u.hello.model = info;
     m.u.hello.load_ms = since_ms(start);
-    taca_log(TACA_LOG_DEBUG, "worker %d opened its model", (int)getpid());
+    taca_log(TACA_LOG_DEBUG, "worker %d, on %s, opened its model", (int)getpid(), info.device);
     return tell_memory(w) && say(w, &m);
 }
 

@@ -140,7 +140,8 @@ void cuda_attention(struct taca_backend *b, struct taca_mat o_img, struct taca_m
                               a.head_dim, (int)MAX_DIM);
         return;
     }
-    const bool done = attend_mma(c, a, l) || attend_wide(c, a, l);
+    const bool done = (c->wgmma[a.head_dim == 128] && attend_wgmma(c, a, l)) ||
+                      attend_mma(c, a, l) || attend_wide(c, a, l);
     for (int s = TACA_IMG; s <= TACA_TXT && !done; s++)
         if (a.o[s].cols && a.o[s].rows) attend_plain(c, a, s, l);
     (void)cuda_launched(c, "attention");

@@ -21,7 +21,8 @@ static __host__ __device__ __forceinline__ int64_t seg_rows(const struct taca_se
     return stream == TACA_IMG ? s.n_img : s.n_txt;
 }
 
-/* attention_mma.cu and attention_wide.cu: false where the kernel cannot take the call, and nothing
- * was launched. */
+/* attention_mma.cu, _wgmma.cu and _wide.cu: false where the kernel cannot take the call, and
+ * nothing was launched. */
 bool attend_mma(struct cuda *c, const attention_call &a, const struct taca_layout *l);
+bool attend_wgmma(struct cuda *c, const attention_call &a, const struct taca_layout *l);
 bool attend_wide(struct cuda *c, const attention_call &a, const struct taca_layout *l);

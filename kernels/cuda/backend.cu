@@ -251,7 +251,7 @@ static enum taca_code start(struct cuda *c, struct taca_err *err) {
         c->sms = p.multiProcessorCount;
         if (c->base.narrow_type != TACA_NARROW_FP8 || c->arch < 90)
             c->base.narrow_type = TACA_NARROW_NONE;
-        snprintf(c->base.detail, sizeof c->base.detail, "%.60s, %s%s", p.name,
+        snprintf(c->base.detail, sizeof c->base.detail, "%.40s, %s%s", p.name,
                  c->base.narrow_type              ? "fp8"
                  : c->base.precision == TACA_BF16 ? "bf16"
                                                   : "f32",
@@ -260,7 +260,8 @@ static enum taca_code start(struct cuda *c, struct taca_err *err) {
             return c->host->fail(err, TACA_EUNSUPPORTED,
                                  "cuda:%d: %.60s has compute capability %d.%d, wanted 8.0 or more",
                                  c->device, p.name, p.major, p.minor);
-        return lt_open(c, err);
+        const enum taca_code rc = lt_open(c, err);
+        return rc ? rc : cuda_attention_open(c, err);
     }
     return c->host->fail(err, c->base.error.code, "%s", c->base.error.text);
 }

@@ -53,6 +53,7 @@ struct cuda {
     int device, sms;
     int arch; /* 80, 90 */
     bool deterministic;
+    bool wgmma[2]; /* heads of 64, of 128: attention_wgmma.cu is right here, and not slower */
     cudaStream_t stream;
     struct cuda_stage stage;
     struct cuda_block *small; /* blocks of at most CUDA_SMALL bytes, newest last */
@@ -214,6 +215,8 @@ void cuda_cfg_euler(struct taca_backend *b, struct taca_chw x, struct taca_chw v
 void cuda_axpb(struct taca_backend *b, struct taca_chw y, struct taca_chw x, float a, float d);
 void cuda_axpby(struct taca_backend *b, struct taca_chw y, struct taca_chw x, float a, float d);
 void cuda_blend(struct taca_backend *b, struct taca_chw y, struct taca_chw x, struct taca_chw m);
+/* attention_check.cu: chooses between kernels, and says so in the backend's detail */
+enum taca_code cuda_attention_open(struct cuda *c, struct taca_err *err);
 /* attention.cu */
 void cuda_attention(struct taca_backend *b, struct taca_mat o_img, struct taca_mat o_txt,
                     const struct taca_qkv *img, const struct taca_qkv *txt,

@@ -4,7 +4,7 @@
 #include "tests/test.h"
 
 enum { IN = 16, OUT = 24, ROWS = 9, HEADS = 2 };
-static const struct cuda_host_faults healthy = {-1, -1, 1ll << 30, 1};
+static const struct cuda_host_faults healthy = {-1, -1, 1ll << 30, 1, 0, 0};
 static float numbers[OUT * IN * 9];
 
 static void set(long long fail_alloc, long long lost_at) {
@@ -176,13 +176,73 @@ static void test_devices_are_counted_and_named(void) {
     }
 }
 
+/* Its check may lose the device or run out of memory, too; every third call is enough. */
+static void test_the_check_of_attention_may_fail(void) {
+    const struct taca_backend_opts opts = {.precision = TACA_BF16};
+    struct taca_backend *b = NULL;
+    struct taca_err err = {0};
+    int failed = 0;
+    set(-1, -1);
+    CHECK_OK(taca_backend_open(&b, "cuda", &opts, &err), err);
+    const long long all = cuda_host_calls();
+    taca_backend_close(b);
+    for (long long at = all % 3; at < all; at += 3) {
+        set(-1, at);
+        err = (struct taca_err){0};
+        CHECK_INT(taca_backend_open(&b, "cuda", &opts, &err), TACA_EDEVICE);
+        CHECK_INT(cuda_host_live_blocks(), 0);
+    }
+    for (bool more = true; more && failed < 50; failed += more) {
+        set(failed, -1);
+        err = (struct taca_err){0};
+        const enum taca_code rc = taca_backend_open(&b, "cuda", &opts, &err);
+        more = rc != TACA_OK;
+        if (more) CHECK_INT(rc, TACA_ENOMEM);
+        if (!more) taca_backend_close(b);
+        CHECK_INT(cuda_host_live_blocks(), 0);
+    }
+    CHECK(failed > 4 && failed < 50);
+    printf("    %lld calls, %d allocations\n", all, failed);
+}
+
+/* The kernel that was never run on a GPU is used where it proves itself, and nowhere else. */
+static void test_attention_takes_wgmma_only_where_it_is_right(void) {
+    static const struct {
+        long long major, wrong;
+        const char *asked, *says;
+    } cases[] = {{9, 0, NULL, "bf16, attention: wgmma"},
+                 {9, 1, NULL, "bf16, attention: mma (wgmma: wrong)"},
+                 {9, 1, "wgmma", "bf16, attention: mma (wgmma: wrong)"},
+                 {9, 0, "mma", "bf16, attention: mma (wgmma: not asked for)"},
+                 {8, 0, "wgmma", "host executor, bf16"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct cuda_host_faults f = healthy;
+        struct life l = {0};
+        struct taca_err err = {0};
+        f.major = cases[i].major;
+        f.wgmma_wrong = cases[i].wrong;
+        cuda_host_set_faults(&f);
+        if (cases[i].asked) setenv("TACA_CUDA_ATTENTION", cases[i].asked, 1);
+        CHECK_OK(live(&l, &err), err);
+        unsetenv("TACA_CUDA_ATTENTION");
+        CHECK_HAS(taca_backend_detail(l.b), cases[i].says);
+        if (f.major == 8) CHECK(!strstr(taca_backend_detail(l.b), "attention"));
+        finish(&l);
+        CHECK_INT(cuda_host_live_blocks(), 0);
+    }
+}
+
 int main(void) {
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         numbers[i] = (float)(i % 17) / 17 - 0.5f;
+    setenv("TACA_CUDA_ATTENTION", "mma", 1); /* that check has a test of its own */
     TEST(test_a_healthy_device_leaves_nothing_behind);
     TEST(test_every_allocation_may_fail_once);
     TEST(test_a_device_may_be_lost_at_any_call);
     TEST(test_a_request_too_large_is_refused_and_the_next_one_served);
     TEST(test_devices_are_counted_and_named);
+    unsetenv("TACA_CUDA_ATTENTION");
+    TEST(test_the_check_of_attention_may_fail);
+    TEST(test_attention_takes_wgmma_only_where_it_is_right);
     return TEST_END();
 }
