@@ -34,6 +34,49 @@ struct engine_kept {
     size_t opening; /* the most while one of them was opened, files and conversions too */
 };
 
+/* The step that is at work; n = 0: none. */
+struct engine_step {
+    struct taca_seq **seqs; /* NULL: closed meanwhile */
+    int n;
+    struct taca_layout layout;
+    struct taca_mark mark;
+};
+
+/* What a sequence starts from, in host memory. */
+struct seq_start {
+    float *noise; /* [c, h, w] */
+    float *image; /* the same of an encoded image; NULL = none */
+    float *mask;  /* [h, w]: 1 = repaint, 0 = keep; NULL = all */
+};
+/* An image that is being encoded, in the scratch of such work; zeroed: none. */
+struct seq_encoding {
+    bool under_way;
+    struct taca_chw moments;
+    size_t used; /* scratch before it */
+};
+/* What is left to do when an opening has been queued: nothing, unless an image is encoded first. */
+struct seq_rest {
+    struct seq_start start;
+    float *draw; /* from the posterior */
+    struct seq_encoding encoding;
+    double strength;
+};
+
+/* What is at work beside the steps. */
+enum engine_job { SIDE_NONE, SIDE_OPEN, SIDE_DECODE };
+struct engine_side {
+    enum engine_job job;
+    struct taca_seq *seq;
+    struct taca_mark mark;
+    enum taca_code rc; /* of a part that was done meanwhile */
+    struct taca_err err;
+    const struct text_cond *cond[2]; /* of an opening: held to its end */
+    struct seq_rest rest;
+    const void *pixels; /* of a decoding, */
+    size_t used;        /* and scratch before it */
+    struct taca_image image;
+};
+
 struct taca_engine {
     struct taca_backend *b;
     struct dit *dit;
@@ -43,11 +86,14 @@ struct taca_engine {
     struct preview_factors preview;
     struct tae *tae; /* of previews; may be NULL in an open engine, too */
     struct taca_model_info info;
-    struct taca_scratch scratch;
-    size_t step_bytes;                      /* step scratch of all open sequences together */
-    size_t decode_bytes;                    /* largest decode among them */
-    struct taca_work step_work, other_work; /* the same of what ops take beside scratch */
+    struct taca_scratch scratch;      /* of steps, and previews between them */
+    struct taca_scratch side_scratch; /* of openings and decoding, where these have a lane */
+    size_t step_bytes;                /* scratch of a step of all open sequences together */
+    size_t side_bytes, preview_bytes; /* largest among them */
+    struct taca_work step_work, side_work, preview_work; /* the same beside scratch */
     int open_seqs;
+    struct engine_step step;
+    struct engine_side side;
     struct engine_lora *loras; /* in the order of opening */
     struct engine_kept kept;
 };
@@ -99,7 +145,7 @@ struct taca_seq {
     struct taca_mat places;                /* rotary, [image rows + T, place_width] */
     struct taca_mat mod[SEQ_BRANCHES];     /* [steps, mod_width] */
     void *memory;                          /* one device block holding all of the above */
-    size_t step_bytes, decode_bytes;
+    size_t step_bytes, side_bytes;
     struct taca_work step_work;
 };
 
@@ -108,11 +154,13 @@ struct taca_seq {
 size_t seq_lay_out(struct taca_seq *s, const struct dit_info *d, struct taca_chw shape,
                    int64_t text_rows, int steps);
 
-/* Opens a sequence under explicit conditioning. What is given is not kept. */
+/* Opens a sequence under explicit conditioning. Queued on the lane of now; on failure nothing is at
+ * work any more. What is given is not kept, but for the conditioning on the device. */
 struct seq_given {
     const struct seq_text *cond, *uncond; /* uncond NULL = no guidance */
     struct taca_rng *rng;                 /* draws what start does not have, and what steps need */
     const struct seq_start *start;        /* NULL: from the parameters */
+    struct seq_rest *rest; /* gets what is left to do, for seq_go_on; NULL: it is waited for */
 };
 enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params *p,
                              const struct seq_given *given, struct taca_seq **out,
@@ -123,27 +171,44 @@ enum taca_code seq_latent_read(struct taca_engine *e, const struct taca_seq *s, 
 enum taca_code seq_latent_write(struct taca_engine *e, struct taca_seq *s, const float *latent,
                                 int step, struct taca_err *err) TACA_MUST_USE;
 
+void seq_free(struct taca_engine *e, struct taca_seq *s); /* nothing of it is at work */
+/* `image` as bytes in scratch, queued; and those as a picture, which waits. */
+void *seq_picture_queue(struct taca_engine *e, struct taca_scratch *scratch, struct taca_map image);
+enum taca_code seq_picture_read(struct taca_engine *e, const void *pixels, int width_px,
+                                int height_px, struct taca_image *out,
+                                struct taca_err *err) TACA_MUST_USE;
+
+/* ---- side.c ---------------------------------------------------------------------------------- */
+
+/* What is queued now begins behind the opening of these, when one is at work. */
+enum taca_code side_precedes(struct taca_engine *e, struct taca_seq *const *seqs, int n,
+                             struct taca_err *err) TACA_MUST_USE;
+void side_abandon(struct taca_engine *e); /* waits; nothing at work is fine */
+
 /* ---- start.c --------------------------------------------------------------------------------- */
 
-/* What a sequence starts from, in host memory. */
-struct seq_start {
-    float *noise; /* [c, h, w] */
-    float *image; /* the same of an encoded image; NULL = none */
-    float *mask;  /* [h, w]: 1 = repaint, 0 = keep; NULL = all */
-};
 /* z [c, h, w] of an image [factor*h, factor*w, 3] in -1..1, drawn from the posterior with noise
- * [c, h, w]; all in host memory. The engine's scratch must have the room of memplan_encode. */
+ * [c, h, w]; all in host memory. The scratch of side work must have the room of memplan_encode.
+ * begin is queued (z: its shape alone); end waits, and in any case the scratch is as before. */
 enum taca_code seq_encode(struct taca_engine *e, struct taca_chw z, const float *image,
                           const float *noise, struct taca_err *err) TACA_MUST_USE;
+enum taca_code seq_encode_begin(struct taca_engine *e, struct seq_encoding *out, struct taca_chw z,
+                                const float *image, struct taca_err *err) TACA_MUST_USE;
+enum taca_code seq_encode_end(struct taca_engine *e, struct seq_encoding *encoding, float *z,
+                              const float *noise, struct taca_err *err) TACA_MUST_USE;
+void seq_encode_drop(struct taca_engine *e, struct seq_encoding *encoding); /* instead of end */
 /* The mask of pixels at latent size: the pixel in each corner. */
 void seq_shrink_mask(float *out, int64_t h, int64_t w, int factor, const uint8_t *mask);
 /* What the parameters say, for a sequence that is laid out: the posterior's draw before the noise.
- * Finish it in any case. */
-enum taca_code seq_start_draw(struct seq_start *out, struct taca_engine *e,
-                              const struct taca_seq *s, const struct taca_gen_params *p,
-                              struct taca_rng *rng, struct taca_err *err) TACA_MUST_USE;
-void seq_start_finish(struct seq_start *s);
-/* Puts the sequence at its first step. */
+ * An image begins to be encoded. Finish it in any case. */
+enum taca_code seq_draw(struct seq_rest *out, struct taca_engine *e, const struct taca_seq *s,
+                        const struct taca_gen_params *p, struct taca_rng *rng,
+                        struct taca_err *err) TACA_MUST_USE;
+/* Waits for the encoded image, if there is one, and queues the rest. */
+enum taca_code seq_go_on(struct taca_engine *e, struct taca_seq *s, struct seq_rest *rest,
+                         struct taca_err *err) TACA_MUST_USE;
+void seq_rest_finish(struct taca_engine *e, struct seq_rest *rest); /* zeroed is fine */
+/* Puts the sequence at its first step. Queued. */
 enum taca_code seq_begin(struct taca_engine *e, struct taca_seq *s, const struct seq_start *start,
                          double strength, struct taca_err *err) TACA_MUST_USE;
 /* After a step to noise level sigma (0 = the last): what the mask keeps is the image again, in the
@@ -165,16 +230,23 @@ struct memplan_want {
 };
 struct memplan {
     struct taca_counts step, admission, decode, encode; /* admission: of all steps' modulations */
-    size_t step_bytes;                                  /* scratch */
-    size_t decode_bytes; /* scratch of the autoencoder, whichever way it runs, and of previews */
-    size_t seq_bytes;    /* device memory of the sequence itself */
-    struct taca_work step_work, other_work; /* what ops take beside scratch: in steps, else */
+    size_t step_bytes, preview_bytes;                   /* scratch */
+    size_t side_bytes; /* scratch of admission and of the autoencoder, whichever way it runs */
+    size_t seq_bytes;  /* device memory of the sequence itself */
+    struct taca_work step_work, side_work, preview_work; /* what ops take beside scratch */
 };
 enum taca_code memplan_run(const struct taca_engine *e, const struct memplan_want *want,
                            struct memplan *out, struct taca_err *err) TACA_MUST_USE;
-/* The part of it that seq_encode is: encode and decode_bytes, which only grows. */
+/* The part of it that seq_encode is: encode and side_bytes, which only grows. */
 enum taca_code memplan_encode(const struct taca_engine *e, int64_t h, int64_t w,
                               struct memplan *out, struct taca_err *err) TACA_MUST_USE;
+/* Of steps and of what is done beside them, or of whichever is more where they take turns. */
+size_t engine_scratch_bytes(const struct taca_engine *e, size_t steps, size_t side);
+static inline struct taca_scratch *engine_side_scratch(struct taca_engine *e) {
+    return taca_has_lanes(e->b) ? &e->side_scratch : &e->scratch;
+}
+enum taca_code engine_reserve_side(struct taca_engine *e, size_t bytes,
+                                   struct taca_err *err) TACA_MUST_USE;
 /* Makes scratch and work memory large enough for everything that is open plus `extra` of a new
  * sequence: nothing is allocated from then on. TACA_ENOMEM says what it takes and what there is;
  * what is open goes on as before. */

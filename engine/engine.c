@@ -214,6 +214,9 @@ static enum taca_code open_parts(struct opening *o, const struct taca_engine_opt
     if (!rc) rc = open_text(o, opts, err);
     if (!rc) rc = open_preview(o, opts->taesd, err);
     if (!rc) rc = fill_info(o, opts, err);
+    if (!rc) rc = taca_mark_open(o->e->b, &o->e->step.mark, err);
+    if (!rc) rc = taca_mark_open(o->e->b, &o->e->side.mark, err);
+    if (!rc) rc = taca_sync(o->e->b, err); /* the weights are there, for both lanes */
     return rc;
 }
 
@@ -238,7 +241,12 @@ enum taca_code taca_engine_open(struct taca_engine **out, const struct taca_engi
 
 void taca_engine_close(struct taca_engine *e) {
     if (!e) return;
+    side_abandon(e);
+    if (e->step.n) (void)!taca_step_end(e, NULL);
     taca_scratch_finish(&e->scratch);
+    taca_scratch_finish(&e->side_scratch);
+    taca_mark_close(e->b, &e->step.mark);
+    taca_mark_close(e->b, &e->side.mark);
     text_close(e->text);
     vae_close(e->vae);
     tae_close(e->tae);
@@ -286,7 +294,9 @@ enum taca_code taca_engine_cost(const struct taca_engine *e, const struct taca_g
         .step_flops = plan.step.flops,
         .total_flops = plan.step.flops * forwards + plan.decode.flops + plan.encode.flops,
         .seq_bytes = plan.seq_bytes,
-        .scratch_bytes = plan.step_bytes > plan.decode_bytes ? plan.step_bytes : plan.decode_bytes,
+        .scratch_bytes = engine_scratch_bytes(
+            e, plan.step_bytes > plan.preview_bytes ? plan.step_bytes : plan.preview_bytes,
+            plan.side_bytes),
     };
     return TACA_OK;
 }

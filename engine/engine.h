@@ -121,6 +121,13 @@ int taca_seq_tokens(const struct taca_engine *e, const struct taca_seq *s);
 enum taca_code taca_step(struct taca_engine *e, struct taca_seq *const *seqs, int n,
                          struct taca_err *err) TACA_MUST_USE;
 
+/* The same in two halves: begin queues it, end waits for it, and only then have the sequences
+ * advanced. One step at a time; between the halves its sequences are left alone. */
+enum taca_code taca_step_begin(struct taca_engine *e, struct taca_seq *const *seqs, int n,
+                               struct taca_err *err) TACA_MUST_USE;
+bool taca_step_done(const struct taca_engine *e); /* end would not wait */
+enum taca_code taca_step_end(struct taca_engine *e, struct taca_err *err) TACA_MUST_USE;
+
 /* The current guess of the finished image after at least one step: a pixel per latent, or 8 x 8 by
  * the tiny decoder, as the sequence's parameters say. */
 enum taca_code taca_seq_preview(struct taca_engine *e, const struct taca_seq *s,
@@ -130,5 +137,24 @@ enum taca_code taca_seq_preview(struct taca_engine *e, const struct taca_seq *s,
  * finite. On failure no image is left in out. */
 enum taca_code taca_decode(struct taca_engine *e, struct taca_seq *const *seqs, int n,
                            struct taca_image *out, struct taca_err *err) TACA_MUST_USE;
+
+/* ---- beside the steps ------------------------------------------------------------------------ */
+
+/* True when openings and decoding are done beside steps; else a first half below does it all. */
+bool taca_overlaps(const struct taca_engine *e);
+/* Opening and decoding in two halves: begin queues the work, end waits for it. One of both at a
+ * time, else TACA_EBUSY. Steps, previews and closing go on meanwhile. *out may be stepped as soon
+ * as begin has returned; when end fails it is closed. Closing what is opened or decoded waits for
+ * it, and there is no end then. */
+enum taca_code taca_seq_open_begin(struct taca_engine *e, const struct taca_gen_params *p,
+                                   struct taca_seq **out, unsigned *warnings,
+                                   struct taca_err *err) TACA_MUST_USE;
+enum taca_code taca_seq_open_end(struct taca_engine *e, struct taca_err *err) TACA_MUST_USE;
+enum taca_code taca_decode_begin(struct taca_engine *e, struct taca_seq *s,
+                                 struct taca_err *err) TACA_MUST_USE;
+enum taca_code taca_decode_end(struct taca_engine *e, struct taca_image *out,
+                               struct taca_err *err) TACA_MUST_USE;
+/* End would not wait. Ask now and then: what an image's encoding leaves to do is done by this. */
+bool taca_side_done(struct taca_engine *e);
 
 #endif

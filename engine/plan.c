@@ -26,8 +26,10 @@ static enum taca_code count_text(struct taca_engine *e, const struct taca_gen_pa
     struct taca_backend *count;
     enum taca_code rc = taca_count_open_beside(&count, e->b, err);
     if (rc) return rc;
+    const enum taca_lane last = taca_lane(count, TACA_LANE_SIDE);
     for (int i = 0; i < branches_of(p) && !rc; i++)
         rc = text_count(e->text, count, p->max_sequence_length, &w->text_scratch, err);
+    (void)taca_lane(count, last);
     w->text = taca_count_read(count);
     taca_backend_close(count);
     return rc;
@@ -89,7 +91,8 @@ enum taca_code taca_engine_plan(struct taca_engine *e, const struct taca_gen_par
     plan.sequence_bytes =
         all * w.plan.seq_bytes + prompts * text_cond_bytes(e->text, p->max_sequence_length);
     plan.scratch_bytes =
-        max_size(w.text_scratch, max_size(all * w.plan.step_bytes, w.plan.decode_bytes));
+        engine_scratch_bytes(e, max_size(all * w.plan.step_bytes, w.plan.preview_bytes),
+                             max_size(w.text_scratch, w.plan.side_bytes));
     plan.work_bytes = f.work_bytes;
     plan.picture_bytes = picture_bytes(p);
     plan.mapped_bytes = text_mapped_bytes(e->text);

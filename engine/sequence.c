@@ -59,20 +59,20 @@ static enum taca_code upload_places(struct taca_engine *e, struct taca_seq *s,
     if (!table) return taca_fail(err, TACA_ENOMEM, "places of %zu values", n);
     dit_places(e->dit, table, s->latent.h, s->latent.w, s->context[SEQ_COND].rows);
     taca_upload(e->b, s->places.data, table, n * sizeof *table);
-    enum taca_code rc = taca_sync(e->b, err);
     free(table);
-    return rc;
+    return TACA_OK;
 }
 
 /* The projected text and all modulations of one branch. An adapter that is on in some steps only
  * splits them into runs. */
 static void prepare_branch(struct taca_engine *e, struct taca_seq *s, int branch,
                            const struct seq_text *text) {
+    struct taca_scratch *scratch = engine_side_scratch(e);
     struct lora_set set;
-    dit_context(e->dit, e->b, &e->scratch, s->context[branch], text->context,
+    dit_context(e->dit, e->b, scratch, s->context[branch], text->context,
                 seq_loras_on(&s->loras, true, &set));
     if (s->loras.two_contexts)
-        dit_context(e->dit, e->b, &e->scratch, s->outside[branch], text->context,
+        dit_context(e->dit, e->b, scratch, s->outside[branch], text->context,
                     seq_loras_on(&s->loras, false, &set));
     for (int i = 0, end; i < s->schedule.steps; i = end) {
         const bool inside = seq_in_window(s, i);
@@ -83,7 +83,7 @@ static void prepare_branch(struct taca_engine *e, struct taca_seq *s, int branch
                                         .guidance = s->guidance_scale,
                                         .pooled = text->pooled,
                                         .loras = *seq_loras_on(&s->loras, inside, &set)};
-        dit_modulation(e->dit, e->b, &e->scratch, taca_mat_rows(s->mod[branch], i, end - i), &c);
+        dit_modulation(e->dit, e->b, scratch, taca_mat_rows(s->mod[branch], i, end - i), &c);
     }
 }
 
@@ -97,11 +97,11 @@ static enum taca_code prepare(struct taca_engine *e, struct taca_seq *s,
 static enum taca_code begin(struct taca_engine *e, struct taca_seq *s,
                             const struct taca_gen_params *p, const struct seq_given *given,
                             struct taca_err *err) {
-    struct seq_start drawn = {0};
-    enum taca_code rc = TACA_OK;
-    if (!given->start) rc = seq_start_draw(&drawn, e, s, p, given->rng, err);
-    if (!rc) rc = seq_begin(e, s, given->start ? given->start : &drawn, p->strength, err);
-    seq_start_finish(&drawn);
+    struct seq_rest own = {0}, *rest = given->rest ? given->rest : &own;
+    if (given->start) return seq_begin(e, s, given->start, p->strength, err);
+    enum taca_code rc = seq_draw(rest, e, s, p, given->rng, err);
+    if (!rc && (rest == &own || !rest->encoding.under_way)) rc = seq_go_on(e, s, rest, err);
+    if (rc || rest == &own) seq_rest_finish(e, rest);
     return rc;
 }
 
@@ -115,18 +115,38 @@ static enum taca_code keep_generator(struct taca_seq *s, const struct taca_rng *
     return s->walk.draw ? TACA_OK : taca_fail(err, TACA_ENOMEM, "noise of %zu values", n);
 }
 
+static void keep_most(struct taca_work *most, const struct taca_work *one) {
+    for (int i = 0; i < TACA_WORK_BUFFERS; i++)
+        if (most->bytes[i] < one->bytes[i]) most->bytes[i] = one->bytes[i];
+}
+
 static void account(struct taca_engine *e, struct taca_seq *s, const struct memplan *plan) {
     s->step_bytes = plan->step_bytes;
-    s->decode_bytes = plan->decode_bytes;
+    s->side_bytes = plan->side_bytes;
     e->step_bytes += plan->step_bytes;
     s->step_work = plan->step_work;
-    for (int i = 0; i < TACA_WORK_BUFFERS; i++) {
-        e->step_work.bytes[i] += plan->step_work.bytes[i];
-        if (e->other_work.bytes[i] < plan->other_work.bytes[i])
-            e->other_work.bytes[i] = plan->other_work.bytes[i];
-    }
-    if (e->decode_bytes < plan->decode_bytes) e->decode_bytes = plan->decode_bytes;
+    for (int i = 0; i < TACA_WORK_BUFFERS; i++) e->step_work.bytes[i] += plan->step_work.bytes[i];
+    keep_most(&e->side_work, &plan->side_work);
+    keep_most(&e->preview_work, &plan->preview_work);
+    if (e->preview_bytes < plan->preview_bytes) e->preview_bytes = plan->preview_bytes;
+    if (e->side_bytes < plan->side_bytes) e->side_bytes = plan->side_bytes;
     e->open_seqs++;
+}
+
+/* Into its memory, all that steps want. */
+static enum taca_code fill(struct taca_engine *e, struct taca_seq *s,
+                           const struct taca_gen_params *p, const struct seq_given *given,
+                           struct taca_err *err) {
+    const struct seq_text *text[SEQ_BRANCHES] = {given->cond, given->uncond};
+    enum taca_code rc = prepare(e, s, text, err);
+    if (!rc) rc = begin(e, s, p, given, err);
+    if (!rc) rc = keep_generator(s, given->rng, err);
+    const enum taca_code queued = taca_queued(e->b, rc ? NULL : err);
+    if (!rc) rc = queued;
+    if (!rc) return TACA_OK;
+    if (given->rest) seq_rest_finish(e, given->rest);
+    (void)!taca_sync(e->b, NULL); /* some of it may be at work */
+    return rc;
 }
 
 enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params *p,
@@ -136,7 +156,6 @@ enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params
     const int factor = e->vae ? vae_get_info(e->vae)->factor : 8;
     const struct taca_chw shape = {NULL, d->in_channels, p->height_px / factor,
                                    p->width_px / factor};
-    const struct seq_text *text[SEQ_BRANCHES] = {given->cond, given->uncond};
     const int64_t rows = given->cond->context.rows;
     enum taca_code rc = TACA_OK;
     struct memplan plan;
@@ -172,9 +191,7 @@ enum taca_code seq_open_with(struct taca_engine *e, const struct taca_gen_params
     if (!rc) rc = engine_take(e, &plan, &s->memory, err);
     if (rc) goto out;
     seq_lay_out(s, d, shape, rows, s->schedule.steps);
-    rc = prepare(e, s, text, err);
-    if (!rc) rc = begin(e, s, p, given, err);
-    if (!rc) rc = keep_generator(s, given->rng, err);
+    rc = fill(e, s, p, given, err);
     if (rc) goto out;
     account(e, s, &plan);
     *out = s;
@@ -187,54 +204,12 @@ out:
     return rc;
 }
 
-enum taca_code taca_seq_open(struct taca_engine *e, const struct taca_gen_params *p,
-                             struct taca_seq **out, unsigned *warnings, struct taca_err *err) {
-    const bool guided = p->cfg_scale > 1;
-    const char *negative = p->negative_prompt ? p->negative_prompt : "";
-    const struct text_cond *cond = NULL, *uncond = NULL;
-    struct taca_rng rng;
-    unsigned warn = 0;
-    enum taca_code rc = taca_gen_params_check(p, &e->info, err);
-    if (rc) return rc;
-    rc = taca_scratch_reserve(&e->scratch, text_scratch_bytes(e->text), err);
-    const struct text_prompt prompts[SEQ_BRANCHES] = {{.prompt = p->prompt,
-                                                       .prompt_2 = p->prompt_2,
-                                                       .prompt_3 = p->prompt_3,
-                                                       .clip_skip = p->clip_skip,
-                                                       .t5_tokens = p->max_sequence_length},
-                                                      {.prompt = negative,
-                                                       .prompt_2 = p->negative_prompt_2,
-                                                       .prompt_3 = p->negative_prompt_3,
-                                                       .t5_tokens = p->max_sequence_length}};
-    if (!rc) rc = text_acquire(e->text, &e->scratch, &prompts[SEQ_COND], &cond, err);
-    if (!rc && guided) rc = text_acquire(e->text, &e->scratch, &prompts[SEQ_UNCOND], &uncond, err);
-    if (rc) goto out;
-    struct seq_text a = {cond->context, cond->pooled}, b = {0};
-    if (uncond) b = (struct seq_text){uncond->context, uncond->pooled};
-    if (p->rng == TACA_NOISE_PHILOX)
-        taca_rng_seed_philox(&rng, p->seed);
-    else
-        taca_rng_seed(&rng, p->seed);
-    const struct seq_given given = {.cond = &a, .uncond = uncond ? &b : NULL, .rng = &rng};
-    rc = seq_open_with(e, p, &given, out, err);
-    if (cond->cut) warn |= TACA_WARN_PROMPT_CUT;
-    if (uncond && uncond->cut) warn |= TACA_WARN_NEGATIVE_CUT;
-    if (cond->clip_cut || (uncond && uncond->clip_cut)) warn |= TACA_WARN_CLIP_CUT;
-    if (!guided && *negative) warn |= TACA_WARN_NEGATIVE_IGNORED;
-    if (!rc && warnings) *warnings = warn;
-out:
-    text_release(e->text, cond); /* the sequence holds its own projection */
-    text_release(e->text, uncond);
-    return rc;
-}
-
-void taca_seq_close(struct taca_engine *e, struct taca_seq *s) {
-    if (!s) return;
+void seq_free(struct taca_engine *e, struct taca_seq *s) {
     e->step_bytes -= s->step_bytes;
     for (int i = 0; i < TACA_WORK_BUFFERS; i++) e->step_work.bytes[i] -= s->step_work.bytes[i];
     if (--e->open_seqs == 0) {
-        e->decode_bytes = 0;
-        e->other_work = (struct taca_work){0};
+        e->side_bytes = e->preview_bytes = 0;
+        e->side_work = e->preview_work = (struct taca_work){0};
     }
     seq_loras_drop(&s->loras);
     taca_free(e->b, s->memory);
@@ -275,7 +250,7 @@ static bool skips_now(const struct taca_seq *s) {
     return s->n_branches > 1 && taca_slg_has(&s->slg, sampler_level(&s->walk), s->schedule.steps);
 }
 
-/* A forward of its own, for blocks are left out of all items of one. */
+/* A forward of its own, for blocks are left out of all items of one. Queued. */
 static enum taca_code run_skipped(struct taca_engine *e, struct taca_seq *s, struct taca_err *err) {
     enum { MAX_BLOCKS = 64 };
     const int64_t depth = dit_get_info(e->dit)->depth;
@@ -297,8 +272,8 @@ static enum taca_code run_skipped(struct taca_engine *e, struct taca_seq *s, str
             e->dit, e->b, &e->scratch,
             &(struct dit_forward){
                 .items = &item, .n_items = 1, .layout = &layout, .loras = loras.all, .skip = all});
-        rc = taca_sync(e->b, err);
-        taca_layout_finish(&layout);
+        rc = taca_queued(e->b, err);
+        taca_layout_finish(&layout); /* the next who has its memory is behind in the queue */
     }
     e->scratch.used = used;
     batch_loras_finish(&loras);
@@ -321,11 +296,11 @@ static void advance(struct taca_engine *e, struct taca_seq *s) {
     if (s->masked && !halfway) seq_keep_unmasked(e, s, s->schedule.sigma[next]);
 }
 
-/* The forward over all branches of all sequences, then the sampler's part of each. */
+/* The forward over all branches of all sequences, then the sampler's part of each. Queued. */
 static enum taca_code run_batch(struct taca_engine *e, struct taca_seq *const *seqs, int n,
                                 struct dit_item *items, struct taca_seg *segs,
                                 struct taca_err *err) {
-    struct taca_layout layout;
+    struct taca_layout *layout = &e->step.layout;
     struct batch_loras loras;
     int n_items = 0;
     for (int i = 0; i < n; i++)
@@ -334,41 +309,79 @@ static enum taca_code run_batch(struct taca_engine *e, struct taca_seq *const *s
     enum taca_code rc = batch_loras_init(&loras, e, seqs, n, err);
     if (rc) return rc;
     const size_t used = e->scratch.used;
-    rc = taca_scratch_layout(&e->scratch, &layout, segs, n_items, err);
+    rc = taca_scratch_layout(&e->scratch, layout, segs, n_items, err);
     if (rc) goto out;
     dit_run(e->dit, e->b, &e->scratch,
             &(struct dit_forward){
-                .items = items, .n_items = n_items, .layout = &layout, .loras = loras.all});
+                .items = items, .n_items = n_items, .layout = layout, .loras = loras.all});
     for (int i = 0; i < n && !rc; i++)
         if (skips_now(seqs[i])) rc = run_skipped(e, seqs[i], err);
     for (int i = 0; i < n && !rc; i++) advance(e, seqs[i]);
-    const enum taca_code synced = taca_sync(e->b, rc ? NULL : err);
-    if (!rc) rc = synced;
-    taca_layout_finish(&layout);
+    const enum taca_code queued = taca_queued(e->b, rc ? NULL : err);
+    if (!rc) rc = queued;
+    if (rc) {
+        (void)!taca_sync(e->b, NULL); /* some of it may be at work */
+        taca_layout_finish(layout);
+    }
 out:
     e->scratch.used = used;
     batch_loras_finish(&loras);
     return rc;
 }
 
-enum taca_code taca_step(struct taca_engine *e, struct taca_seq *const *seqs, int n,
-                         struct taca_err *err) {
+enum taca_code taca_step_begin(struct taca_engine *e, struct taca_seq *const *seqs, int n,
+                               struct taca_err *err) {
     enum taca_code rc = TACA_ENOMEM;
     if (n < 1) return taca_fail(err, TACA_EINVAL, "a step needs at least one sequence");
+    if (e->step.n) return taca_fail(err, TACA_EBUSY, "a step of %d is at work", e->step.n);
     for (int i = 0; i < n; i++)
         if (taca_seq_done(seqs[i]))
             return taca_fail(err, TACA_EINVAL, "sequence %d is finished", i);
     struct dit_item *items = calloc((size_t)n, SEQ_BRANCHES * sizeof *items);
     struct taca_seg *segs = calloc((size_t)n, SEQ_BRANCHES * sizeof *segs);
-    if (items && segs)
-        rc = run_batch(e, seqs, n, items, segs, err);
-    else
+    e->step.seqs = calloc((size_t)n, sizeof *e->step.seqs);
+    if (items && segs && e->step.seqs) {
+        rc = side_precedes(e, seqs, n, err);
+        if (!rc) rc = run_batch(e, seqs, n, items, segs, err);
+    } else {
         taca_fail(err, TACA_ENOMEM, "a step of %d sequences", n);
-    for (int i = 0; i < n && rc == TACA_OK; i++)
-        sampler_next(&seqs[i]->walk, seqs[i]->schedule.steps);
+    }
     free(items);
     free(segs);
+    if (rc) {
+        free(e->step.seqs);
+        e->step.seqs = NULL;
+        return rc;
+    }
+    memcpy(e->step.seqs, seqs, (size_t)n * sizeof *seqs);
+    e->step.n = n;
+    taca_mark_set(e->b, &e->step.mark);
+    return TACA_OK;
+}
+
+bool taca_step_done(const struct taca_engine *e) {
+    return e->step.n == 0 || taca_mark_done(e->b, &e->step.mark);
+}
+
+enum taca_code taca_step_end(struct taca_engine *e, struct taca_err *err) {
+    const int n = e->step.n;
+    if (n == 0) return taca_fail(err, TACA_EINVAL, "no step is at work");
+    const enum taca_code rc = taca_sync(e->b, err);
+    taca_layout_finish(&e->step.layout);
+    for (int i = 0; i < n && rc == TACA_OK; i++) {
+        struct taca_seq *s = e->step.seqs[i];
+        if (s) sampler_next(&s->walk, s->schedule.steps);
+    }
+    free(e->step.seqs);
+    e->step.seqs = NULL;
+    e->step.n = 0;
     return rc;
+}
+
+enum taca_code taca_step(struct taca_engine *e, struct taca_seq *const *seqs, int n,
+                         struct taca_err *err) {
+    enum taca_code rc = taca_step_begin(e, seqs, n, err);
+    return rc ? rc : taca_step_end(e, err);
 }
 
 enum taca_code seq_latent_read(struct taca_engine *e, const struct taca_seq *s, float *out,
@@ -389,19 +402,24 @@ enum taca_code seq_latent_write(struct taca_engine *e, struct taca_seq *s, const
     return taca_sync(e->b, err);
 }
 
-/* What was decoded into `image`, as bytes; the scratch goes back to where it was. */
-static enum taca_code take_picture(struct taca_engine *e, struct taca_map image, size_t used,
-                                   struct taca_image *out, struct taca_err *err) {
-    uint8_t *rgb = malloc((size_t)(image.h * image.w) * 3);
-    if (rgb) taca_map_to_rgb8(e->b, rgb, image);
+void *seq_picture_queue(struct taca_engine *e, struct taca_scratch *scratch,
+                        struct taca_map image) {
+    const size_t bytes = taca_rgb8_bytes(image.h, image.w);
+    void *pixels = taca_scratch_mat(scratch, TACA_U8, 1, (int64_t)bytes).data;
+    taca_map_to_rgb8(e->b, pixels, image);
+    return pixels;
+}
+
+enum taca_code seq_picture_read(struct taca_engine *e, const void *pixels, int width_px,
+                                int height_px, struct taca_image *out, struct taca_err *err) {
+    uint8_t *rgb = malloc((size_t)height_px * (size_t)width_px * 3);
+    if (rgb) taca_rgb8_read(e->b, rgb, pixels, height_px, width_px);
     enum taca_code rc = taca_sync(e->b, err);
-    e->scratch.used = used;
-    if (!rc && !rgb)
-        rc = taca_fail(err, TACA_ENOMEM, "a picture of %d x %d", (int)image.w, (int)image.h);
+    if (!rc && !rgb) rc = taca_fail(err, TACA_ENOMEM, "a picture of %d x %d", width_px, height_px);
     if (rc)
         free(rgb);
     else
-        *out = (struct taca_image){(int)image.w, (int)image.h, rgb};
+        *out = (struct taca_image){width_px, height_px, rgb};
     return rc;
 }
 
@@ -412,7 +430,10 @@ static enum taca_code preview_taesd(struct taca_engine *e, struct taca_chw guess
     const struct taca_map image =
         taca_scratch_map(&e->scratch, TACA_F32, 1, guess.h * TAE_FACTOR, guess.w * TAE_FACTOR, 3);
     tae_decode(e->tae, e->b, &e->scratch, image, guess);
-    return take_picture(e, image, used, out, err);
+    const void *pixels = seq_picture_queue(e, &e->scratch, image);
+    const enum taca_code rc = seq_picture_read(e, pixels, (int)image.w, (int)image.h, out, err);
+    e->scratch.used = used;
+    return rc;
 }
 
 static enum taca_code preview_rgb(const struct taca_engine *e, struct taca_chw guess,
@@ -438,24 +459,5 @@ enum taca_code taca_seq_preview(struct taca_engine *e, const struct taca_seq *s,
         rc = s->preview == TACA_PREVIEW_TAESD && e->tae ? preview_taesd(e, guess, out, err)
                                                         : preview_rgb(e, guess, out, err);
     free(guess.data);
-    return rc;
-}
-
-static enum taca_code decode_one(struct taca_engine *e, const struct taca_seq *s,
-                                 struct taca_image *out, struct taca_err *err) {
-    const size_t used = e->scratch.used;
-    const struct taca_map image =
-        taca_scratch_map(&e->scratch, TACA_F32, 1, s->height_px, s->width_px, 3);
-    vae_decode(e->vae, e->b, &e->scratch, image, s->latent, false);
-    return take_picture(e, image, used, out, err);
-}
-
-enum taca_code taca_decode(struct taca_engine *e, struct taca_seq *const *seqs, int n,
-                           struct taca_image *out, struct taca_err *err) {
-    enum taca_code rc = TACA_OK;
-    int done = 0;
-    for (; done < n && !rc; done++) rc = decode_one(e, seqs[done], &out[done], err);
-    if (rc) /* the failed one left nothing */
-        for (int i = 0; i < done - 1; i++) taca_image_finish(&out[i]);
     return rc;
 }

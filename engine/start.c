@@ -8,24 +8,43 @@ static size_t count(struct taca_chw x) { return (size_t)(x.c * x.h * x.w); }
 
 /* ---- drawn from the parameters --------------------------------------------------------------- */
 
+enum taca_code seq_encode_begin(struct taca_engine *e, struct seq_encoding *out, struct taca_chw z,
+                                const float *image, struct taca_err *err) {
+    struct taca_scratch *scratch = engine_side_scratch(e);
+    const int64_t f = vae_get_info(e->vae)->factor, h = z.h * f, w = z.w * f;
+    *out = (struct seq_encoding){.used = scratch->used, .under_way = true};
+    out->moments = (struct taca_chw){NULL, 2 * z.c, z.h, z.w};
+    out->moments.data = taca_scratch_mat(scratch, TACA_F32, 2, (int64_t)count(z)).data;
+    const struct taca_map pixels = taca_scratch_map(scratch, TACA_F32, 1, h, w, 3);
+    if (pixels.data) taca_upload(e->b, pixels.data, image, (size_t)(h * w * 3) * sizeof *image);
+    if (pixels.data) vae_encode(e->vae, e->b, scratch, out->moments, pixels);
+    return taca_queued(e->b, err);
+}
+
+enum taca_code seq_encode_end(struct taca_engine *e, struct seq_encoding *encoding, float *z,
+                              const float *noise, struct taca_err *err) {
+    const size_t n = count(encoding->moments);
+    float *moments = malloc(n * sizeof *moments);
+    if (moments) taca_download(e->b, moments, encoding->moments.data, n * sizeof *moments);
+    enum taca_code rc = taca_sync(e->b, err);
+    if (!rc && !moments) rc = taca_fail(err, TACA_ENOMEM, "a latent of %zu values", n);
+    if (!rc) vae_sample(e->vae, z, moments, noise, n / 2);
+    free(moments);
+    seq_encode_drop(e, encoding);
+    return rc;
+}
+
+void seq_encode_drop(struct taca_engine *e, struct seq_encoding *encoding) {
+    if (encoding->under_way) engine_side_scratch(e)->used = encoding->used;
+    *encoding = (struct seq_encoding){0};
+}
+
 enum taca_code seq_encode(struct taca_engine *e, struct taca_chw z, const float *image,
                           const float *noise, struct taca_err *err) {
-    const size_t saved = e->scratch.used, n = count(z);
-    const int64_t f = vae_get_info(e->vae)->factor, h = z.h * f, w = z.w * f;
-    const struct taca_map pixels = taca_scratch_map(&e->scratch, TACA_F32, 1, h, w, 3);
-    const struct taca_mat latents = taca_scratch_mat(&e->scratch, TACA_F32, 4, (int64_t)n);
-    struct taca_chw moments = {latents.data, 2 * z.c, z.h, z.w}, eps = z, to = z;
-    if (latents.data) { /* else the sync below says why not */
-        eps.data = moments.data + 2 * n;
-        to.data = moments.data + 3 * n;
-        taca_upload(e->b, pixels.data, image, (size_t)(h * w * 3) * sizeof *image);
-        taca_upload(e->b, eps.data, noise, n * sizeof *noise);
-        vae_encode(e->vae, e->b, &e->scratch, moments, pixels);
-        vae_sample(e->vae, e->b, to, moments, eps);
-        taca_download(e->b, z.data, to.data, n * sizeof *z.data);
-    }
-    const enum taca_code rc = taca_sync(e->b, err);
-    e->scratch.used = saved;
+    struct seq_encoding encoding;
+    const enum taca_code rc = seq_encode_begin(e, &encoding, z, image, err);
+    if (!rc) return seq_encode_end(e, &encoding, z.data, noise, err);
+    seq_encode_drop(e, &encoding);
     return rc;
 }
 
@@ -35,44 +54,53 @@ void seq_shrink_mask(float *out, int64_t h, int64_t w, int factor, const uint8_t
             out[y * w + x] = mask[(y * w * factor + x) * factor] >= 128 ? 1 : 0;
 }
 
-static enum taca_code encode_pixels(struct seq_start *out, struct taca_engine *e,
+static enum taca_code encode_pixels(struct seq_encoding *out, struct taca_engine *e,
                                     const struct taca_gen_params *p, struct taca_chw shape,
                                     struct taca_err *err) {
     const size_t n = (size_t)p->width_px * (size_t)p->height_px * 3;
     float *pixels = malloc(n * sizeof *pixels);
     if (!pixels) return taca_fail(err, TACA_ENOMEM, "an image of %zu values", n);
     for (size_t i = 0; i < n; i++) pixels[i] = 2 * ((float)p->image[i] / 255) - 1;
-    shape.data = out->image;
-    enum taca_code rc = seq_encode(e, shape, pixels, out->noise, err);
+    enum taca_code rc = seq_encode_begin(e, out, shape, pixels, err);
     free(pixels);
     return rc;
 }
 
-enum taca_code seq_start_draw(struct seq_start *out, struct taca_engine *e,
-                              const struct taca_seq *s, const struct taca_gen_params *p,
-                              struct taca_rng *rng, struct taca_err *err) {
+enum taca_code seq_draw(struct seq_rest *out, struct taca_engine *e, const struct taca_seq *s,
+                        const struct taca_gen_params *p, struct taca_rng *rng,
+                        struct taca_err *err) {
     const struct taca_chw shape = s->latent;
     const size_t n = count(shape), plane = (size_t)(shape.h * shape.w);
-    *out = (struct seq_start){.noise = malloc(n * sizeof(float))};
-    if (p->image) out->image = malloc(n * sizeof(float));
-    if (p->mask) out->mask = malloc(plane * sizeof(float));
-    if (!out->noise || (p->image && !out->image) || (p->mask && !out->mask))
+    struct seq_start *start = &out->start;
+    *out = (struct seq_rest){.start.noise = malloc(n * sizeof(float)), .strength = p->strength};
+    if (p->image) start->image = malloc(n * sizeof(float));
+    if (p->image) out->draw = malloc(n * sizeof(float));
+    if (p->mask) start->mask = malloc(plane * sizeof(float));
+    if (!start->noise || (p->image && (!start->image || !out->draw)) || (p->mask && !start->mask))
         return taca_fail(err, TACA_ENOMEM, "noise of %zu values", n);
-    taca_rng_randn(rng, out->noise, n);
+    if (p->image) taca_rng_randn(rng, out->draw, n);
+    taca_rng_randn(rng, start->noise, n);
     if (!p->image) return TACA_OK;
-    enum taca_code rc = encode_pixels(out, e, p, shape, err);
-    if (rc) return rc;
-    taca_rng_randn(rng, out->noise, n);
     if (p->mask)
-        seq_shrink_mask(out->mask, shape.h, shape.w, vae_get_info(e->vae)->factor, p->mask);
-    return TACA_OK;
+        seq_shrink_mask(start->mask, shape.h, shape.w, vae_get_info(e->vae)->factor, p->mask);
+    return encode_pixels(&out->encoding, e, p, shape, err);
 }
 
-void seq_start_finish(struct seq_start *s) {
-    free(s->noise);
-    free(s->image);
-    free(s->mask);
-    *s = (struct seq_start){0};
+enum taca_code seq_go_on(struct taca_engine *e, struct taca_seq *s, struct seq_rest *rest,
+                         struct taca_err *err) {
+    enum taca_code rc = TACA_OK;
+    if (rest->encoding.under_way)
+        rc = seq_encode_end(e, &rest->encoding, rest->start.image, rest->draw, err);
+    return rc ? rc : seq_begin(e, s, &rest->start, rest->strength, err);
+}
+
+void seq_rest_finish(struct taca_engine *e, struct seq_rest *rest) {
+    seq_encode_drop(e, &rest->encoding);
+    free(rest->start.noise);
+    free(rest->start.image);
+    free(rest->start.mask);
+    free(rest->draw);
+    *rest = (struct seq_rest){0};
 }
 
 /* ---- in a sequence --------------------------------------------------------------------------- */
@@ -97,9 +125,8 @@ enum taca_code seq_begin(struct taca_engine *e, struct taca_seq *s, const struct
         taca_upload(e->b, s->noise.data, start->noise, bytes);
         taca_upload(e->b, s->mask.data, start->mask, count(s->mask) * sizeof(float));
     }
-    const enum taca_code rc = taca_sync(e->b, err);
     free(mixed);
-    return rc;
+    return taca_queued(e->b, err);
 }
 
 void seq_keep_unmasked(struct taca_engine *e, struct taca_seq *s, float sigma) {

@@ -77,10 +77,7 @@ void taca_fill_zero(struct taca_backend *b, void *dst, size_t bytes) {
 
 enum taca_code taca_sync(struct taca_backend *b, struct taca_err *err) {
     if (!dry(b)) b->ops->wait(b);
-    enum taca_code code = b->error.code;
-    if (code != TACA_OK) (void)taca_fail(err, code, "%s", b->error.text);
-    memset(&b->error, 0, sizeof b->error);
-    return code;
+    return taca_queued(b, err);
 }
 
 /* ---- checks -------------------------------------------------------------------------------- */
@@ -549,14 +546,25 @@ void taca_upsample2(struct taca_backend *b, struct taca_map y, struct taca_map x
     if (live(b) && same_map(b, "upsample2", y, x, 2) && !dry(b)) b->ops->upsample2(b, y, x);
 }
 
-void taca_map_to_rgb8(struct taca_backend *b, uint8_t *dst, struct taca_map x) {
+size_t taca_rgb8_bytes(int64_t h, int64_t w) { return taca_rgb8_flag(h, w) + sizeof(int32_t); }
+
+void taca_map_to_rgb8(struct taca_backend *b, void *pixels, struct taca_map x) {
     char t[TEXT];
     if (!live(b) || !map_ok(b, "map_to_rgb8", "x", x)) return;
     if (x.n != 1 || x.c != 3) {
         bad(b, "map_to_rgb8", "x %s, wanted one image of 3 channels", map_text(t, x));
         return;
     }
-    if (!dry(b) && !b->ops->map_to_rgb8(b, dst, x))
+    if (!pixels && !dry(b)) bad(b, "map_to_rgb8", "no memory for the pixels");
+    if (live(b) && !dry(b)) b->ops->map_to_rgb8(b, pixels, x);
+}
+
+void taca_rgb8_read(struct taca_backend *b, uint8_t *host, const void *pixels, int64_t h,
+                    int64_t w) {
+    int32_t wrong = 0;
+    taca_download(b, host, pixels, (size_t)(h * w) * 3);
+    taca_download(b, &wrong, (const char *)pixels + taca_rgb8_flag(h, w), sizeof wrong);
+    if (live(b) && wrong)
         taca_backend_fail(b, TACA_ENUMERIC,
                           "map_to_rgb8: the image has values that are not finite");
 }

@@ -153,6 +153,33 @@ struct taca_replay_counts {
 };
 struct taca_replay_counts taca_replay_count(const struct taca_backend *b);
 
+/* ---- lanes ----------------------------------------------------------------------------------- */
+
+/* Two queues of work on one device. What is called from now on is queued on the lane that was
+ * chosen last, STEP at first, and runs there in order; the lanes run beside each other, STEP with
+ * precedence, and meet only where the host waits for one (taca_sync, taca_download: those of the
+ * lane of now) or a mark says so. Memory is freed on the lane that used it last. A backend without
+ * lanes has one queue: choosing changes nothing and marks are done when they are set. */
+enum taca_lane { TACA_LANE_STEP, TACA_LANE_SIDE, TACA_LANES };
+bool taca_has_lanes(const struct taca_backend *b);
+enum taca_lane taca_lane(struct taca_backend *b, enum taca_lane lane); /* returns the last one */
+
+/* A place in a lane's queue. */
+struct taca_mark {
+    void *event; /* NULL: without lanes */
+};
+enum taca_code taca_mark_open(struct taca_backend *b, struct taca_mark *m,
+                              struct taca_err *err) TACA_MUST_USE;
+void taca_mark_close(struct taca_backend *b, struct taca_mark *m); /* zeroed is fine */
+void taca_mark_set(struct taca_backend *b, struct taca_mark *m);   /* behind all that is queued */
+/* Is all before it done? Also when it never will be: then taca_sync says why. */
+bool taca_mark_done(struct taca_backend *b, const struct taca_mark *m);
+/* What is queued from now on begins behind it. */
+void taca_mark_follow(struct taca_backend *b, const struct taca_mark *m);
+/* The first error since the last sync, which is cleared, without waiting: what could not be queued.
+ * What fails on the device is reported by the sync that waits for it. */
+enum taca_code taca_queued(struct taca_backend *b, struct taca_err *err) TACA_MUST_USE;
+
 /* Step scratch: a bump allocator over one block of backend memory. taca_scratch_reserve makes room
  * (the only place that allocates); the taca_scratch_* getters advance, and on a counting backend or
  * a scratch without room they return views with data == NULL while `peak` keeps growing, the latter
@@ -434,9 +461,13 @@ void taca_group_norm(struct taca_backend *b, struct taca_map y, struct taca_map 
 /* y[n, i, j, c] = x[n, i/2, j/2, c]. */
 void taca_upsample2(struct taca_backend *b, struct taca_map y, struct taca_map x);
 
-/* dst = round_half_even(255 * clamp(x/2 + 1/2, 0, 1)) as h * w RGB bytes in HOST memory; n = 1, c
- * = 3. Waits. Non-finite values become 0 and are reported as TACA_ENUMERIC at sync. */
-void taca_map_to_rgb8(struct taca_backend *b, uint8_t *dst, struct taca_map x);
+/* pixels = round_half_even(255 * clamp(x/2 + 1/2, 0, 1)) as h * w RGB bytes; n = 1, c = 3. Values
+ * that are not finite become 0.   pixels: taca_rgb8_bytes(h, w) of the device's memory */
+size_t taca_rgb8_bytes(int64_t h, int64_t w);
+void taca_map_to_rgb8(struct taca_backend *b, void *pixels, struct taca_map x);
+/* Those bytes to HOST memory. Waits. When a value was not finite that is TACA_ENUMERIC at sync. */
+void taca_rgb8_read(struct taca_backend *b, uint8_t *host, const void *pixels, int64_t h,
+                    int64_t w);
 
 /* A map seen as rows of pixels [n*h*w, c], and the other way round. */
 static inline struct taca_mat taca_map_rows(struct taca_map m) {

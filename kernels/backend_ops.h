@@ -39,6 +39,15 @@ struct taca_backend_ops {
     /* optional: the device's own memory; false when it does not say, which is no failure */
     bool (*memory)(struct taca_backend *b, struct taca_device_memory *out);
 
+    /* Two queues, see backend.h; all NULL where there is one. lane: b->lane is still the last one.
+     * mark_open: NULL and the backend's error when there is none. */
+    void (*lane)(struct taca_backend *b, enum taca_lane lane);
+    void *(*mark_open)(struct taca_backend *b);
+    void (*mark_close)(struct taca_backend *b, void *event);
+    void (*mark_set)(struct taca_backend *b, void *event);
+    bool (*mark_done)(struct taca_backend *b, void *event);
+    void (*mark_follow)(struct taca_backend *b, void *event);
+
     enum taca_code (*linear_open)(struct taca_backend *b, struct taca_linear **out,
                                   const struct taca_tensor *parts, const struct taca_tensor *biases,
                                   int n_parts, struct taca_err *err);
@@ -95,8 +104,8 @@ struct taca_backend_ops {
                        const float *gain, const float *bias, int groups, float eps,
                        enum taca_act act);
     void (*upsample2)(struct taca_backend *b, struct taca_map y, struct taca_map x);
-    /* false when a value was not finite */
-    bool (*map_to_rgb8)(struct taca_backend *b, uint8_t *host_dst, struct taca_map x);
+    /* an int32 at taca_rgb8_flag: 1 when a value was not finite, else 0 */
+    void (*map_to_rgb8)(struct taca_backend *b, uint8_t *pixels, struct taca_map x);
 
     /* Recording and replaying ops; all or none of them. */
     bool (*replay)(struct taca_backend *b, const void *key, size_t bytes);
@@ -132,6 +141,7 @@ struct taca_backend {
     enum taca_narrow narrow_type;
     bool narrow; /* linear maps opened now are to be so */
     bool plain;  /* nothing is recorded or replayed */
+    enum taca_lane lane;
     char detail[96];
     struct taca_err error; /* the first since the last sync */
     size_t scratch_peak;   /* over all scratch of this backend */
@@ -144,6 +154,11 @@ void taca_backend_fail(struct taca_backend *b, enum taca_code code, const char *
     __attribute__((format(printf, 3, 4)));
 /* Frees what `owned` lists; a backend's close calls it. */
 void taca_backend_finish(struct taca_backend *b);
+
+/* Behind the bytes of a picture, aligned. */
+static inline size_t taca_rgb8_flag(int64_t h, int64_t w) {
+    return ((size_t)(h * w) * 3 + 15) / 16 * 16;
+}
 
 /* ---- device form of a layout: one block, [segs][segment of image rows][segment of text rows] ---
  */

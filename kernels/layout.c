@@ -76,7 +76,7 @@ static enum taca_code init(struct taca_layout *out, struct taca_backend *b, stru
     if (rc != TACA_OK) goto out;
     if (l.device) {
         fill(&l, block);
-        taca_upload(b, l.device, block, bytes);
+        b->ops->upload(b, l.device, block, bytes); /* after an error, too: the layout may live on */
     }
     *out = l;
     copy = NULL; /* the layout owns it now */

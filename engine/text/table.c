@@ -67,7 +67,7 @@ enum taca_code text_table_embed(const struct text_table *t, struct taca_backend 
     if (y.ld == y.cols) taca_upload(b, y.data, rows, bytes);
     for (int64_t r = 0; y.ld != y.cols && r < y.rows; r++)
         taca_upload(b, taca_mat_rows(y, r, 1).data, rows + r * t->cols, bytes / (size_t)y.rows);
-    rc = taca_sync(b, err);
+    rc = taca_queued(b, err);
     free(rows);
     return rc;
 }

@@ -193,9 +193,9 @@ static enum taca_code encode(struct text *t, struct taca_scratch *s, struct text
     taca_fill_zero(t->b, e->cond.context.data,
                    (size_t)(e->cond.context.rows * e->cond.context.ld) * sizeof(float));
     enum taca_code rc = t->rules->encode(t, s, &k, &e->cond, err);
-    /* nothing that failed may stay in the cache, so the result is waited for */
-    enum taca_code synced = taca_sync(t->b, err);
-    return rc != TACA_OK ? rc : synced;
+    /* what was not queued must not stay in the cache; a device that fails later is lost */
+    enum taca_code queued = taca_queued(t->b, err);
+    return rc != TACA_OK ? rc : queued;
 }
 
 static enum taca_code make_entry(struct text *t, struct taca_scratch *s, const struct key *key,

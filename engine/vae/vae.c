@@ -187,22 +187,10 @@ void vae_encode(struct vae *v, struct taca_backend *b, struct taca_scratch *s,
 
 /* ---- posterior ------------------------------------------------------------------------------- */
 
-void vae_sample(struct vae *v, struct taca_backend *b, struct taca_chw z, struct taca_chw moments,
-                struct taca_chw noise) {
-    enum { CHUNK = 1024 };
-    float mean[CHUNK], logvar[CHUNK], draw[CHUNK] = {0};
+void vae_sample(const struct vae *v, float *z, const float *moments, const float *noise, size_t n) {
     float shift = (float)v->info.shift_factor, scaling = (float)v->info.scaling_factor;
-    size_t n = (size_t)(z.c * z.h * z.w);
-    if (!z.data || !moments.data) return; /* a counting backend */
-    for (size_t at = 0; at < n; at += CHUNK) {
-        size_t m = n - at < CHUNK ? n - at : CHUNK;
-        taca_download(b, mean, moments.data + at, m * sizeof(float));
-        taca_download(b, logvar, moments.data + n + at, m * sizeof(float));
-        if (noise.data) taca_download(b, draw, noise.data + at, m * sizeof(float));
-        for (size_t i = 0; i < m; i++) {
-            float std = expf(0.5f * fminf(fmaxf(logvar[i], -30.0f), 20.0f));
-            mean[i] = (mean[i] + std * draw[i] - shift) * scaling;
-        }
-        taca_upload(b, z.data + at, mean, m * sizeof(float));
+    for (size_t i = 0; i < n; i++) {
+        float std = expf(0.5f * fminf(fmaxf(moments[n + i], -30.0f), 20.0f));
+        z[i] = (moments[i] + std * (noise ? noise[i] : 0) - shift) * scaling;
     }
 }

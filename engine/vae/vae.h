@@ -32,9 +32,8 @@ void vae_decode(struct vae *v, struct taca_backend *b, struct taca_scratch *s,
 /* moments [2c, h, w] = mean and logvar (not clamped) of image [1, H, W, 3] in -1..1; VAE space. */
 void vae_encode(struct vae *v, struct taca_backend *b, struct taca_scratch *s,
                 struct taca_chw moments, struct taca_map image);
-/* z = ((mean + exp(0.5 clamp(logvar, -30, 20)) o noise) - shift) * scaling; noise.data NULL = the
- * mean. Host or device memory as the backend has it. */
-void vae_sample(struct vae *v, struct taca_backend *b, struct taca_chw z, struct taca_chw moments,
-                struct taca_chw noise);
+/* z = ((mean + exp(0.5 clamp(logvar, -30, 20)) o noise) - shift) * scaling, all in host memory.
+ *   z, noise [n], moments [2 n]; noise NULL: zeros, which gives the mean */
+void vae_sample(const struct vae *v, float *z, const float *moments, const float *noise, size_t n);
 
 #endif

@@ -119,7 +119,7 @@ static enum taca_code encode_images(struct verify_case *c, struct state *st, str
     rc = case_floats(c, &drawn, draws * n, err);
     if (!rc) rc = case_floats(c, &rows, pixels, err);
     if (!rc) rc = memplan_encode(c->e, st->dim[2], st->dim[3], &plan, err);
-    if (!rc) rc = taca_scratch_reserve(&c->e->scratch, plan.decode_bytes, err);
+    if (!rc) rc = engine_reserve_side(c->e, plan.side_bytes, err);
     if (rc) return rc;
     draw(st, drawn, draws);
     for (int i = 0; i < st->images && !rc; i++) {

@@ -124,6 +124,6 @@ void cpu_map_to_chw(struct taca_backend *b, struct taca_chw y, struct taca_map x
 void cpu_group_norm(struct taca_backend *b, struct taca_map y, struct taca_map x, const float *gain,
                     const float *bias, int groups, float eps, enum taca_act act);
 void cpu_upsample2(struct taca_backend *b, struct taca_map y, struct taca_map x);
-bool cpu_map_to_rgb8(struct taca_backend *b, uint8_t *dst, struct taca_map x);
+void cpu_map_to_rgb8(struct taca_backend *b, uint8_t *pixels, struct taca_map x);
 
 #endif

@@ -156,16 +156,16 @@ void cpu_upsample2(struct taca_backend *b, struct taca_map y, struct taca_map x)
     cpu_split(cpu_of(b), y.n * y.h, y.w * y.c, upsample_rows, &j);
 }
 
-bool cpu_map_to_rgb8(struct taca_backend *b, uint8_t *dst, struct taca_map x) {
+void cpu_map_to_rgb8(struct taca_backend *b, uint8_t *pixels, struct taca_map x) {
     (void)b;
-    bool finite = true;
+    int32_t wrong = 0;
     const int64_t n = x.h * x.w * 3;
     for (int64_t i = 0; i < n; i++) {
         float v = cpu_get(x.data, x.dtype, i);
         bool ok = isfinite(v);
         v = ok ? fminf(fmaxf(v * 0.5f + 0.5f, 0.0f), 1.0f) : 0.0f;
-        dst[i] = (uint8_t)lrintf(255.0f * v); /* the default rounding: half to even */
-        finite &= ok;
+        pixels[i] = (uint8_t)lrintf(255.0f * v); /* the default rounding: half to even */
+        wrong |= !ok;
     }
-    return finite;
+    memcpy(pixels + taca_rgb8_flag(x.h, x.w), &wrong, sizeof wrong);
 }

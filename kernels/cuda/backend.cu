@@ -20,6 +20,8 @@ bool cuda_ok(struct cuda *c, cudaError_t e, const char *what) {
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
+static bool let_go(struct cuda *c);
+
 /* NULL when there is no memory, not even that of graphs; any other failure is the backend's error
  * as well. */
 static void *device_alloc(struct cuda *c, size_t bytes) {
@@ -31,6 +33,7 @@ static void *device_alloc(struct cuda *c, size_t bytes) {
     }
     if (e == cudaSuccess) return p;
     (void)cudaGetLastError(); /* no memory is not sticky */
+    if (e == cudaErrorMemoryAllocation && let_go(c)) return device_alloc(c, bytes);
     if (e != cudaErrorMemoryAllocation) (void)cuda_ok(c, e, "allocation");
     return NULL;
 }
@@ -41,45 +44,75 @@ static size_t size_class(size_t bytes) {
     return size;
 }
 
-static void *small_alloc(struct cuda *c, size_t bytes) {
-    size_t size = size_class(bytes);
-    for (int i = c->n_small - 1; i >= 0; i--) {
-        struct cuda_block *k = &c->small[i];
-        if (k->used || k->size != size) continue;
-        k->used = true;
-        return k->p;
+/* Has all been done that may use it? */
+static bool is_free(struct cuda *c, const struct cuda_block *k) {
+    return !k->used &&
+           (k->lane == c->base.lane || c->waits[k->lane] > k->wait || cuda_lane_idle(c, k->lane));
+}
+
+static bool is_large(size_t bytes) { return bytes > CUDA_SMALL; }
+
+/* Large ones are not rounded up, so one that is a little too large will do. */
+static bool fits(const struct cuda_block *k, size_t size) {
+    return k->size == size || (is_large(size) && k->size > size && k->size - size < size / 8);
+}
+
+/* Gives back what is kept of large blocks, waiting for the device; false when that was nothing. */
+static bool let_go(struct cuda *c) {
+    int n = 0;
+    for (int i = 0; i < c->n_blocks; i++) {
+        if (c->blocks[i].used || !is_large(c->blocks[i].size))
+            c->blocks[n++] = c->blocks[i];
+        else
+            (void)cuda_ok(c, cudaFree(c->blocks[i].p), "free");
     }
-    if (c->n_small == c->cap_small) {
-        int cap = c->cap_small ? 2 * c->cap_small : 64;
-        void *grown = realloc(c->small, (size_t)cap * sizeof *c->small);
-        if (!grown) return NULL;
-        c->small = (struct cuda_block *)grown;
-        c->cap_small = cap;
-    }
-    void *p = device_alloc(c, size);
-    if (p) c->small[c->n_small++] = {p, size, true};
-    return p;
+    const bool some = n < c->n_blocks;
+    c->n_blocks = n;
+    return some;
 }
 
 static void *cuda_alloc(struct taca_backend *b, size_t bytes) {
     struct cuda *c = cuda_of(b);
-    return bytes <= CUDA_SMALL ? small_alloc(c, bytes) : device_alloc(c, bytes);
+    const size_t size = is_large(bytes) ? bytes : size_class(bytes);
+    for (int i = c->n_blocks - 1; i >= 0; i--) {
+        struct cuda_block *k = &c->blocks[i];
+        if (!fits(k, size) || !is_free(c, k)) continue;
+        k->used = true;
+        return k->p;
+    }
+    if (c->n_blocks == c->cap_blocks) {
+        int cap = c->cap_blocks ? 2 * c->cap_blocks : 64;
+        void *grown = realloc(c->blocks, (size_t)cap * sizeof *c->blocks);
+        if (!grown) return NULL;
+        c->blocks = (struct cuda_block *)grown;
+        c->cap_blocks = cap;
+    }
+    void *p = device_alloc(c, size);
+    if (p) c->blocks[c->n_blocks++] = {p, size, true, b->lane, 0};
+    return p;
 }
 
+/* To free memory the runtime waits for all lanes, so while one works large blocks are kept. */
 static void cuda_free(struct taca_backend *b, void *p) {
     struct cuda *c = cuda_of(b);
-    for (int i = c->n_small - 1; i >= 0; i--) {
-        if (c->small[i].p != p) continue;
-        c->small[i].used = false;
+    for (int i = c->n_blocks - 1; i >= 0; i--) {
+        struct cuda_block *k = &c->blocks[i];
+        if (k->p != p) continue;
+        k->used = false;
+        k->lane = b->lane;
+        k->wait = c->waits[b->lane];
+        if (is_large(k->size) && cuda_lane_idle(c, TACA_LANE_STEP) &&
+            cuda_lane_idle(c, TACA_LANE_SIDE))
+            (void)let_go(c);
         return;
     }
-    (void)cuda_ok(c, cudaFree(p), "free");
 }
 
 /* False without memory, or with the backend's error. */
 static bool grow(struct cuda *c, struct cuda_buf *b, size_t bytes) {
     if (b->size >= bytes) return true;
-    cuda_replay_forget(&c->base); /* it holds the old address */
+    /* it holds the old address; what is done beside steps is not recorded */
+    if (c->base.lane == TACA_LANE_STEP) cuda_replay_forget(&c->base);
     void *p = device_alloc(c, bytes);
     if (!p) return false;
     (void)cuda_ok(c, cudaFree(b->p), "free"); /* waits for whoever still uses it */
@@ -137,7 +170,7 @@ static void cuda_fill_zero(struct taca_backend *b, void *dst, size_t bytes) {
 static void cuda_wait(struct taca_backend *b) {
     struct cuda *c = cuda_of(b);
     if (cuda_must_not_now(c)) return;
-    (void)cuda_ok(c, cudaStreamSynchronize(c->stream), "wait");
+    if (cuda_ok(c, cudaStreamSynchronize(c->stream), "wait")) c->waits[b->lane]++;
 }
 
 static bool cuda_memory(struct taca_backend *b, struct taca_device_memory *out) {
@@ -152,7 +185,8 @@ static bool cuda_memory(struct taca_backend *b, struct taca_device_memory *out) 
 
 static size_t cuda_foreseen(const struct taca_backend *b) {
     const struct cuda *c = (const struct cuda *)b;
-    return c->in.foreseen + c->out.foreseen + cuda_lt_bytes;
+    return c->in.foreseen + c->out.foreseen + c->away.in.foreseen + c->away.out.foreseen +
+           TACA_LANES * cuda_lt_bytes;
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -160,6 +194,7 @@ static size_t cuda_foreseen(const struct taca_backend *b) {
 static void cuda_close(struct taca_backend *b) {
     struct cuda *c = cuda_of(b);
     if (c->stream) (void)cudaStreamSynchronize(c->stream);
+    if (c->away.stream) (void)cudaStreamSynchronize(c->away.stream);
     cuda_graphs_close(c);
     c->host->backend_finish(b);
     while (c->weights) {
@@ -168,12 +203,9 @@ static void cuda_close(struct taca_backend *b) {
         w->close(c, w);
     }
     lt_close(c);
-    cuda_stage_close(c);
-    (void)cudaFree(c->in.p);
-    (void)cudaFree(c->out.p);
-    for (int i = 0; i < c->n_small; i++) (void)cudaFree(c->small[i].p);
-    free(c->small);
-    if (c->stream) (void)cudaStreamDestroy(c->stream);
+    for (int i = 0; i < c->n_blocks; i++) (void)cudaFree(c->blocks[i].p);
+    free(c->blocks);
+    cuda_lanes_close(c);
     free(c);
 }
 
@@ -188,6 +220,12 @@ static const struct taca_backend_ops cuda_ops = {
     .fill_zero = cuda_fill_zero,
     .wait = cuda_wait,
     .memory = cuda_memory,
+    .lane = cuda_lane,
+    .mark_open = cuda_mark_open,
+    .mark_close = cuda_mark_close,
+    .mark_set = cuda_mark_set,
+    .mark_done = cuda_mark_done,
+    .mark_follow = cuda_mark_follow,
     .linear_open = cuda_linear_open,
     .linear_close = cuda_linear_close,
     .conv_open = cuda_conv_open,
@@ -244,9 +282,8 @@ static int cuda_devices(const struct taca_module_host *host, struct taca_err *er
 static enum taca_code start(struct cuda *c, struct taca_err *err) {
     cudaDeviceProp p;
     if (cuda_ok(c, cudaSetDevice(c->device), "device") &&
-        cuda_ok(c, cudaGetDeviceProperties(&p, c->device), "device") &&
-        cuda_ok(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "stream") &&
-        cuda_stage_open(c) && cuda_graphs_open(c)) {
+        cuda_ok(c, cudaGetDeviceProperties(&p, c->device), "device") && cuda_lanes_open(c) &&
+        cuda_graphs_open(c)) {
         c->arch = 10 * p.major + p.minor;
         c->sms = p.multiProcessorCount;
         if (c->base.narrow_type != TACA_NARROW_FP8 || c->arch < 90)

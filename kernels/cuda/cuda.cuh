@@ -1,9 +1,9 @@
 /* cuda.cuh - the CUDA backend's own struct and what its files share.
  *
- * One stream, in order: an op launches and returns, `wait` synchronises. Kernels get plain views;
- * host data travels through a pinned ring (stage.cu), so a caller's memory is free again when an
- * upload returns. Errors of the runtime become the backend's first error: no memory is
- * TACA_ENOMEM, the rest TACA_EDEVICE, after which a process must give the device up. */
+ * A stream for each lane, in order: an op launches and returns, `wait` synchronises. Kernels get
+ * plain views; host data travels through a pinned ring (stage.cu), so a caller's memory is free
+ * again when an upload returns. Errors of the runtime become the backend's first error: no memory
+ * is TACA_ENOMEM, the rest TACA_EDEVICE, after which a process must give the device up. */
 #pragma once
 #include <ptx.cuh>
 
@@ -37,11 +37,21 @@ struct cuda_stage {
     bool pending[2];
 };
 
+/* What each lane has of its own. */
+struct cuda_lane {
+    cudaStream_t stream;
+    struct cuda_stage stage;
+    struct cuda_buf in, out; /* inputs as a weight wants them, outputs before they are narrowed */
+    void *workspace;         /* cuBLASLt's */
+};
+
 /* A block that was handed out, or is kept for the next who asks for its size. */
 struct cuda_block {
     void *p;
     size_t size; /* as allocated */
     bool used;
+    enum taca_lane lane; /* that it was freed on, */
+    uint64_t wait;       /* after so many waits for it */
 };
 
 struct cuda_graphs; /* graph.cu: ops that were recorded */
@@ -53,13 +63,16 @@ struct cuda {
     int device, sms;
     int arch; /* 80, 90 */
     bool deterministic;
-    bool wgmma[2]; /* heads of 64, of 128: attention_wgmma.cu is right here, and not slower */
-    cudaStream_t stream;
+    bool wgmma[2];       /* heads of 64, of 128: attention_wgmma.cu is right here, and not slower */
+    cudaStream_t stream; /* these four are of the lane of now, `away` has the other's */
     struct cuda_stage stage;
-    struct cuda_block *small; /* blocks of at most CUDA_SMALL bytes, newest last */
-    int n_small, cap_small;
+    struct cuda_buf in, out;
+    void *workspace;
+    struct cuda_lane away;
+    uint64_t waits[TACA_LANES];
+    struct cuda_block *blocks; /* newest last */
+    int n_blocks, cap_blocks;
     cuda_weight *weights;
-    struct cuda_buf in, out; /* inputs as a weight wants them, outputs before they are narrowed */
     struct lt *lt;
     struct cuda_graphs *graphs; /* NULL: no memory for them */
 };
@@ -88,8 +101,8 @@ static inline void cuda_buf_foresee(struct cuda_buf *b, size_t bytes) {
 void *cuda_weight_alloc(struct cuda *c, size_t bytes, const char *what, struct taca_err *err);
 
 static const size_t CUDA_STAGE_HALF = 16 << 20; /* the most that is converted at once */
-bool cuda_stage_open(struct cuda *c);
-void cuda_stage_close(struct cuda *c);
+bool cuda_stage_open(struct cuda *c, struct cuda_stage *s);
+void cuda_stage_close(struct cuda_stage *s);
 void cuda_stage_upload(struct cuda *c, void *dst, const void *host, size_t bytes);
 
 /* dst (bf16 or f32, device) gets n values of any float dtype in host memory: they travel as they
@@ -108,6 +121,23 @@ struct taca_replay_counts cuda_replay_count(const struct taca_backend *b);
 /* True while ops are recorded instead of run. Whoever has to allocate, wait or copy from the host's
  * memory then does nothing: the recording is given up, and the ops will run once more. */
 bool cuda_must_not_now(struct cuda *c);
+
+/* ---- lanes (lanes.cu) ------------------------------------------------------------------------ */
+
+bool cuda_lanes_open(struct cuda *c);
+void cuda_lanes_close(struct cuda *c);
+/* The stream of either lane. */
+static inline cudaStream_t cuda_stream_of(const struct cuda *c, enum taca_lane lane) {
+    return lane == c->base.lane ? c->stream : c->away.stream;
+}
+/* True when it has nothing left to do. */
+bool cuda_lane_idle(struct cuda *c, enum taca_lane lane);
+void cuda_lane(struct taca_backend *b, enum taca_lane lane);
+void *cuda_mark_open(struct taca_backend *b);
+void cuda_mark_close(struct taca_backend *b, void *event);
+void cuda_mark_set(struct taca_backend *b, void *event);
+bool cuda_mark_done(struct taca_backend *b, void *event);
+void cuda_mark_follow(struct taca_backend *b, void *event);
 
 /* ---- values ---------------------------------------------------------------------------------- */
 
@@ -249,4 +279,4 @@ void cuda_group_norm(struct taca_backend *b, struct taca_map y, struct taca_map 
 void cuda_chw_to_map(struct taca_backend *b, struct taca_map y, struct taca_chw x);
 void cuda_map_to_chw(struct taca_backend *b, struct taca_chw y, struct taca_map x);
 void cuda_upsample2(struct taca_backend *b, struct taca_map y, struct taca_map x);
-bool cuda_map_to_rgb8(struct taca_backend *b, uint8_t *host_dst, struct taca_map x);
+void cuda_map_to_rgb8(struct taca_backend *b, uint8_t *pixels, struct taca_map x);

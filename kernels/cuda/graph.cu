@@ -66,7 +66,8 @@ void cuda_graphs_close(struct cuda *c) {
 
 void cuda_replay_forget(struct taca_backend *b) {
     struct cuda *c = cuda_of(b);
-    if (c->graphs->counts.kept) (void)cuda_ok(c, cudaStreamSynchronize(c->stream), "graph");
+    if (c->graphs->counts.kept)
+        (void)cuda_ok(c, cudaStreamSynchronize(cuda_stream_of(c, TACA_LANE_STEP)), "graph");
     drop_graphs(c->graphs);
 }
 

@@ -25,7 +25,6 @@ struct lt {
     struct lt_api f;
     cublasLtHandle_t handle;
     cublasLtMatmulPreference_t preference;
-    void *workspace;
     cudaEvent_t from, to;
     struct lt_shape shape[SHAPES];
     cublasLtMatmulAlgo_t algo[SHAPES];
@@ -73,7 +72,6 @@ enum taca_code lt_open(struct cuda *c, struct taca_err *err) {
               t->f.MatmulPreferenceSetAttribute(
                   t->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof most),
               "preference") &&
-        cuda_ok(c, cudaMalloc(&t->workspace, cuda_lt_bytes), "workspace") &&
         cuda_ok(c, cudaEventCreateWithFlags(&t->from, 0), "event") &&
         cuda_ok(c, cudaEventCreateWithFlags(&t->to, 0), "event"))
         return TACA_OK;
@@ -85,7 +83,6 @@ void lt_close(struct cuda *c) {
     if (!t) return;
     if (t->from) (void)cudaEventDestroy(t->from);
     if (t->to) (void)cudaEventDestroy(t->to);
-    (void)cudaFree(t->workspace);
     if (t->preference) (void)t->f.MatmulPreferenceDestroy(t->preference);
     if (t->handle) (void)t->f.Destroy(t->handle);
     free(t);
@@ -274,7 +271,7 @@ static cublasStatus_t run(struct cuda *c, const struct product *p,
                           const cublasLtMatmulAlgo_t *algo) {
     const float one = 1, zero = 0;
     return c->lt->f.Matmul(c->lt->handle, p->desc, &one, p->l->weight, p->w, p->from.data, p->x,
-                           &zero, p->to.data, p->y, p->to.data, p->y, algo, c->lt->workspace,
+                           &zero, p->to.data, p->y, p->to.data, p->y, algo, c->workspace,
                            cuda_lt_bytes, c->stream);
 }
 

@@ -8,16 +8,14 @@
 
 static const size_t LINE = 64;
 
-bool cuda_stage_open(struct cuda *c) {
-    struct cuda_stage *s = &c->stage;
+bool cuda_stage_open(struct cuda *c, struct cuda_stage *s) {
     return cuda_ok(c, cudaHostAlloc((void **)&s->p, 2 * CUDA_STAGE_HALF, cudaHostAllocDefault),
                    "pinned memory") &&
            cuda_ok(c, cudaEventCreateWithFlags(&s->read[0], cudaEventDisableTiming), "event") &&
            cuda_ok(c, cudaEventCreateWithFlags(&s->read[1], cudaEventDisableTiming), "event");
 }
 
-void cuda_stage_close(struct cuda *c) {
-    struct cuda_stage *s = &c->stage;
+void cuda_stage_close(struct cuda_stage *s) {
     for (int i = 0; i < 2; i++)
         if (s->read[i]) (void)cudaEventDestroy(s->read[i]);
     (void)cudaFreeHost(s->p);

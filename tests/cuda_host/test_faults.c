@@ -63,7 +63,9 @@ static enum taca_code compute(struct life *f, struct taca_err *err) {
     taca_embed(b, o, o, ids);
     taca_conv2d(b, v, m, f->conv);
     taca_group_norm(b, v, v, &f->gain, &f->gain, 4, 1e-6f, TACA_ACT_SILU);
-    taca_map_to_rgb8(b, pixels, rgb);
+    void *bytes = taca_scratch_mat(s, TACA_U8, 1, (int64_t)taca_rgb8_bytes(2, 2)).data;
+    taca_map_to_rgb8(b, bytes, rgb);
+    taca_rgb8_read(b, pixels, bytes, 2, 2);
     s->used = 0;
     return taca_sync(b, err);
 }
@@ -140,7 +142,7 @@ static void test_a_request_too_large_is_refused_and_the_next_one_served(void) {
     struct taca_backend *b = NULL;
     struct taca_err err = {0}, none = {0};
     const struct taca_backend_opts opts = {.precision = TACA_BF16};
-    f.memory = 64 << 20;
+    f.memory = 96 << 20; /* 64 of them are cuBLASLt's, of both lanes */
     cuda_host_set_faults(&f);
     CHECK_OK(taca_backend_open(&b, "cuda:0", &opts, &err), err);
     struct taca_scratch s = {.b = b};

@@ -277,7 +277,7 @@ static void test_the_plan_is_what_a_step_and_a_decode_really_use(void) {
     CHECK(e->scratch.peak <= planned && e->scratch.peak * 10 >= planned * 9);
     e->scratch.peak = 0;
     CHECK_OK(taca_decode(e, &s[0], 1, &img, &err), err);
-    CHECK(e->scratch.peak <= s[0]->decode_bytes);
+    CHECK(e->scratch.peak <= s[0]->side_bytes);
     CHECK_INT(e->scratch.size, size); /* nothing was allocated since admission */
     taca_image_finish(&img);
     for (int k = 0; k < 3; k++) taca_seq_close(e, s[k]);

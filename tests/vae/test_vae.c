@@ -180,8 +180,7 @@ static void test_filled_weights_give_the_golden_numbers(void) {
         CHECK_FLOATS("moments", got, want, 8 * 4 * 6, 1e-5);
         free(want);
         want = json_floats(json_object_get(golden, "encoded_mode"));
-        vae_sample(f.vae, f.b, (struct taca_chw){mode, 4, 4, 6}, (struct taca_chw){got, 8, 4, 6},
-                   (struct taca_chw){0});
+        vae_sample(f.vae, mode, got, NULL, 4 * 4 * 6);
         CHECK_FLOATS("encoded_mode", mode, want, 4 * 4 * 6, 1e-5);
         free(got);
         free(want);
@@ -296,8 +295,7 @@ static void test_posterior_clamps_the_log_variance(void) {
     struct fixture f;
     if (!fixture_open(&f, "difftest_vae_lc1")) return; /* shift 0.0609, scaling 1.5035 */
     float moments[6] = {1.0f, -2.0f, 0.5f, 0.0f, 1000.0f, -1000.0f}, noise[3] = {2, 1, 1}, z[3];
-    vae_sample(f.vae, f.b, (struct taca_chw){z, 1, 1, 3}, (struct taca_chw){moments, 2, 1, 3},
-               (struct taca_chw){noise, 1, 1, 3});
+    vae_sample(f.vae, z, moments, noise, 3);
     CHECK_NEAR(z[0], (1.0 + 2.0 - 0.0609) * 1.5035, 1e-6);
     CHECK_NEAR(z[1], (-2.0 + exp(10.0) - 0.0609) * 1.5035, 0.01);
     CHECK_NEAR(z[2], (0.5 + exp(-15.0) - 0.0609) * 1.5035, 1e-6);
