@@ -185,9 +185,11 @@ void jobs_take_out(struct jobs *js, struct job *job) {
         /* commands are in order: this one reaches the worker after what it is doing now */
         give_up(js, job, im);
     }
-    for (int d = 0; d < SCHED_DEVICES; d++)
-        for (int i = 0; js->ops[d].active && i < js->ops[d].n; i++)
-            if (js->ops[d].refs[i].job == job) js->ops[d].refs[i].job = NULL;
+    for (int d = 0; d < SCHED_DEVICES * OP_KINDS; d++) {
+        struct op *op = &js->ops[d / OP_KINDS][d % OP_KINDS];
+        for (int i = 0; op->active && i < op->n; i++)
+            if (op->refs[i].job == job) op->refs[i].job = NULL;
+    }
     *(job->prev ? &job->prev->next : &js->first) = job->next;
     *(job->next ? &job->next->prev : &js->last) = job->prev;
     job->next = job->prev = NULL;
@@ -358,7 +360,10 @@ static bool send_op(struct jobs *js, struct op op, const struct wire_msg *m, con
         op.tokens[i] = js->seqs[picked[i]].tokens;
         op.keys[i] = js->seqs[picked[i]].key;
     }
-    js->ops[op.device] = op;
+    struct op *other = &js->ops[op.device][op_kind(op.type) == OP_STEP ? OP_BESIDE : OP_STEP];
+    op.shared = other->active;
+    if (other->active) other->shared = true;
+    js->ops[op.device][op_kind(op.type)] = op;
     js->behind++;
     return true;
 }
@@ -397,12 +402,13 @@ static bool send_calibrate(struct jobs *js, int device) {
 
 static bool send_open(struct jobs *js, int device, const struct sched_plan *plan) {
     const struct image_ref *r = jobs_ref(js, plan->picked[0]);
-    const struct op op = op_of(js, device, plan, WIRE_OPENED);
+    struct op op = op_of(js, device, plan, WIRE_OPENED);
     struct job *job = r->job;
     int index = r->index;
     struct taca_gen_params p = job->request.params;
     struct wire_msg m = {.type = WIRE_OPEN, .u.open.id = js->last_seq + 1};
     struct taca_buf packed;
+    op.id = m.u.open.id;
     bool ok = put_input(jobs_worker(js, &op), &p, &m.u.open);
     p.seed += (uint64_t)index;
     p.image = p.mask = NULL;
@@ -438,7 +444,8 @@ static bool send_decode(struct jobs *js, int device, const struct sched_plan *pl
     op.slot = worker ? pool_take_slot(worker) : -1;
     if (op.slot < 0) return false;
     struct wire_msg m = {.type = WIRE_DECODE};
-    m.u.decode = (struct wire_decode){.id = r->job->images[r->index].seq, .slot = op.slot};
+    op.id = r->job->images[r->index].seq;
+    m.u.decode = (struct wire_decode){.id = op.id, .slot = op.slot};
     if (!send_op(js, op, &m, plan->picked)) {
         pool_give_slot(worker, op.slot);
         return false;
@@ -471,13 +478,6 @@ static bool start_over(struct jobs *js, const struct sched_plan *plan) {
     return true;
 }
 
-/* While all devices work there is nothing to decide. */
-static bool somebody_idles(const struct jobs *js) {
-    for (int d = 0; d < js->sched.n_devices; d++)
-        if (!js->ops[d].active) return true;
-    return false;
-}
-
 static uint32_t who_can_decode(const struct jobs *js, int device) {
     uint32_t models = 0;
     for (int m = 0; m < SCHED_MODELS; m++) {
@@ -499,12 +499,41 @@ static bool do_plan(struct jobs *js, int device, const struct sched_plan *plan) 
     return false;
 }
 
+/* The step first: what else there is to do is then done beside it. */
+static struct sched_plan next_beside_steps(struct jobs *js, int device) {
+    const struct op *step = &js->ops[device][OP_STEP], *beside = &js->ops[device][OP_BESIDE];
+    struct sched_plan plan = {.act = SCHED_DO_NOTHING};
+    if (step->active && step->type != WIRE_STEPPED) return plan; /* wants the engine for itself */
+    if (!step->active)
+        plan = sched_next_step(&js->sched, device, js->seqs, js->n_line, who_can_decode(js, device),
+                               beside->active ? beside->model : -1);
+    if (plan.act == SCHED_DO_NOTHING && !beside->active)
+        plan = sched_next_beside(&js->sched, device, js->seqs, js->n_line,
+                                 who_can_decode(js, device), step->active ? step->model : -1);
+    return plan;
+}
+
+/* May it be given a command? */
+static bool takes_one(const struct jobs *js, int device) {
+    const bool step = js->ops[device][OP_STEP].active, beside = js->ops[device][OP_BESIDE].active;
+    return !(step && beside) && (!(step || beside) || js->overlaps[device]);
+}
+
+static bool somebody_takes_one(const struct jobs *js) {
+    for (int d = 0; d < js->sched.n_devices; d++)
+        if (takes_one(js, d)) return true;
+    return false;
+}
+
 /* True when it did something that changes what the others see. */
 static bool pump_device(struct jobs *js, int device) {
-    if (js->ops[device].active) return false;
-    if (send_calibrate(js, device)) return true;
+    const bool idle = !js->ops[device][OP_STEP].active && !js->ops[device][OP_BESIDE].active;
+    if (!takes_one(js, device)) return false;
+    if (idle && send_calibrate(js, device)) return true;
     const struct sched_plan plan =
-        sched_next(&js->sched, device, js->seqs, js->n_line, who_can_decode(js, device));
+        js->overlaps[device]
+            ? next_beside_steps(js, device)
+            : sched_next(&js->sched, device, js->seqs, js->n_line, who_can_decode(js, device));
     bool done = do_plan(js, device, &plan);
     if (plan.act != SCHED_DO_NOTHING && !done) js->starved = true;
     return done;
@@ -514,10 +543,10 @@ void jobs_pump(struct jobs *js) {
     expire(js);
     drop_old(js);
     js->starved = false;
-    for (bool again = somebody_idles(js); again;) {
+    for (bool again = somebody_takes_one(js); again;) {
         again = false;
         for (int d = 0; d < js->sched.n_devices; d++) {
-            if (js->ops[d].active) continue;
+            if (!takes_one(js, d)) continue;
             if (!jobs_line_up(js)) {
                 js->starved = true;
                 return;
@@ -536,7 +565,8 @@ int jobs_of_model(const struct jobs *js, int model) {
 
 bool jobs_command(const struct jobs *js, int model) {
     for (int d = 0; d < js->sched.n_devices; d++)
-        if (js->ops[d].active && js->ops[d].model == model) return true;
+        for (int k = 0; k < OP_KINDS; k++)
+            if (js->ops[d][k].active && js->ops[d][k].model == model) return true;
     return false;
 }
 

@@ -26,11 +26,16 @@ struct image_ref {
     int index;
 };
 
-/* The command that a device has, and for whom. */
+/* A device has a command of each kind at a time, and both together only if it overlaps. */
+enum { OP_STEP, OP_BESIDE, OP_KINDS }; /* BESIDE: OPEN, DECODE */
+/* A command, and for whom. */
 struct op {
     bool active;
     int device, model;
     enum wire_type type; /* of the answer */
+    uint64_t id;         /* of what is opened or decoded */
+    bool shared;         /* there was one of the other kind at the same time, */
+    double steps_ms;     /* and steps among them took so long */
     int n, slot;
     struct image_ref refs[WIRE_MAX_SEQS];
     int tokens[WIRE_MAX_SEQS]; /* these two stay when a job leaves */
@@ -49,7 +54,8 @@ struct jobs {
     bool closing;             /* no durable job is begun any more */
     int ending[MODELS_MAX];   /* of each model: jobs that are over but for their way to the disk */
     bool stopped;             /* the encoder is gone */
-    struct op ops[SCHED_DEVICES];
+    struct op ops[SCHED_DEVICES][OP_KINDS];
+    bool overlaps[SCHED_DEVICES];
     bool measured[SCHED_DEVICES][SCHED_MODELS]; /* or not wanted */
     int64_t expiry_us;                          /* nothing expires before */
     int64_t published_us;
@@ -71,6 +77,10 @@ struct jobs {
     /* when it was estimated last, and what that took; it is not done again for a few times that */
     int64_t estimated_us, estimate_took_us;
 };
+
+static inline int op_kind(enum wire_type answer) {
+    return answer == WIRE_OPENED || answer == WIRE_DECODED ? OP_BESIDE : OP_STEP;
+}
 
 /* ---- jobs_line.c */
 bool jobs_line_up(struct jobs *js); /* fills seqs and refs; false when out of memory */

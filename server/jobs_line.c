@@ -103,6 +103,18 @@ static double deadline_ms(const struct jobs *js, struct job *job) {
     return ms;
 }
 
+/* The command for it that is out on its device; NULL = none. */
+static const struct op *command_for(const struct jobs *js, const struct job *job, int index) {
+    if (!job->images || !job->images[index].seq) return NULL; /* a newcomer */
+    const int device = job->images[index].device;
+    for (int k = 0; k < OP_KINDS && js->overlaps[device]; k++) {
+        const struct op *op = &js->ops[device][k];
+        for (int i = 0; op->active && i < op->n; i++)
+            if (op->refs[i].job == job && op->refs[i].index == index) return op;
+    }
+    return NULL;
+}
+
 /* Of several images the earlier ones are due earlier, each by the time of one: so that who can no
  * longer make it is known before the last one starts. */
 static void describe(const struct jobs *js, struct job *job, int index, struct sched_seq *out) {
@@ -111,6 +123,7 @@ static void describe(const struct jobs *js, struct job *job, int index, struct s
     const struct job_image *im = job->images ? &job->images[index] : &none;
     bool opened = im->stage != IMAGE_WAITING;
     int behind = job->request.n - 1 - index;
+    const struct op *op = command_for(js, job, index);
     *out = (struct sched_seq){
         .stage = im->stage == IMAGE_WAITING ? SCHED_WAITING
                  : im->stage == IMAGE_OPEN  ? SCHED_OPEN
@@ -121,6 +134,8 @@ static void describe(const struct jobs *js, struct job *job, int index, struct s
         .steps_left = opened ? im->steps - im->step : taca_gen_params_forwards(p),
         .pixels = jobs_pixels(job),
         .preview_due = im->preview_due >= 0,
+        .stepping = op && op_kind(op->type) == OP_STEP,
+        .beside = op && op_kind(op->type) == OP_BESIDE,
         .alone = job->alone || job->attempts >= 2,
         .arrival_ms = (double)job->received_us / 1000,
         .deadline_ms = deadline_ms(js, job) - (behind ? behind * image_ms(js, job) : 0),
@@ -140,10 +155,14 @@ void jobs_describe_newcomer(struct jobs *js, struct job *job, struct sched_newco
 
 static void see_devices(struct jobs *js) {
     for (int d = 0; d < js->sched.n_devices; d++) {
+        bool all = true;
         js->sched.devices[d].serves = 0;
-        for (int m = 0; m < SCHED_MODELS; m++)
-            if (fleet_serves(js->ports.fleet, d, m))
-                js->sched.devices[d].serves |= UINT32_C(1) << m;
+        for (int m = 0; m < SCHED_MODELS; m++) {
+            if (!fleet_serves(js->ports.fleet, d, m)) continue;
+            js->sched.devices[d].serves |= UINT32_C(1) << m;
+            all = all && pool_overlaps(fleet_worker(js->ports.fleet, d, m));
+        }
+        js->overlaps[d] = all && js->sched.devices[d].serves != 0;
     }
 }
 

@@ -51,7 +51,9 @@ static void opened(struct jobs *js, const struct op *op, const struct wire_opene
         open_failed(js, op, &err);
         return;
     }
-    sched_saw_open(jobs_costs(js, op), a->ms);
+    /* beside a step it took at most so long */
+    struct sched_costs *c = jobs_costs(js, op);
+    if (!op->shared || !c->opened || a->ms < c->open_ms) sched_saw_open(c, a->ms);
     im->stage = a->steps > 0 ? IMAGE_OPEN : IMAGE_FINISHED; /* strength 0 leaves nothing to do */
     im->step = 0;
     im->steps = a->steps;
@@ -76,10 +78,11 @@ static void step_failed(struct jobs *js, const struct op *op, const struct taca_
 }
 
 static void count_step(struct jobs *js, const struct op *op, const struct wire_stepped *a) {
-    const struct sched_step step = {op->model, op->n, op->tokens, op->keys, a->ms};
+    const struct sched_step step = {op->model, op->n, op->tokens, op->keys, a->ms, op->shared};
     sched_stepped(&js->sched, op->device, &step);
     js->steps++;
     metric_add_of(METRIC_STEPS, op->model, NULL, (uint64_t)op->n);
+    metric_add_of(METRIC_BESIDE, op->model, NULL, op->shared);
     metric_step(&(struct metric_step){op->device, op->model, a->ms / 1000, op->n, a->tokens});
 }
 
@@ -184,7 +187,10 @@ static void decoded(struct jobs *js, const struct op *op, const struct wire_pixe
     im->seq = 0;
     im->stage = IMAGE_ENCODING;
     pool_praise(worker);
-    sched_saw_decode(jobs_costs(js, op), (double)a->width_px * a->height_px, a->ms);
+    struct sched_costs *c = jobs_costs(js, op);
+    const double pixels = (double)a->width_px * a->height_px;
+    if (!op->shared || !c->decoded || a->ms < pixels * c->ms_per_pixel)
+        sched_saw_decode(c, pixels, a->ms);
     t->slot = op->slot;
     t->worker = worker;
     /* the encoder only reads; the struct has one type for both directions */
@@ -244,12 +250,14 @@ static enum taca_code code_of(const struct wire_msg *m) {
 static bool fits(const struct op *op, int model, const struct wire_msg *m) {
     if (!op->active || op->model != model || m->type != op->type) return false;
     if (m->type == WIRE_STEPPED && m->u.stepped.err.code == TACA_OK) return m->u.stepped.n == op->n;
+    if (m->type == WIRE_OPENED) return m->u.opened.id == op->id;
     if (m->type == WIRE_DECODED) {
         const struct wire_pixels *a = &m->u.pixels;
         const struct job *job = op->refs[0].job;
-        return a->slot == op->slot && (a->err.code != TACA_OK || !job ||
-                                       (a->width_px == job->request.params.width_px &&
-                                        a->height_px == job->request.params.height_px));
+        return a->id == op->id && a->slot == op->slot &&
+               (a->err.code != TACA_OK || !job ||
+                (a->width_px == job->request.params.width_px &&
+                 a->height_px == job->request.params.height_px));
     }
     return true;
 }
@@ -260,10 +268,12 @@ static double ms_of(const struct wire_msg *m) {
     return m->type == WIRE_PREVIEWED || m->type == WIRE_DECODED ? m->u.pixels.ms : 0;
 }
 
-static void count_device(int device, const struct wire_msg *m) {
+/* What was done beside steps keeps the device busy for as long as it goes on after them. */
+static void count_device(const struct op *op, const struct wire_msg *m) {
     enum taca_code code = code_of(m);
-    metric_device_busy(device, ms_of(m) / 1000);
-    if (code != TACA_OK && code != TACA_EINVAL) metric_device_error(device, code);
+    const double ms = ms_of(m) - op->steps_ms;
+    metric_device_busy(op->device, ms > 0 ? ms / 1000 : 0);
+    if (code != TACA_OK && code != TACA_EINVAL) metric_device_error(op->device, code);
 }
 
 struct pool *jobs_worker(const struct jobs *js, const struct op *op) {
@@ -271,19 +281,21 @@ struct pool *jobs_worker(const struct jobs *js, const struct op *op) {
 }
 
 void jobs_answer(struct jobs *js, int device, int model, const struct wire_msg *m) {
-    struct op op = js->ops[device];
+    const int kind = op_kind(m->type);
+    struct op op = js->ops[device][kind], *other = &js->ops[device][!kind];
     /* after either `lost` follows and clears the command */
     if (!fits(&op, model, m)) {
         pool_condemn(fleet_worker(js->ports.fleet, device, model), "protocol");
         return;
     }
     js->behind++;
-    count_device(device, m);
+    count_device(&op, m);
+    if (kind == OP_STEP) other->steps_ms += ms_of(m);
     if (code_of(m) == TACA_EDEVICE) { /* for good: its jobs start again with the next worker */
         pool_condemn(jobs_worker(js, &op), "device");
         return;
     }
-    js->ops[device].active = false;
+    js->ops[device][kind].active = false;
     if (m->type == WIRE_OPENED) opened(js, &op, &m->u.opened);
     if (m->type == WIRE_STEPPED) stepped(js, &op, &m->u.stepped);
     if (m->type == WIRE_PREVIEWED) previewed(js, &op, m);
@@ -313,10 +325,11 @@ static bool rewind_job(struct job *job, int device) {
 }
 
 void jobs_worker_lost(struct jobs *js, int device, int model, const char *reason) {
-    struct op *op = &js->ops[device];
     metric_add(METRIC_RESTARTS, reason, 1);
     js->behind++;
-    if (op->active && op->model == model) {
+    for (int k = 0; k < OP_KINDS; k++) {
+        struct op *op = &js->ops[device][k];
+        if (!op->active || op->model != model) continue;
         if (op->slot >= 0) pool_give_slot(jobs_worker(js, op), op->slot);
         op->active = false;
         js->sched.devices[device].turn = (struct sched_turn){0};

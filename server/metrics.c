@@ -68,6 +68,8 @@ static const struct counter_info {
                                "Events that a slow reader did not get.", "kind", drops, false},
     [METRIC_STEPS] = {"taca_steps_total", "Denoising steps, one per sequence and step.", NULL, NULL,
                       true},
+    [METRIC_BESIDE] = {"taca_forwards_beside_total",
+                       "Forwards beside which a sequence was opened or decoded.", NULL, NULL, true},
     [METRIC_IMAGES] = {"taca_images_total", "Images finished.", NULL, NULL, true},
     [METRIC_PIXELS] = {"taca_pixels_total", "Pixels of finished images.", NULL, NULL, true},
     [METRIC_PADDING_TOKENS] = {"taca_step_padding_tokens_total",

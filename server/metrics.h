@@ -19,6 +19,7 @@ enum metric_counter {
     METRIC_RESTARTS,  /* taca_worker_restarts_total{reason} */
     METRIC_EVENTS_DROPPED, /* taca_events_dropped_total{kind} */
     METRIC_STEPS,
+    METRIC_BESIDE,
     METRIC_IMAGES,
     METRIC_PIXELS,
     METRIC_PADDING_TOKENS,

@@ -21,6 +21,13 @@ enum {
     LINGER_MS = 1000 /* between closing its pipe and its end */
 };
 
+/* Answers come in the order of commands within each. */
+enum lane { STEPS, SIDE, LANES };
+static enum lane lane_of(enum wire_type t) {
+    return t == WIRE_OPEN || t == WIRE_OPENED || t == WIRE_DECODE || t == WIRE_DECODED ? SIDE
+                                                                                       : STEPS;
+}
+
 struct pool {
     struct pool_opts opts;
     struct pool_hooks hooks;
@@ -32,8 +39,11 @@ struct pool {
     uv_pipe_t pipe;
     uv_timer_t timer; /* load time, watchdog, pause before the next child, patience at the end */
     bool child_lives, pipe_open, ready;
-    int due; /* answers not here yet */
-    int patience_ms;
+    struct {
+        int due;        /* answers not here yet */
+        uint64_t until; /* the loop's time when the last of them is overdue */
+    } of[LANES];
+    bool overlaps;
     bool log_level_late; /* it changed while the child was loading */
     int failures;        /* in a row, without anything useful in between */
     const char *reason;
@@ -129,7 +139,7 @@ static void on_exit_of_child(uv_process_t *child, int64_t status, int signal_no)
     const char *reason = p->reason ? p->reason : signal_no ? "signal" : "exit";
     p->child_lives = false;
     p->ready = false;
-    p->due = 0;
+    for (int i = 0; i < LANES; i++) p->of[i].due = 0;
     uv_timer_stop(&p->timer);
     close_pipe(p);
     uv_close((uv_handle_t *)child, on_handle_closed);
@@ -148,18 +158,21 @@ static void on_overdue(uv_timer_t *t) { pool_condemn(t->data, "hang"); }
 
 static void on_watchdog(uv_timer_t *t) {
     struct pool *p = t->data;
-    taca_log(TACA_LOG_ERROR, "worker %d has been silent for %d ms: killed", p->child.pid,
-             p->patience_ms);
+    taca_log(TACA_LOG_ERROR, "worker %d has not answered in time: killed", p->child.pid);
     pool_condemn(p, "hang");
 }
 
 /* ---- what the child says --------------------------------------------------------------------- */
 
 static void watch(struct pool *p) {
-    if (p->due > 0)
-        uv_timer_start(&p->timer, on_watchdog, (uint64_t)p->patience_ms, 0);
-    else
+    const uint64_t now = uv_now(p->opts.loop);
+    uint64_t until = UINT64_MAX;
+    for (int i = 0; i < LANES; i++)
+        if (p->of[i].due > 0 && p->of[i].until < until) until = p->of[i].until;
+    if (until == UINT64_MAX)
         uv_timer_stop(&p->timer);
+    else
+        uv_timer_start(&p->timer, on_watchdog, until > now ? until - now : 0, 0);
 }
 
 static void take_message(struct pool *p, const struct wire_msg *m) {
@@ -171,11 +184,12 @@ static void take_message(struct pool *p, const struct wire_msg *m) {
         p->hooks.refused(p->hooks.ctx, &err);
     } else if (m->type == WIRE_HELLO && !p->ready) {
         p->ready = true;
+        p->overlaps = m->u.hello.overlaps;
         watch(p);
         if (p->log_level_late) pool_tell_log_level(p);
         p->hooks.ready(p->hooks.ctx, &m->u.hello);
-    } else if (m->type > WIRE_FAILED && p->ready && p->due > 0) {
-        p->due--;
+    } else if (m->type > WIRE_FAILED && p->ready && p->of[lane_of(m->type)].due > 0) {
+        p->of[lane_of(m->type)].due--;
         watch(p);
         p->hooks.answer(p->hooks.ctx, m);
     } else {
@@ -340,6 +354,8 @@ bool pool_put_input(struct pool *p, const uint8_t *rgb, const uint8_t *mask, siz
 
 void pool_praise(struct pool *p) { p->failures = 0; }
 
+bool pool_overlaps(const struct pool *p) { return p->ready && p->overlaps; }
+
 bool pool_doubted(const struct pool *p) { return p->failures >= DOUBT; }
 
 int pool_pause_ms(const struct pool *p) {
@@ -395,8 +411,9 @@ bool pool_send(struct pool *p, const struct wire_msg *m, int patience_ms) {
         return false;
     }
     if (m->type != WIRE_CLOSE && m->type != WIRE_QUIT && m->type != WIRE_LOG) {
-        p->patience_ms = patience_ms;
-        p->due++;
+        uv_update_time(p->opts.loop);
+        p->of[lane_of(m->type)].until = uv_now(p->opts.loop) + (uint64_t)patience_ms;
+        p->of[lane_of(m->type)].due++;
         watch(p);
     }
     return true;

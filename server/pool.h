@@ -4,10 +4,11 @@
  * dies; one socket pair, and a sealed memory file for finished pixels that outlives the children.
  * One that died three times with nothing useful in between is doubted: it gets a trial, and work
  * again when it has passed (pool_praise).
- * Operation: commands are sent in order and every one but CLOSE and LOG has one answer; the pool
- * arms the watchdog while an answer is due and kills a child that is silent for too long.
- * Everything happens on the loop thread. It decides nothing about jobs: hooks report what the child
- * said or that it is gone, and with it all sequences. */
+ * Operation: commands are sent in order and every one but CLOSE and LOG has one answer; those of
+ * OPEN and DECODE may come later than that of a STEP behind them (pool_overlaps). Each answer that
+ * is due has a watchdog: a child that takes too long with one is killed. Everything happens on the
+ * loop thread. It decides nothing about jobs: hooks report what the child said or that it is gone,
+ * and with it all sequences. */
 #ifndef TACA_SERVER_POOL_H
 #define TACA_SERVER_POOL_H
 
@@ -50,7 +51,8 @@ enum taca_code pool_open(struct pool **out, const struct pool_opts *opts,
                          const struct pool_hooks *hooks, struct taca_err *err) TACA_MUST_USE;
 bool pool_ready(const struct pool *p);
 bool pool_doubted(const struct pool *p);
-int pool_pause_ms(const struct pool *p); /* until the next try, about; 0 = a child is there */
+bool pool_overlaps(const struct pool *p); /* this child does OPEN and DECODE beside STEP */
+int pool_pause_ms(const struct pool *p);  /* until the next try, about; 0 = a child is there */
 /* False when no worker is ready (or the pipe just broke: `lost` follows).
  *   patience_ms  a worker that has not answered by then is killed; of no meaning for CLOSE */
 bool pool_send(struct pool *p, const struct wire_msg *m, int patience_ms);
@@ -58,7 +60,7 @@ bool pool_send(struct pool *p, const struct wire_msg *m, int patience_ms);
  * start. */
 void pool_tell_log_level(struct pool *p);
 /* What the next OPEN starts from. The worker reads it while it works on that command, so only with
- * no other one at work. mask may be NULL. False when it does not fit or cannot be written. */
+ * no other OPEN at work. mask may be NULL. False when it does not fit or cannot be written. */
 bool pool_put_input(struct pool *p, const uint8_t *rgb, const uint8_t *mask, size_t pixels);
 /* Places for finished pixels; a slot is whoever's took it, until it is given back. -1 = none. */
 int pool_take_slot(struct pool *p);

@@ -75,6 +75,7 @@ static int better_elsewhere(const struct sched *s, int d, const struct sched_seq
 
 /* May the device work on it now? */
 static bool concerns(const struct sched *s, int d, const struct sched_seq *q) {
+    if (q->beside || (q->stepping && q->steps_left <= 1)) return false;
     return q->device >= 0 ? q->device == d : serves(s, d, q->model);
 }
 
@@ -273,7 +274,8 @@ static int places(const struct sched *s, int d) {
 
 static int held_by(const struct sched_seq *seqs, int n, int d) {
     int held = 0;
-    for (int i = 0; i < n; i++) held += seqs[i].stage != SCHED_WAITING && seqs[i].device == d;
+    for (int i = 0; i < n; i++)
+        held += (seqs[i].stage != SCHED_WAITING || seqs[i].beside) && seqs[i].device == d;
     return held;
 }
 
@@ -318,7 +320,8 @@ static int to_evict(const struct sched *s, int d, const struct sched_seq *seqs, 
         better_elsewhere(s, d, &seqs[first], (double[SCHED_DEVICES]){0}) >= 0)
         return -1;
     for (int i = 0; i < n; i++)
-        if (seqs[i].stage == SCHED_OPEN && seqs[i].device == d && !seqs[i].feasible && i != oldest)
+        if (seqs[i].stage == SCHED_OPEN && seqs[i].device == d && !seqs[i].feasible &&
+            !seqs[i].stepping && i != oldest)
             last = i;
     return held_by(seqs, n, d) < places(s, d) ? -1 : last;
 }
@@ -365,6 +368,83 @@ struct sched_plan sched_next(struct sched *s, int device, const struct sched_seq
     return step_of(s, device, seqs, picked, count);
 }
 
+/* ---- the same beside steps ------------------------------------------------------------------- */
+
+/* Those among the picked that can step now. */
+static int keep_open(const struct sched_seq *seqs, int *picked, int count) {
+    int open = 0;
+    for (int i = 0; i < count; i++)
+        if (seqs[picked[i]].stage == SCHED_OPEN) picked[open++] = picked[i];
+    return open;
+}
+
+/* Who leads waits to be opened, which takes less than a step. Others step meanwhile, unless that
+ * would make it late. */
+static int step_meanwhile(const struct sched *s, int d, int *picked, const struct sched_seq *seqs,
+                          int n) {
+    const struct sched_seq *leader = &seqs[picked[0]];
+    const double slack = leader->deadline_ms - s->now_ms - left_on(s, d, leader);
+    const int model = leader->model;
+    struct fill f = {.s = s, .seqs = seqs, .device = d, .picked = picked};
+    for (int i = 0; i < n && f.count < images_of_step(s, d); i++) {
+        const struct sched_seq *q = &seqs[i];
+        if (q->stage != SCHED_OPEN || q->model != model || !concerns(s, d, q) || !fits(&f, i))
+            continue;
+        take(&f, i);
+        if (f.count == 1) find_tightest(&f, n);
+    }
+    return slack >= 0 && slack < f.ms ? 0 : f.count;
+}
+
+/* The first that can be decoded now, of any model but one (-1 = of all); -1 = nobody. */
+static int to_decode(const struct sched_seq *seqs, int n, int device, uint32_t can_decode,
+                     int but_model) {
+    for (int i = 0; i < n; i++)
+        if (seqs[i].stage == SCHED_FINISHED && !seqs[i].beside && seqs[i].device == device &&
+            can_decode >> seqs[i].model & 1 && seqs[i].model != but_model)
+            return i;
+    return -1;
+}
+
+/* Commands that are out are of model `bound`: is it another's turn when they have ended? */
+static bool turn_ends(const struct sched_seq *seqs, int first, int bound) {
+    return bound >= 0 && first >= 0 && seqs[first].model != bound;
+}
+
+struct sched_plan sched_next_step(struct sched *s, int device, const struct sched_seq *seqs, int n,
+                                  uint32_t can_decode, int bound) {
+    const struct sched_plan nothing = {.act = SCHED_DO_NOTHING};
+    int picked[SCHED_MAX_BATCH];
+    int count = sched_pick(s, device, picked, seqs, n);
+    for (int i = 0; i < n; i++)
+        if (concerns(s, device, &seqs[i]) && seqs[i].device == device &&
+            seqs[i].stage == SCHED_OPEN && seqs[i].preview_due &&
+            (bound < 0 || seqs[i].model == bound))
+            return one(SCHED_DO_PREVIEW, i);
+    if (count == 0 || turn_ends(seqs, picked[0], bound)) return nothing;
+    if (to_decode(seqs, n, device, can_decode, seqs[picked[0]].model) >= 0) return nothing;
+    const int open = keep_open(seqs, picked, count);
+    count = open ? open : step_meanwhile(s, device, picked, seqs, n);
+    return count ? step_of(s, device, seqs, picked, count) : nothing;
+}
+
+struct sched_plan sched_next_beside(struct sched *s, int device, const struct sched_seq *seqs,
+                                    int n, uint32_t can_decode, int bound) {
+    const struct sched_plan nothing = {.act = SCHED_DO_NOTHING};
+    int picked[SCHED_MAX_BATCH];
+    const int count = sched_pick(s, device, picked, seqs, n);
+    if (turn_ends(seqs, count ? picked[0] : -1, bound) ||
+        (bound >= 0 && to_decode(seqs, n, device, can_decode, bound) >= 0))
+        return nothing;
+    const int finished = to_decode(seqs, n, device, can_decode, -1);
+    if (finished >= 0) return one(SCHED_DO_DECODE, finished);
+    const int evicted = to_evict(s, device, seqs, n);
+    if (evicted >= 0) return one(SCHED_DO_EVICT, evicted);
+    for (int i = 0; i < count; i++)
+        if (seqs[picked[i]].stage == SCHED_WAITING) return one(SCHED_DO_OPEN, picked[i]);
+    return nothing;
+}
+
 /* ---- what was done --------------------------------------------------------------------------- */
 
 enum { CALM_STEPS = 100 };
@@ -387,6 +467,13 @@ void sched_no_room(struct sched *s, int device, int held) {
     s->devices[device].went_well = 0;
 }
 
+/* Less than was thought, or more than nothing was known. */
+static bool took_less(const struct sched_costs *c, const struct sched_step *step) {
+    struct sched_load load = {0};
+    for (int i = 0; i < step->rows; i++) sched_load_add(&load, c, step->tokens[i]);
+    return !c->measured || step->ms < sched_load_ms(c, &load);
+}
+
 void sched_stepped(struct sched *s, int device, const struct sched_step *step) {
     struct sched_device *d = &s->devices[device];
     const double ms = step->ms;
@@ -394,7 +481,8 @@ void sched_stepped(struct sched *s, int device, const struct sched_step *step) {
     for (int i = 0; i < step->rows; i++) all += step->tokens[i];
     for (int i = 0; i < step->rows && all > 0; i++)
         sched_fair_charge(&s->fair, step->keys[i], ms * step->tokens[i] / all);
-    sched_saw_step(&d->costs[step->model], step->tokens, step->rows, ms);
+    if (!step->beside || took_less(&d->costs[step->model], step))
+        sched_saw_step(&d->costs[step->model], step->tokens, step->rows, ms);
     relax(s, d);
     /* neither savings nor debts grow for ever */
     d->aged_credit_ms += ms / s->limits.aged_share - (d->aged_led ? ms : 0);

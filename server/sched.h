@@ -45,7 +45,9 @@ struct sched_seq {
     int steps_left; /* 0 when finished */
     double pixels;  /* for the cost of decoding */
     bool preview_due;
-    bool alone;                     /* steps only by itself: it was there when workers died */
+    bool alone;            /* steps only by itself: it was there when workers died */
+    bool stepping, beside; /* on a device that overlaps: it is in a step that is out; it is opened
+                              or decoded now */
     double arrival_ms, deadline_ms; /* on the caller's clock */
     int priority;                   /* -10..10, more is sooner */
     uint64_t key;                   /* who asks: shares are fair between keys */
@@ -139,12 +141,22 @@ struct sched_plan {
 struct sched_plan sched_next(struct sched *s, int device, const struct sched_seq *seqs, int n,
                              uint32_t can_decode);
 
+/* The same for a device that opens and decodes beside its steps: what it steps next, and what it
+ * does beside, each asked when it has no command of that kind.
+ *   bound  model of the command that is out, with which the other must share the device; -1 = none
+ */
+struct sched_plan sched_next_step(struct sched *s, int device, const struct sched_seq *seqs, int n,
+                                  uint32_t can_decode, int bound);
+struct sched_plan sched_next_beside(struct sched *s, int device, const struct sched_seq *seqs,
+                                    int n, uint32_t can_decode, int bound);
+
 /* A step of the device took so long: costs, shares. */
 struct sched_step {
     int model, rows;
     const int *tokens;    /* of each row, */
     const uint64_t *keys; /* and who asked for it */
     double ms;
+    bool beside; /* something was opened or decoded meanwhile: it took at most so long */
 };
 void sched_stepped(struct sched *s, int device, const struct sched_step *step);
 /* The device had no memory for a step of so many rows, or for one more beside `held` sequences. */

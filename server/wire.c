@@ -5,7 +5,7 @@
 
 #include "base/log.h"
 
-enum { WIRE_MAGIC = 0x57434154 /* "TACW" */, WIRE_VERSION = 5 };
+enum { WIRE_MAGIC = 0x57434154 /* "TACW" */, WIRE_VERSION = 6 };
 
 struct wire_head {
     uint32_t magic;
@@ -108,7 +108,9 @@ static bool contents_ok(const struct wire_msg *m) {
     case WIRE_OPEN: return inputs_ok(&m->u.open);
     case WIRE_STEP: return m->u.step.n >= 1 && m->u.step.n <= WIRE_MAX_SEQS;
     case WIRE_DECODE: return m->u.decode.slot >= 0 && m->u.decode.slot <= INT32_MAX;
-    case WIRE_HELLO: return model_ok(&m->u.hello.model);
+    case WIRE_HELLO:
+        return model_ok(&m->u.hello.model) &&
+               (m->u.hello.overlaps == 0 || m->u.hello.overlaps == 1);
     case WIRE_FAILED: return err_ok(&m->u.opened.err) && m->u.opened.err.code != TACA_OK;
     case WIRE_OPENED:
         return err_ok(&m->u.opened.err) &&

@@ -58,6 +58,7 @@ struct wire_decode {
 struct wire_hello {
     struct taca_model_info model;
     double load_ms;
+    int64_t overlaps; /* 1: OPEN and DECODE are done beside STEP, one of both at a time; else 0 */
 };
 struct wire_opened {
     uint64_t id;

@@ -5,6 +5,8 @@ never there."""
 import os
 import subprocess
 import tempfile
+import threading
+import time
 
 from e2e import TACA, Service, check, main, png_pixels
 
@@ -36,6 +38,25 @@ def test_pictures_are_those_of_the_command_line():
         check(b"host executor" in s.get("/v1/models")[2] or b"cuda" in s.get("/readyz")[2], "the device is named")
 
 
+def test_a_picture_is_opened_and_decoded_beside_the_steps_of_another():
+    with Service("--device", "cuda", "--max-backlog-seconds", "0") as s:
+        want = picture(s)
+        steps = s.metric("taca_steps_total")
+        check(s.metric("taca_forwards_beside_total") == 0, "nothing is beside a picture alone")
+        long = {"prompt": PROMPT, "seed": 1, **SIZE, "steps": 16}
+        answer = []
+        other = threading.Thread(
+            target=lambda: answer.append(s.post(long, accept="image/png", timeout=900)[0]))
+        other.start()
+        while s.metric("taca_steps_total") == steps and other.is_alive():
+            time.sleep(0.05)
+        check(picture(s) == want, "the same pixels beside another picture's steps")
+        beside = s.metric("taca_forwards_beside_total")
+        check(beside >= 2, "one step beside its opening, one beside its decoding", beside)
+        other.join()
+        check(answer == [200], "the other picture", answer)
+
+
 def test_a_gpu_and_a_cpu_serve_one_model():
     with Service("--device", "cuda", "--device", "cpu") as s:
         own = {"cuda": local("cuda"), "cpu": local("cpu")}
@@ -62,6 +83,7 @@ def test_without_a_device_the_cpu_does_it_and_the_log_says_so():
 if __name__ == "__main__":
     main([
         test_pictures_are_those_of_the_command_line,
+        test_a_picture_is_opened_and_decoded_beside_the_steps_of_another,
         test_a_gpu_and_a_cpu_serve_one_model,
         test_a_lost_device_is_replaced_and_no_picture_is_lost,
         test_without_a_device_the_cpu_does_it_and_the_log_says_so,

@@ -1,11 +1,13 @@
 /* fake_engine.c - engine.h without a model, for tests of the service.
  *
+ * With TACA_FAKE_SIDE_MS it opens and decodes beside its steps, each for so long.
+ *
  * Pixels are a function of prompt, seed, size, steps and what they start from, and of nothing else,
  * so two runs of a request can be compared byte for byte. TACA_FAKE_STEP_MS is the time of a step,
  * and TACA_FAKE_PIXEL_NS is added for each pixel of those who share it. Words in the prompt make
  * faults: crash, garble (what it says to the service), hang, device (in the second step), nan
- * (decoding), refuse (opening), together (a step of more than one fails), slow (ten times the step
- * time). */
+ * (decoding), stuck (decoding never ends), refuse (opening), together (a step of more than one
+ * fails), slow (ten times the step time). */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "engine/engine.h"
 
 enum { WORKER_PIPE = 3 };
@@ -25,6 +28,10 @@ struct taca_engine {
     int open;      /* sequences */
     size_t peak_bytes;
     long step_us, pixel_ns;
+    long side_us; /* < 0: nothing is done beside steps */
+    int64_t step_until_us, side_until_us;
+    struct taca_seq *stepping[64], *opening, *decoding;
+    int n_stepping;
     struct taca_lora_info loras[TACA_MAX_SERVED_LORAS];
     int n_loras;
 };
@@ -32,7 +39,7 @@ struct taca_engine {
 struct taca_seq {
     uint64_t state;
     int step, steps, width_px, height_px;
-    bool crash, garble, hang, device, nan, together, slow;
+    bool crash, garble, hang, device, nan, together, slow, stuck;
 };
 
 /* A file KIND-DEVICE or KIND-MODEL in $TACA_FAKE_FAULTS makes a fault while it is there: load (does
@@ -64,6 +71,8 @@ enum taca_code taca_engine_open(struct taca_engine **out, const struct taca_engi
     const char *ns = getenv("TACA_FAKE_PIXEL_NS");
     e->step_us = (ms ? strtol(ms, NULL, 10) : 5) * 1000;
     e->pixel_ns = ns ? strtol(ns, NULL, 10) : 0;
+    const char *side = getenv("TACA_FAKE_SIDE_MS");
+    e->side_us = side ? strtol(side, NULL, 10) * 1000 : -1;
     e->info = (struct taca_model_info){.default_width_px = 128,
                                        .default_height_px = 128,
                                        .default_steps = 8,
@@ -115,8 +124,22 @@ void taca_engine_memory(const struct taca_engine *e, struct taca_memory_use *out
 
 const struct taca_model_info *taca_engine_info(const struct taca_engine *e) { return &e->info; }
 
-enum taca_code taca_seq_open(struct taca_engine *e, const struct taca_gen_params *p,
-                             struct taca_seq **out, unsigned *warnings, struct taca_err *err) {
+static void sleep_until(int64_t until_us) {
+    const int64_t us = until_us - taca_now_us();
+    if (us > 0) usleep((useconds_t)us);
+}
+
+bool taca_overlaps(const struct taca_engine *e) { return e->side_us >= 0; }
+bool taca_step_done(const struct taca_engine *e) { return taca_now_us() >= e->step_until_us; }
+bool taca_side_done(struct taca_engine *e) { return taca_now_us() >= e->side_until_us; }
+static void begin_side(struct taca_engine *e) {
+    e->side_until_us = taca_now_us() + (e->side_us > 0 ? e->side_us : 0);
+}
+
+enum taca_code taca_seq_open_begin(struct taca_engine *e, const struct taca_gen_params *p,
+                                   struct taca_seq **out, unsigned *warnings,
+                                   struct taca_err *err) {
+    if (e->opening || e->decoding) return taca_fail(err, TACA_EBUSY, "one is at work");
     enum taca_code rc = taca_gen_params_check(p, &e->info, err);
     if (rc) return rc;
     if (strstr(p->prompt, "refuse"))
@@ -145,13 +168,30 @@ enum taca_code taca_seq_open(struct taca_engine *e, const struct taca_gen_params
     s->nan = strstr(p->prompt, "nan") != NULL;
     s->together = strstr(p->prompt, "together") != NULL;
     s->slow = strstr(p->prompt, "slow") != NULL;
+    s->stuck = strstr(p->prompt, "stuck") != NULL;
     if (warnings) *warnings = strlen(p->prompt) > 300 ? TACA_WARN_PROMPT_CUT : 0;
-    *out = s;
+    *out = e->opening = s;
+    begin_side(e);
     return TACA_OK;
+}
+
+enum taca_code taca_seq_open_end(struct taca_engine *e, struct taca_err *err) {
+    if (!e->opening) return taca_fail(err, TACA_EINVAL, "nothing is opened");
+    sleep_until(e->side_until_us);
+    e->opening = NULL;
+    return TACA_OK;
+}
+
+enum taca_code taca_seq_open(struct taca_engine *e, const struct taca_gen_params *p,
+                             struct taca_seq **out, unsigned *warnings, struct taca_err *err) {
+    enum taca_code rc = taca_seq_open_begin(e, p, out, warnings, err);
+    return rc ? rc : taca_seq_open_end(e, err);
 }
 
 void taca_seq_close(struct taca_engine *e, struct taca_seq *s) {
     if (s) e->open--;
+    if (s && e->opening == s) e->opening = NULL;
+    if (s && e->decoding == s) e->decoding = NULL;
     free(s);
 }
 int taca_seq_step(const struct taca_seq *s) { return s->step; }
@@ -161,9 +201,10 @@ int taca_seq_tokens(const struct taca_engine *e, const struct taca_seq *s) {
     return 2 * (s->width_px / 16 * (s->height_px / 16) + e->info.clip_tokens);
 }
 
-enum taca_code taca_step(struct taca_engine *e, struct taca_seq *const *seqs, int n,
-                         struct taca_err *err) {
+enum taca_code taca_step_begin(struct taca_engine *e, struct taca_seq *const *seqs, int n,
+                               struct taca_err *err) {
     long us = e->step_us;
+    if (e->n_stepping) return taca_fail(err, TACA_EBUSY, "a step is at work");
     int rows = fault(e, "rows");
     if (fault(e, "kill") >= 0) raise(SIGKILL);
     if (fault(e, "hang") >= 0) pause();
@@ -182,10 +223,24 @@ enum taca_code taca_step(struct taca_engine *e, struct taca_seq *const *seqs, in
         if (s->device) return taca_fail(err, TACA_EDEVICE, "the device has fallen off");
     }
     if ((size_t)n << 20 > e->peak_bytes) e->peak_bytes = (size_t)n << 20;
-    struct timespec t = {us / 1000000, us % 1000000 * 1000};
-    nanosleep(&t, NULL);
-    for (int i = 0; i < n; i++) seqs[i]->step++;
+    e->step_until_us = taca_now_us() + us;
+    e->n_stepping = n;
+    memcpy(e->stepping, seqs, (size_t)n * sizeof *seqs);
     return TACA_OK;
+}
+
+enum taca_code taca_step_end(struct taca_engine *e, struct taca_err *err) {
+    if (!e->n_stepping) return taca_fail(err, TACA_EINVAL, "no step is at work");
+    sleep_until(e->step_until_us);
+    for (int i = 0; i < e->n_stepping; i++) e->stepping[i]->step++;
+    e->n_stepping = 0;
+    return TACA_OK;
+}
+
+enum taca_code taca_step(struct taca_engine *e, struct taca_seq *const *seqs, int n,
+                         struct taca_err *err) {
+    enum taca_code rc = taca_step_begin(e, seqs, n, err);
+    return rc ? rc : taca_step_end(e, err);
 }
 
 static enum taca_code paint(const struct taca_seq *s, int shrink, struct taca_image *out,
@@ -209,13 +264,30 @@ enum taca_code taca_seq_preview(struct taca_engine *e, const struct taca_seq *s,
     return paint(s, 8, out, err);
 }
 
+enum taca_code taca_decode_begin(struct taca_engine *e, struct taca_seq *s, struct taca_err *err) {
+    if (e->opening || e->decoding) return taca_fail(err, TACA_EBUSY, "one is at work");
+    if (s->step != s->steps) return taca_fail(err, TACA_EINVAL, "decoding an unfinished one");
+    e->decoding = s;
+    begin_side(e);
+    if (s->stuck) e->side_until_us = INT64_MAX;
+    return TACA_OK;
+}
+
+enum taca_code taca_decode_end(struct taca_engine *e, struct taca_image *out,
+                               struct taca_err *err) {
+    struct taca_seq *s = e->decoding;
+    if (!s) return taca_fail(err, TACA_EINVAL, "nothing is decoded");
+    sleep_until(e->side_until_us);
+    e->decoding = NULL;
+    if (s->nan) return taca_fail(err, TACA_ENUMERIC, "the latent is not finite");
+    return paint(s, 1, out, err);
+}
+
 enum taca_code taca_decode(struct taca_engine *e, struct taca_seq *const *seqs, int n,
                            struct taca_image *out, struct taca_err *err) {
-    (void)e;
-    if (n != 1 || seqs[0]->step != seqs[0]->steps)
-        return taca_fail(err, TACA_EINVAL, "decoding %d, or an unfinished one", n);
-    if (seqs[0]->nan) return taca_fail(err, TACA_ENUMERIC, "the latent is not finite");
-    return paint(seqs[0], 1, out, err);
+    if (n != 1) return taca_fail(err, TACA_EINVAL, "decoding %d", n);
+    enum taca_code rc = taca_decode_begin(e, seqs[0], err);
+    return rc ? rc : taca_decode_end(e, out, err);
 }
 
 /* No file is read: each has one pair of rank 4. */

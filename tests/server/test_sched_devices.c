@@ -81,7 +81,7 @@ static double do_step(struct world *w, int d, const struct sched_plan *plan) {
     w->longest_step = fmax(w->longest_step, ms);
     w->steps++;
     w->joint += plan->n > 1;
-    const struct sched_step step = {model, plan->n, tokens, keys, ms};
+    const struct sched_step step = {model, plan->n, tokens, keys, ms, false};
     sched_stepped(&w->s, d, &step);
     return ms;
 }
@@ -338,7 +338,7 @@ static void test_after_memory_ran_out_steps_are_smaller_for_a_while(void) {
     sched_step_too_large(&s, 0, 2);
     CHECK_INT(sched_pick(&s, 0, picked, q, 8), 1);
     while (sched_pick(&s, 0, picked, q, 8) < 8 && steps < 10000) {
-        sched_stepped(&s, 0, &(struct sched_step){0, 1, &tokens, &key, 15});
+        sched_stepped(&s, 0, &(struct sched_step){0, 1, &tokens, &key, 15, false});
         steps++;
     }
     CHECK_INT(steps, 700); /* a hundred for each that is tried again */
