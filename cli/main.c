@@ -3,12 +3,10 @@
 #include <fcntl.h>
 #include <malloc.h>
 #include <signal.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "base/buf.h"
 #include "base/near.h"
 #include "cli/cli.h"
 
@@ -39,23 +37,6 @@ static void print_usage(FILE *to) {
     for (int i = 0; i < N_COMMANDS; i++)
         if (commands[i].about) fprintf(to, "  %-12s %s\n", commands[i].name, commands[i].about);
     fprintf(to, "\n`taca COMMAND --help` tells the rest.\n");
-}
-
-void cli_tell(const char *command, const char *text) {
-    struct taca_buf plain;
-    taca_buf_init(&plain, 1 << 16);
-    taca_buf_plain(&plain, text, strlen(text), "");
-    fprintf(stderr, "taca %s: %s\n", command, plain.data ? plain.data : "");
-    taca_buf_finish(&plain);
-}
-
-void cli_print(const struct taca_buf *text) {
-    struct taca_buf plain;
-    taca_buf_init(&plain, SIZE_MAX / 2);
-    if (text->data) taca_buf_plain(&plain, text->data, text->len, "\n\t");
-    if (plain.data) (void)fwrite(plain.data, 1, plain.len, stdout);
-    if (plain.failed) fputs("?\n", stdout);
-    taca_buf_finish(&plain);
 }
 
 int cli_fail(const char *command, const struct taca_err *err) {
