@@ -102,12 +102,14 @@ static size_t flatten(float *out, const json_t *v) {
     return n;
 }
 
-static struct taca_backend *open_cpu(void) {
+static struct taca_backend *open_backend(bool deterministic) {
     struct taca_backend *b = NULL;
     struct taca_err err = {0};
-    const struct taca_backend_opts opts = {.threads = 1, .precision = TACA_F32};
+    const struct taca_backend_opts opts = {
+        .threads = 1, .precision = TACA_F32, .deterministic = deterministic};
     CHECK_OK(taca_cpu_open(&b, &opts, &err), err);
     return b;
 }
+static struct taca_backend *open_cpu(void) { return open_backend(false); }
 
 #endif
