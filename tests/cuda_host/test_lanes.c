@@ -259,16 +259,13 @@ static void overlap(struct taca_engine *e, struct taca_image out[PICTURES]) {
 
 static void test_pictures_that_overlap_are_those_made_alone(void) {
     struct taca_engine *e = open_engine();
-    struct taca_image want[PICTURES] = {{0}}, got[PICTURES];
+    struct taca_image want[PICTURES] = {{0}}, got[PICTURES] = {{0}};
     CHECK(taca_overlaps(e));
     for (int k = 0; k < PICTURES; k++) alone(e, k, &want[k]);
-    for (int round = 0; round < 2; round++) {
-        memset(got, 0, sizeof got);
-        overlap(e, got);
-        for (int k = 0; k < PICTURES; k++) {
-            if (!CHECK(same(&want[k], &got[k]))) printf("        round %d, %d\n", round, k);
-            taca_image_finish(&got[k]);
-        }
+    overlap(e, got);
+    for (int k = 0; k < PICTURES; k++) {
+        if (!CHECK(same(&want[k], &got[k]))) printf("        picture %d\n", k);
+        taca_image_finish(&got[k]);
     }
     CHECK(e->side_scratch.peak <= e->side_scratch.size && e->scratch.peak <= e->scratch.size);
     CHECK_INT(e->side_scratch.used + e->scratch.used, 0);
@@ -292,7 +289,7 @@ static struct pair open_pair(struct taca_engine *e) {
     return p;
 }
 
-static void test_closing_what_is_at_work_waits_for_it(void) {
+static void test_closing_what_a_lane_works_on_waits_for_it(void) {
     struct taca_engine *e = open_engine();
     struct taca_err err = {0};
     struct taca_image img = {0};
@@ -377,7 +374,7 @@ int main(void) {
     TEST(test_lanes_have_rings_of_their_own);
     TEST(test_a_lane_that_follows_a_mark_sees_what_is_before_it);
     TEST(test_pictures_that_overlap_are_those_made_alone);
-    TEST(test_closing_what_is_at_work_waits_for_it);
+    TEST(test_closing_what_a_lane_works_on_waits_for_it);
     TEST(test_an_opening_without_memory_harms_nobody);
     TEST(test_a_device_lost_beside_a_step_is_told_to_both);
     return TEST_END();
