@@ -30,13 +30,16 @@ need_packages() {
 BUILD_PACKAGES=(gcc g++ libc6-dev cmake ninja-build pkg-config libdnnl-dev libmicrohttpd-dev libjansson-dev
     libuv1-dev libpng-dev libjpeg62-turbo-dev libutf8proc-dev libsqlite3-dev)
 
-# build_preset NAME: configures when needed and builds, showing ninja's own progress line
+# build_preset NAME ON|OFF: configures when needed, with the tests or without, and builds, showing
+# ninja's own progress line. Tests that are there already stay.
 build_preset() {
-    [ -f "build/$1/build.ninja" ] || cmake --preset "$1" >"/tmp/taca-configure.$$" 2>&1 || {
-        cat "/tmp/taca-configure.$$" >&2
+    if ! [ -f "build/$1/build.ninja" ] || { [ "$2" = ON ] && grep -q '^BUILD_TESTING:BOOL=OFF' "build/$1/CMakeCache.txt"; }; then
+        cmake --preset "$1" -DBUILD_TESTING="$2" >"/tmp/taca-configure.$$" 2>&1 || {
+            cat "/tmp/taca-configure.$$" >&2
+            rm -f "/tmp/taca-configure.$$"
+            return 1
+        }
         rm -f "/tmp/taca-configure.$$"
-        return 1
-    }
-    rm -f "/tmp/taca-configure.$$"
+    fi
     cmake --build --preset "$1"
 }
