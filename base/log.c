@@ -35,6 +35,11 @@ void taca_log_level(enum taca_log_level least) { atomic_store(&least_level, (int
 
 enum taca_log_level taca_log_least(void) { return (enum taca_log_level)atomic_load(&least_level); }
 
+const char *taca_log_level_word(enum taca_log_level level) {
+    static const char *const words[] = {"debug", "info", "warn", "error"};
+    return words[level];
+}
+
 bool taca_log_enabled(enum taca_log_level level) { return (int)level >= atomic_load(&least_level); }
 
 uint64_t taca_log_dropped(void) { return atomic_load(&dropped); }
@@ -85,16 +90,16 @@ static void write_record(const char *line, size_t len) {
 
 static void compose(struct taca_buf *b, enum taca_log_level level, const char *fields,
                     const char *text, size_t len) {
-    static const char *const names[] = {"debug", "info", "warn", "error"};
     char ts[40];
     timestamp(ts);
     if (as_json) {
-        taca_buf_printf(b, "{\"ts\":\"%s\",\"level\":\"%s\",\"msg\":", ts, names[level]);
+        taca_buf_printf(b, "{\"ts\":\"%s\",\"level\":\"%s\",\"msg\":", ts,
+                        taca_log_level_word(level));
         taca_buf_json(b, text, len);
         if (fields) taca_buf_printf(b, ",%s", fields);
         taca_buf_puts(b, "}\n");
     } else {
-        taca_buf_printf(b, "%s %-5s ", ts, names[level]);
+        taca_buf_printf(b, "%s %-5s ", ts, taca_log_level_word(level));
         taca_buf_plain(b, text, len, "");
         if (fields) taca_buf_printf(b, " {%s}", fields);
         taca_buf_puts(b, "\n");

@@ -18,6 +18,7 @@ struct taca_buf;
 void taca_log_setup(enum taca_log_level least, bool json);
 void taca_log_level(enum taca_log_level least); /* any time */
 enum taca_log_level taca_log_least(void);
+const char *taca_log_level_word(enum taca_log_level level); /* "debug", as options spell it */
 bool taca_log_enabled(enum taca_log_level level);
 void taca_log(enum taca_log_level level, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));

@@ -133,11 +133,10 @@ static enum taca_code bench_engine(const struct bench *b, struct taca_err *err) 
 /* What is started computes as the engine here was told to: options are stronger than these, and
  * none of them is given. */
 static enum taca_code tell_children(const struct bench *b, struct taca_err *err) {
-    static const char *const precisions[] = {"auto", "f32", "bf16", "int8", "fp8"};
     const char *device = b->engine.device;
     char threads[16];
     snprintf(threads, sizeof threads, "%d", b->engine.threads);
-    if (setenv("TACA_PRECISION", precisions[b->precision], 1) ||
+    if (setenv("TACA_PRECISION", taca_precision_word((enum taca_precision)b->precision), 1) ||
         setenv("TACA_THREADS", threads, 1) ||
         (device && (setenv("TACA_DEVICE", device, 1) || setenv("TACA_DEVICES", device, 1))))
         return taca_fail(err, TACA_ENOMEM, "starting taca");

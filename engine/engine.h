@@ -27,6 +27,11 @@ enum taca_precision {
     TACA_PRECISION_INT8,
     TACA_PRECISION_FP8
 };
+/* As options spell it. */
+static inline const char *taca_precision_word(enum taca_precision p) {
+    static const char *const words[] = {"auto", "f32", "bf16", "int8", "fp8"};
+    return words[p];
+}
 
 struct taca_engine_opts {
     const char *model_path; /* Hugging Face directory or file; NULL when `transformer` is given */

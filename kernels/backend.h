@@ -79,7 +79,7 @@ struct taca_foreseen taca_count_foreseen(const struct taca_backend *b);
 
 /* Memory that ops take beside their views, in buffers that the backend tells apart; each is as
  * large as the op wants it that wants most. */
-enum { TACA_WORK_BUFFERS = 4 };
+enum { TACA_WORK_BUFFERS = 2 };
 struct taca_work {
     size_t bytes[TACA_WORK_BUFFERS];
 };

@@ -101,6 +101,8 @@ uint64_t jobs_key(const char *user); /* NULL = nobody in particular */
 void jobs_publish(struct jobs *js);
 
 /* ---- jobs.c */
+/* Something of a job may expire then. */
+void jobs_expires(struct jobs *js, int64_t at_us);
 /* The job is over: its readers are served, and what they can ask for is kept. job->end says how;
  * `outcome` as in METRIC_REQUESTS, `status` for the log. */
 void jobs_finish(struct jobs *js, struct job *job, const char *outcome, int status,
@@ -162,9 +164,6 @@ void jobs_count(const struct job *job, const char *outcome);
 void jobs_rewind(struct job_image *im); /* back to step 0, when the worker has nothing of it */
 
 /* ---- jobs_reply.c */
-/* Something of the job may expire then. */
-void jobs_expires(struct jobs *js, int64_t at_us);
-
 double jobs_since_ms(int64_t from_us);
 const char *job_status(const struct job *job);   /* as clients know it */
 const char *job_end_name(const struct job *job); /* as it is */

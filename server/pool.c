@@ -74,8 +74,6 @@ static void push(struct args *a, const char *flag, const char *value) {
 static void build_args(struct args *a, const struct pool_opts *o) {
     const struct taca_engine_opts *e = o->engine;
     const struct serve_loras *loras = &o->loras;
-    static const char *const precisions[] = {"auto", "f32", "bf16", "int8", "fp8"};
-    static const char *const levels[] = {"debug", "info", "warn", "error"};
     *a = (struct args){.n = 0};
     push(a, "taca", "worker");
     const struct {
@@ -92,11 +90,11 @@ static void build_args(struct args *a, const struct pool_opts *o) {
     snprintf(a->numbers[2], sizeof a->numbers[2], "%d", e->share > 1 ? e->share : 1);
     push(a, "--share", a->numbers[2]);
     if (o->check_memory) push(a, "--check-memory", NULL);
-    push(a, "--precision", precisions[e->precision]);
+    push(a, "--precision", taca_precision_word(e->precision));
     snprintf(a->numbers[1], sizeof a->numbers[1], "%zu", e->text_cache_bytes);
     push(a, "--text-cache-bytes", a->numbers[1]);
     if (e->deterministic) push(a, "--deterministic", NULL);
-    push(a, "--log-level", levels[taca_log_least()]);
+    push(a, "--log-level", taca_log_level_word(taca_log_least()));
     for (int i = 0; i < loras->n; i++) push(a, "--lora", loras->list[i]);
 }
 

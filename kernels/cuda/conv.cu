@@ -161,9 +161,8 @@ struct taca_weight_bytes cuda_weigh_conv(struct taca_backend *b, struct taca_con
     return {n * taca_dtype_bytes(w->dtype) + (size_t)w->c_out * sizeof(float), 0};
 }
 
-/* Nets with convolutions have group norms, and some give pixels. */
-void cuda_foresee_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map,
+/* Nets with convolutions have group norms. */
+void cuda_foresee_conv2d(struct taca_backend *b, struct taca_map, struct taca_map,
                          const struct taca_conv *) {
     cuda_buf_foresee(&cuda_of(b)->out, CUDA_GROUP_BYTES);
-    cuda_buf_foresee(&cuda_of(b)->out, (size_t)(y.h * y.w) * 3 + 64);
 }

@@ -64,7 +64,7 @@ struct cuda {
     int arch; /* 80, 90 */
     bool deterministic;
     bool wgmma[2];       /* heads of 64, of 128: attention_wgmma.cu is right here, and not slower */
-    cudaStream_t stream; /* these four are of the lane of now, `away` has the other's */
+    cudaStream_t stream; /* these five are of the lane of now, `away` has the other's */
     struct cuda_stage stage;
     struct cuda_buf in, out;
     void *workspace;

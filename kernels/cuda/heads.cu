@@ -8,7 +8,7 @@
 
 enum { LANES = 32, BLOCK = 128 };
 
-/* What the heads of one matrix meet; NULL: no norm, nothing turns. */
+/* What the heads of one matrix meet; gain NULL: no norm. */
 struct head_norm {
     const float *gain;
     float eps;
