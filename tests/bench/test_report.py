@@ -1,12 +1,17 @@
 #!/usr/bin/env python3
-"""test_report.py TACA SOURCE_DIR - the report of a GPU run reads what `taca bench` writes."""
+"""test_report.py TACA SOURCE_DIR - the report of a GPU run reads what `taca bench` writes, and the run
+names tests that exist."""
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
 
 taca, source = sys.argv[1], pathlib.Path(sys.argv[2])
+named = re.search('op_tests="([^"]+)"', (source / "tools/gpu/check").read_text())[1].split()
+missing = [t for t in named if not (source / f"tests/kernels/{t}.c").is_file()]
+assert named and not missing, f"tools/gpu/check names tests that do not exist: {missing}"
 bench = subprocess.run([taca, "bench", "--json", "--no-picture", "--no-process", "--no-http",
                         "--only", "gate", "--budget", "1"], capture_output=True, text=True, check=True)
 rows = [json.loads(line) for line in bench.stdout.splitlines()]
