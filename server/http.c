@@ -93,8 +93,11 @@ static void add_lines(struct MHD_Response *r, char *lines) {
 /* Whether one of the "Name: value\n" lines has this name. */
 static bool names(const char *lines, const char *name) {
     size_t len = strlen(name);
-    for (; lines; lines = strchr(lines, '\n'), lines += lines != NULL)
+    while (lines) {
         if (strncmp(lines, name, len) == 0 && lines[len] == ':') return true;
+        const char *end = strchr(lines, '\n');
+        lines = end ? end + 1 : NULL;
+    }
     return false;
 }
 
