@@ -1,6 +1,7 @@
 """e2e.py - what the end-to-end tests share: a running service, requests, checks that print both sides.
 
-Standard library only. TACA is the binary under test, ROOT the source tree."""
+Standard library only. TACA is the binary under test, ROOT the source tree; SLOW where a sanitizer
+makes each step tens of times as long, so that smaller pictures must do."""
 
 import http.client
 import json
@@ -15,6 +16,7 @@ import zlib
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TACA = os.environ.get("TACA_BINARY", os.path.join(ROOT, "build", "taca"))
+SLOW = "TACA_PATIENCE" in os.environ
 
 failures = 0
 

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 
-from e2e import ROOT, TACA, Service, check, equal, events, main, png_pixels
+from e2e import ROOT, SLOW, TACA, Service, check, equal, events, main, png_pixels
 
 PROMPTS = ["a red cube to the left of a blue ball", "two small cyan cubes on a wooden table",
            "a purple pyramid behind a white cube", "a yellow ring on grass", "four small red balls"]
@@ -161,7 +161,8 @@ def test_events_tell_the_whole_story():
 
 def test_hanging_up_in_the_middle_frees_the_worker_within_a_step():
     with Service() as s:
-        body = json.dumps({"prompt": PROMPTS[0], "steps": 100, "width": 512, "height": 512, "cfg_scale": 4})
+        side = 192 if SLOW else 512
+        body = json.dumps({"prompt": PROMPTS[0], "steps": 100, "width": side, "height": side, "cfg_scale": 4})
         head = (f"POST /v1/generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
                 f"Content-Length: {len(body)}\r\n\r\n{body}")
         c = socket.create_connection(("127.0.0.1", s.port))
@@ -184,8 +185,9 @@ def test_hanging_up_in_the_middle_frees_the_worker_within_a_step():
 
 
 def test_a_killed_worker_is_replaced_and_its_requests_give_the_same_bytes():
+    steps, side = (12, 96) if SLOW else (40, 192)
     with Service("--deterministic") as s:
-        bodies = [{"prompt": PROMPTS[k % 5], "seed": k, "steps": 40, "width": 192, "height": 192}
+        bodies = [{"prompt": PROMPTS[k % 5], "seed": k, "steps": steps, "width": side, "height": side}
                   for k in range(4)]
         wanted = [s.post(b, "image/png")[2] for b in bodies]
         got = [None] * 4
