@@ -33,17 +33,6 @@ def equal(got, want, what):
     return check(got == want, what, f"got {str(got)[:200]!r}, want {str(want)[:200]!r}")
 
 
-def run_tests(tests):
-    """Runs test functions named as sentences; the exit code of the program."""
-    only = os.environ.get("TEST_ONLY", "")
-    for test in tests:
-        if only in test.__name__:
-            print(f"  {test.__name__}", flush=True)
-            test()
-    print(f"{len(tests)} tests, {failures} failed")
-    return 1 if failures else 0
-
-
 class Service:
     """`taca serve` on a free port, with its log kept for the moment something fails."""
 
@@ -184,8 +173,15 @@ def png_pixels(data):
     return w, h, rows, text
 
 
-def main(tests):
+def main():
+    """Runs the test functions of the program, named as sentences, in their order; its exit code tells."""
     if not os.access(TACA, os.X_OK):
         print(f"skipped: no binary at {TACA}")
         sys.exit(77)
-    sys.exit(run_tests(tests))
+    only = os.environ.get("TEST_ONLY", "")
+    tests = [f for name, f in vars(sys.modules["__main__"]).items() if name.startswith("test_") and only in name]
+    for test in tests:
+        print(f"  {test.__name__}", flush=True)
+        test()
+    print(f"{len(tests)} tests, {failures} failed")
+    sys.exit(1 if failures else 0)

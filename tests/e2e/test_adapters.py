@@ -222,14 +222,4 @@ def test_the_environment_names_them_and_the_command_line_replaces_them():
 
 
 if __name__ == "__main__":
-    main([
-        test_adapters_are_listed,
-        test_an_adapter_changes_the_picture_and_scale_0_does_not,
-        test_an_adapter_can_follow_the_taca_window,
-        test_requests_with_and_without_share_batches_and_give_what_each_gives_alone,
-        test_a_new_worker_has_them_too,
-        test_who_asks_for_another_learns_which_there_are,
-        test_a_picture_tells_how_it_was_made,
-        test_a_bad_adapter_ends_the_start_with_78,
-        test_the_environment_names_them_and_the_command_line_replaces_them,
-    ])
+    main()

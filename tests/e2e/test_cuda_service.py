@@ -81,10 +81,4 @@ def test_without_a_device_the_cpu_does_it_and_the_log_says_so():
 
 
 if __name__ == "__main__":
-    main([
-        test_pictures_are_those_of_the_command_line,
-        test_a_picture_is_opened_and_decoded_beside_the_steps_of_another,
-        test_a_gpu_and_a_cpu_serve_one_model,
-        test_a_lost_device_is_replaced_and_no_picture_is_lost,
-        test_without_a_device_the_cpu_does_it_and_the_log_says_so,
-    ])
+    main()

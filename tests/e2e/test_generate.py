@@ -361,19 +361,4 @@ def test_a_service_that_is_killed_and_comes_back_finishes_the_picture():
 
 if __name__ == "__main__":
     assert os.path.isdir(ROOT)
-    main([
-        test_a_service_makes_the_bytes_that_the_command_makes_itself,
-        test_a_picture_is_repeated_from_what_it_says_about_itself,
-        test_what_cannot_be_repeated_is_refused_in_words,
-        test_mistakes_are_told_as_if_they_were_ours,
-        test_a_key_opens_a_service_that_wants_one,
-        test_a_unix_socket_does_as_well,
-        test_the_help_of_every_command_fits_the_terminal,
-        test_a_terminal_shows_line_bar_and_picture,
-        test_ctrl_c_cancels_the_job_there,
-        test_a_full_service_is_asked_again_when_it_says,
-        test_who_is_no_such_service_is_told_so,
-        test_a_broken_stream_goes_on_where_it_was,
-        test_a_service_that_comes_back_empty_is_asked_anew,
-        test_a_service_that_is_killed_and_comes_back_finishes_the_picture,
-    ])
+    main()

@@ -28,7 +28,8 @@ def mixed(k):
     return body
 
 
-def test_fifty_mixed_requests_at_once_give_what_each_gives_alone():
+def test_many_mixed_requests_at_once_give_what_each_gives_alone():
+    many = 16 if SLOW else 50
     # the other policies join requests only while that pays, which depends on the machine
     with Service("--deterministic", "--max-queue", "100", "--policy", "fill") as s:
         together, lock = {}, threading.Lock()
@@ -38,7 +39,7 @@ def test_fifty_mixed_requests_at_once_give_what_each_gives_alone():
             with lock:
                 together[k] = (status, body)
 
-        threads = [threading.Thread(target=one, args=(k,)) for k in range(50)]
+        threads = [threading.Thread(target=one, args=(k,)) for k in range(many)]
         for t in threads:
             t.start()
         for t in threads:
@@ -47,7 +48,7 @@ def test_fifty_mixed_requests_at_once_give_what_each_gives_alone():
         joint = s.metric("taca_step_batch_images_sum") / max(1, s.metric("taca_step_batch_images_count"))
         print(f"    {steps:.0f} steps, {joint:.2f} sequences a forward on average")
         check(joint > 2, "requests shared forwards", f"{joint}")
-        for k in range(50):
+        for k in range(many):
             status, _, alone = s.post(mixed(k), "image/png")
             equal(status, 200, f"request {k} alone")
             equal(together[k][0], 200, f"request {k} in the crowd")
@@ -116,6 +117,9 @@ def test_a_picture_to_start_from_gives_what_the_command_line_gives():
 
 def test_a_red_cube_is_left_of_a_blue_ball():
     """Not a golden: somebody who looks at the picture would say so too."""
+    if SLOW:
+        print("    skipped: no sanitizer looks at pictures")
+        return
     with Service() as s:
         right = 0
         for seed in range(7, 15):
@@ -246,13 +250,4 @@ def test_mistakes_on_the_command_line_name_the_thing():
 
 
 if __name__ == "__main__":
-    main([
-        test_the_command_line_makes_the_same_picture,
-        test_a_red_cube_is_left_of_a_blue_ball,
-        test_events_tell_the_whole_story,
-        test_fifty_mixed_requests_at_once_give_what_each_gives_alone,
-        test_hanging_up_in_the_middle_frees_the_worker_within_a_step,
-        test_a_killed_worker_is_replaced_and_its_requests_give_the_same_bytes,
-        test_ctrl_c_stops_the_command_line_cleanly,
-        test_mistakes_on_the_command_line_name_the_thing,
-    ])
+    main()

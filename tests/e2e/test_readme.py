@@ -129,4 +129,4 @@ def test_every_command_of_the_readme_works_as_written():
 
 
 if __name__ == "__main__":
-    main([test_every_command_of_the_readme_works_as_written])
+    main()

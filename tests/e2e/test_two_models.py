@@ -104,7 +104,4 @@ def test_a_real_model_is_loaded_beside_another_and_goes_again():
 
 
 if __name__ == "__main__":
-    main([
-        test_each_picture_is_the_command_lines_whoever_makes_it,
-        test_a_real_model_is_loaded_beside_another_and_goes_again,
-    ])
+    main()
