@@ -26,7 +26,7 @@ bool api_a1111_list_json(struct taca_buf *out, const char *name, const struct ap
 /* The names of what is not used here, ", " between them, into `ignored` of `size` bytes. */
 int api_a1111_set_options(const char *body, size_t len, const struct api_offer *offer,
                           char *ignored, size_t size, struct api_error *err);
-/* What a PNG says about itself: {"info":"...","items":{...},"parameters":{}}. */
+/* What a picture says about itself: {"info":"...","items":{...},"parameters":{}}. */
 int api_a1111_png_info(struct taca_buf *out, const char *body, size_t len,
                        const struct api_limits *limits, struct api_error *err);
 

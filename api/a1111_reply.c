@@ -7,8 +7,8 @@
 #include <time.h>
 
 #include "api/a1111.h"
+#include "api/image_file.h"
 #include "api/picture.h"
-#include "api/png.h"
 #include "api/write.h"
 #include "base/json.h"
 
@@ -43,7 +43,7 @@ static void put_infotexts(struct taca_buf *out, const struct api_request *r,
         struct taca_gen_params p = r->params;
         p.seed += (uint64_t)i;
         taca_buf_init(&text, MAX_INFO);
-        api_png_parameters(&text, &p, m);
+        api_image_parameters(&text, &p, m);
         if (i) taca_buf_puts(out, ",");
         taca_buf_json(out, text.data ? text.data : "", text.len);
         if (text.failed) out->failed = true;
@@ -311,7 +311,7 @@ int api_a1111_png_info(struct taca_buf *out, const char *body, size_t len,
     if (!rc) {
         struct taca_err none = {0};
         bool there =
-            api_png_text(&text, "parameters", d.image.bytes, d.image.len, &none) == TACA_OK;
+            api_image_text(&text, "parameters", d.image.bytes, d.image.len, &none) == TACA_OK;
         taca_buf_puts(out, "{\"info\":");
         taca_buf_json(out, there && text.data ? text.data : "", there ? text.len : 0);
         taca_buf_puts(out, ",\"items\":{");

@@ -67,15 +67,18 @@ static enum taca_code turn(uint8_t **pixels, int channels, int *w, int *h, int o
     return TACA_OK;
 }
 
+static enum taca_code another_kind(const void *bytes, size_t len, struct taca_err *err) {
+    return taca_fail(err, TACA_EFORMAT, "%zu bytes of %s file, wanted a PNG or JPEG", len,
+                     api_image_kind(bytes, len));
+}
+
 enum taca_code api_image_read(struct taca_image *out, const void *bytes, size_t len,
                               int max_side_px, struct taca_err *err) {
     struct api_jpeg_head jpeg;
     struct taca_image img;
     const size_t kind = kind_of(bytes, len);
     const bool is_jpeg = kind == JPEG;
-    if (kind != PNG && kind != JPEG)
-        return taca_fail(err, TACA_EFORMAT, "%zu bytes of %s file, wanted a PNG or JPEG", len,
-                         api_image_kind(bytes, len));
+    if (kind != PNG && kind != JPEG) return another_kind(bytes, len, err);
     enum taca_code rc = is_jpeg ? api_jpeg_head(&jpeg, bytes, len, err) : TACA_OK;
     if (!rc) rc = (is_jpeg ? api_jpeg_read : api_png_read)(&img, bytes, len, max_side_px, err);
     if (!rc)
@@ -110,4 +113,12 @@ enum taca_code api_image_read_mask(uint8_t **out, int *width_px, int *height_px,
     if (!rc) rc = turn(&mask, 1, width_px, height_px, api_png_orientation(bytes, len), err);
     if (!rc) *out = mask;
     return rc;
+}
+
+enum taca_code api_image_text(struct taca_buf *out, const char *keyword, const void *bytes,
+                              size_t len, struct taca_err *err) {
+    const size_t kind = kind_of(bytes, len);
+    if (kind == PNG) return api_png_text(out, keyword, bytes, len, err);
+    if (kind == JPEG) return api_jpeg_text(out, keyword, bytes, len, err);
+    return another_kind(bytes, len, err);
 }

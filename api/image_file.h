@@ -19,5 +19,9 @@ enum taca_code api_image_read(struct taca_image *out, const void *bytes, size_t 
 enum taca_code api_image_read_mask(uint8_t **out, int *width_px, int *height_px, const void *bytes,
                                    size_t len, const struct api_mask_rule *rule,
                                    struct taca_err *err) TACA_MUST_USE;
+/* Appends what the file says of itself under this keyword: as api_png_text and api_jpeg_text have
+ * it. TACA_EFORMAT when it is of another kind. */
+enum taca_code api_image_text(struct taca_buf *out, const char *keyword, const void *bytes,
+                              size_t len, struct taca_err *err) TACA_MUST_USE;
 
 #endif

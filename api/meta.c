@@ -1,5 +1,5 @@
-/* meta.c - the parameters of an image as the text chunks of its PNG carry them; see png.h. */
-#include "api/png.h"
+/* meta.c - the parameters of an image as its file carries them; see image_write.h. */
+#include "api/image_write.h"
 #include "api/write.h"
 
 static void put_window(struct taca_buf *out, const struct taca_window *w) {
@@ -47,8 +47,8 @@ const char *api_sampler_title(enum taca_sampler s) {
 }
 
 /* Three parts, each on its own line: the prompt, "Negative prompt: ..." and "Steps: ...". */
-void api_png_parameters(struct taca_buf *out, const struct taca_gen_params *p,
-                        const struct taca_model_info *m) {
+void api_image_parameters(struct taca_buf *out, const struct taca_gen_params *p,
+                          const struct taca_model_info *m) {
     taca_buf_puts(out, p->prompt);
     put_loras(out, p);
     if (p->negative_prompt && p->negative_prompt[0]) {
@@ -79,8 +79,8 @@ void api_png_parameters(struct taca_buf *out, const struct taca_gen_params *p,
     taca_buf_puts(out, ", Version: taca " TACA_VERSION);
 }
 
-void api_png_json(struct taca_buf *out, const struct taca_gen_params *p,
-                  const struct taca_model_info *m) {
+void api_image_json(struct taca_buf *out, const struct taca_gen_params *p,
+                    const struct taca_model_info *m) {
     taca_buf_puts(out, "{");
     api_put_params(out, p, m);
     taca_buf_puts(out, "}");

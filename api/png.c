@@ -54,7 +54,7 @@ static char *to_latin1(const char *text, struct taca_arena *a, bool *oom) {
     return out;
 }
 
-static enum taca_code prepare_texts(png_text *to, const struct api_png_text *from, int n,
+static enum taca_code prepare_texts(png_text *to, const struct api_image_text *from, int n,
                                     struct taca_arena *a, struct taca_err *err) {
     for (int i = 0; i < n; i++) {
         size_t key_len = strlen(from[i].keyword), len = strlen(from[i].text);
@@ -130,7 +130,8 @@ static bool run(struct sink *s, const struct job *job) {
 }
 
 enum taca_code api_png_write(struct taca_buf *out, const struct taca_image *img, int level,
-                             const struct api_png_text *texts, int n_texts, struct taca_err *err) {
+                             const struct api_image_text *texts, int n_texts,
+                             struct taca_err *err) {
     struct sink s = {.out = out, .message = "out of memory"};
     struct job job = {.img = img, .level = level, .n_texts = n_texts};
     struct taca_arena arena = {0};

@@ -1,17 +1,13 @@
-/* png.h - pixels to PNG bytes, parameters included, and PNG bytes to pixels. */
+/* png.h - pixels to PNG bytes, texts included, and PNG bytes to pixels. */
 #ifndef TACA_API_PNG_H
 #define TACA_API_PNG_H
 
-#include "base/buf.h"
-#include "engine/params.h"
+#include "api/image_write.h"
 
-struct api_png_text {
-    const char *keyword; /* Latin-1, 1..79 bytes */
-    const char *text;    /* UTF-8: tEXt when it fits Latin-1, else iTXt */
-};
-/* Appends an 8-bit RGB PNG. level 0..9 is zlib's. */
+/* Appends an 8-bit RGB PNG. level 0..9 is zlib's; a text is tEXt when it fits Latin-1, else iTXt.
+ */
 enum taca_code api_png_write(struct taca_buf *out, const struct taca_image *img, int level,
-                             const struct api_png_text *texts, int n_texts,
+                             const struct api_image_text *texts, int n_texts,
                              struct taca_err *err) TACA_MUST_USE;
 
 /* Any PNG (grey, palette, 16 bits, alpha, interlaced) as 8-bit RGB over white; free with
@@ -41,14 +37,5 @@ void api_mask_from_image(uint8_t *mask, const struct taca_image *img);
  */
 enum taca_code api_png_text(struct taca_buf *out, const char *keyword, const void *bytes,
                             size_t len, struct taca_err *err) TACA_MUST_USE;
-
-/* The "parameters" text of A1111 for one image of a request, and the JSON of our own "taca" chunk.
- */
-struct api_request;
-struct taca_model_info;
-void api_png_parameters(struct taca_buf *out, const struct taca_gen_params *p,
-                        const struct taca_model_info *m);
-void api_png_json(struct taca_buf *out, const struct taca_gen_params *p,
-                  const struct taca_model_info *m);
 
 #endif

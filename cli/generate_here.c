@@ -189,9 +189,9 @@ static enum taca_code write_image(const struct here *h, const struct taca_image 
     taca_buf_init(&png, LARGEST_PNG);
     taca_buf_init(&text, LARGEST_PNG);
     taca_buf_init(&json, LARGEST_PNG);
-    api_png_parameters(&text, &p, h->model);
-    api_png_json(&json, &p, h->model);
-    const struct api_png_text texts[] = {{"parameters", text.data}, {"taca", json.data}};
+    api_image_parameters(&text, &p, h->model);
+    api_image_json(&json, &p, h->model);
+    const struct api_image_text texts[] = {{"parameters", text.data}, {"taca", json.data}};
     enum taca_code rc =
         api_png_write(&png, img, h->request.png_level, texts, h->request.metadata ? 2 : 0, err);
     if (!rc) rc = gen_deliver(h->g->o, &png, k, p.seed, err);

@@ -48,9 +48,9 @@ static enum taca_code image_png(struct encode_task *t) {
     p.seed += (uint64_t)t->index;
     taca_buf_init(&text, 1 << 20);
     taca_buf_init(&json, 1 << 20);
-    api_png_parameters(&text, &p, t->model);
-    api_png_json(&json, &p, t->model);
-    const struct api_png_text texts[] = {{"parameters", text.data}, {"taca", json.data}};
+    api_image_parameters(&text, &p, t->model);
+    api_image_json(&json, &p, t->model);
+    const struct api_image_text texts[] = {{"parameters", text.data}, {"taca", json.data}};
     enum taca_code rc = TACA_OK;
     if (text.failed || json.failed)
         rc = taca_fail(&t->err, TACA_ENOMEM, "describing an image");

@@ -31,6 +31,6 @@ forbid server 'microhttpd\.h' 'server/http\.[ch]'
 forbid server 'uv\.h' 'server/(loop|listener|watch|front|pool)[a-z_]*\.[ch]'
 forbid server 'sqlite3\.h' 'server/disk_db\.c'
 forbid api 'png\.h' 'api/png(_read)?\.c'
-forbid api '(jpeglib|jerror)\.h' 'api/jpeg_read\.c'
+forbid api '(jpeglib|jerror)\.h' 'api/jpeg_(read|write)\.c'
 [ $bad = 0 ] && echo "layers: fine"
 exit $bad

@@ -1,7 +1,7 @@
 /* fuzz_picture.c - any bytes as a picture that somebody sent, the checksums of a PNG's chunks set
  * right: it is refused with words, or has as many pixels as its head said. And as the chunks of a
- * PNG: whatever is found is text, and nothing is added when nothing is. For libFuzzer (preset
- * fuzz). */
+ * PNG or the segments of a JPEG: whatever is found is text, and nothing is added when nothing is.
+ * For libFuzzer (preset fuzz). */
 #include <string.h>
 #include <zlib.h>
 
@@ -62,7 +62,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
     taca_buf_puts(&text, "before");
     for (int i = 0; i < 2; i++) {
         const size_t before = text.len;
-        enum taca_code rc = api_png_text(&text, keywords[i], bytes, size, NULL);
+        enum taca_code rc = api_image_text(&text, keywords[i], bytes, size, NULL);
         demand(rc == TACA_OK || rc == TACA_EFORMAT || rc == TACA_ENOTFOUND || rc == TACA_ENOMEM,
                "a code of its own", text.data);
         demand(rc == TACA_OK || text.failed || text.len == before, "nothing is added in vain",

@@ -3,6 +3,7 @@
  * linker sends malloc, calloc and realloc of this program through the counter below. */
 #include <jansson.h>
 
+#include "api/jpeg.h"
 #include "api/png.h"
 #include "tests/api/pictures.h"
 
@@ -174,7 +175,7 @@ static void test_replies_set_the_buffers_flag(void) {
 static void test_a_png_is_whole_or_absent(void) {
     static uint8_t px[64 * 64 * 3];
     struct taca_image img = {.width_px = 64, .height_px = 64, .rgb = px};
-    struct api_png_text texts[] = {{"parameters", "x"}, {"taca", "\xE7\x8C\xAB"}};
+    struct api_image_text texts[] = {{"parameters", "x"}, {"taca", "\xE7\x8C\xAB"}};
     enum taca_code rc = TACA_ENOMEM;
     for (int n = 0; rc && n < 100; n++) {
         struct taca_buf b;
@@ -189,6 +190,25 @@ static void test_a_png_is_whole_or_absent(void) {
     CHECK_INT(rc, TACA_OK);
 }
 
+/* libjpeg's own memory is not counted: what is ours are the buffers. */
+static void test_a_jpeg_is_whole_or_absent(void) {
+    static uint8_t px[64 * 64 * 3];
+    struct taca_image img = {.width_px = 64, .height_px = 64, .rgb = px};
+    struct api_image_text texts[] = {{"parameters", "x"}, {"taca", "\xE7\x8C\xAB"}};
+    enum taca_code rc = TACA_ENOMEM;
+    for (int n = 0; rc && n < 100; n++) {
+        struct taca_buf b;
+        struct taca_err err = {0};
+        taca_buf_init(&b, 1 << 20);
+        give(n);
+        rc = api_jpeg_write(&b, &img, 100, texts, 2, &err);
+        CHECK((rc != TACA_OK) == (taken() > 0));
+        CHECK(rc == TACA_OK ? b.len > 200 : b.len == 0 && err.text[0]);
+        taca_buf_finish(&b);
+    }
+    CHECK_INT(rc, TACA_OK);
+}
+
 int main(void) {
     TEST(test_parsing_answers_503);
     TEST(test_adapters_answer_503);
@@ -196,5 +216,6 @@ int main(void) {
     TEST(test_dialects_of_others_answer_503);
     TEST(test_replies_set_the_buffers_flag);
     TEST(test_a_png_is_whole_or_absent);
+    TEST(test_a_jpeg_is_whole_or_absent);
     return TEST_END();
 }

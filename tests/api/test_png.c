@@ -95,10 +95,10 @@ static void test_the_header_is_8_bit_rgb_and_there_is_no_time(void) {
 }
 
 static void test_latin1_texts_are_tEXt_and_others_iTXt(void) {
-    static const struct api_png_text texts[] = {{"parameters", "a caf\xC3\xA9\nSteps: 3"},
-                                                {"taca", "{\"prompt\":\"\xE7\x8C\xAB\"}"},
-                                                {"control", "a\tb"},
-                                                {"empty", ""}};
+    static const struct api_image_text texts[] = {{"parameters", "a caf\xC3\xA9\nSteps: 3"},
+                                                  {"taca", "{\"prompt\":\"\xE7\x8C\xAB\"}"},
+                                                  {"control", "a\tb"},
+                                                  {"empty", ""}};
     struct taca_image img = picture(8, 8);
     struct taca_buf png;
     struct taca_err err = {0};
@@ -120,7 +120,7 @@ static void test_latin1_texts_are_tEXt_and_others_iTXt(void) {
 }
 
 static void test_texts_stand_before_the_pixels(void) {
-    static const struct api_png_text text = {"parameters", "x"};
+    static const struct api_image_text text = {"parameters", "x"};
     struct taca_image img = picture(8, 8);
     struct taca_buf png;
     struct taca_err err = {0};
@@ -134,7 +134,7 @@ static void test_texts_stand_before_the_pixels(void) {
 
 static void test_a_full_buffer_is_an_error_and_leaves_no_half_file(void) {
     struct taca_image img = picture(64, 64);
-    struct api_png_text text = {"parameters", "some text"};
+    struct api_image_text text = {"parameters", "some text"};
     for (size_t max = 0; max < 12000; max += 97) {
         struct taca_buf png;
         struct taca_err err = {0};
@@ -154,7 +154,7 @@ static void test_bad_arguments_are_named(void) {
     struct taca_image img = picture(8, 8), none = {0};
     struct taca_buf png;
     struct taca_err err = {0};
-    struct api_png_text bad_key = {"", "x"}, bad_text = {"k", "\xFF"};
+    struct api_image_text bad_key = {"", "x"}, bad_text = {"k", "\xFF"};
     taca_buf_init(&png, 1 << 20);
     CHECK_INT(api_png_write(&png, &none, 3, NULL, 0, &err), TACA_EINVAL);
     err = (struct taca_err){0};
@@ -176,20 +176,20 @@ static void test_the_parameters_text_is_what_viewers_parse(void) {
     struct taca_buf text;
     taca_buf_init(&text, 1 << 16);
     CHECK_INT(parse_with(&r, &e, "\"negative_prompt\":\"blurry\",\"seed\":7"), 0);
-    api_png_parameters(&text, &r.params, &demo);
+    api_image_parameters(&text, &r.params, &demo);
     CHECK_STR(text.data, "a cat\nNegative prompt: blurry\nSteps: 28, Sampler: Euler, CFG scale: "
                          "4.5, Seed: 7, Size: 128x128, Model: demo, Version: taca " TACA_VERSION);
     api_request_finish(&r);
     taca_buf_reset(&text);
     CHECK_INT(parse_with(&r, &e, "\"seed\":7,\"shift\":1.5,\"taca\":{\"steps\":[1,4]}"), 0);
-    api_png_parameters(&text, &r.params, &demo);
+    api_image_parameters(&text, &r.params, &demo);
     CHECK_STR(text.data, "a cat\nSteps: 28, Sampler: Euler, CFG scale: 4.5, Seed: 7, Size: "
                          "128x128, Model: demo, Shift: 1.5, TACA: 1.2, TACA window: steps 1-4, "
                          "Version: taca " TACA_VERSION);
     api_request_finish(&r);
     taca_buf_reset(&text);
     CHECK_INT(parse_with(&r, &e, "\"seed\":7,\"taca\":{\"threshold\":970}"), 0);
-    api_png_parameters(&text, &r.params, &demo);
+    api_image_parameters(&text, &r.params, &demo);
     CHECK_HAS(text.data, ", TACA: 1.2, TACA window: timestep 970-1000,");
     api_request_finish(&r);
     taca_buf_finish(&text);
@@ -204,7 +204,7 @@ static void test_the_json_of_an_image_makes_it_again(void) {
               0);
     struct taca_gen_params third = r.params;
     third.seed += 2;
-    api_png_json(&json, &third, &demo);
+    api_image_json(&json, &third, &demo);
     CHECK_INT(parse(&again, &e, json.data), 0);
     check_same_params(&third, &again.params);
     CHECK_INT(again.n, 1);
@@ -215,8 +215,8 @@ static void test_the_json_of_an_image_makes_it_again(void) {
 
 /* Pictures of strangers: no prefix of a file and no flipped byte reads beyond it. */
 static void test_texts_are_read_back_from_whole_and_broken_files(void) {
-    static const struct api_png_text texts[] = {{"parameters", "gr\u00fcn\nSteps: 3"},
-                                                {"taca", "{\"prompt\":\"\u6771\"}"}};
+    static const struct api_image_text texts[] = {{"parameters", "gr\u00fcn\nSteps: 3"},
+                                                  {"taca", "{\"prompt\":\"\u6771\"}"}};
     struct taca_image img = picture(5, 4);
     struct taca_buf png, text;
     struct taca_err err = {0};

@@ -184,11 +184,11 @@ static void test_pictures_and_lists_name_them(void) {
                   "\"taca\":{\"lora\":\"hand.v2\"},\"loras\":[{\"id\":\"style\",\"scale\":0.8}]",
                   2),
         0);
-    api_png_parameters(&out, &r.params, &m);
+    api_image_parameters(&out, &r.params, &m);
     CHECK_HAS(out.data, "a cat <lora:style:0.8> <lora:hand.v2:1>\nSteps: ");
     CHECK_HAS(out.data, ", TACA LoRA: \"hand.v2\", Version: ");
     taca_buf_reset(&out);
-    api_png_json(&out, &r.params, &m);
+    api_image_json(&out, &r.params, &m);
     CHECK_HAS(out.data, "\"loras\":[{\"id\":\"style\",\"scale\":0.8,\"window\":\"always\"},");
     taca_buf_reset(&out);
     const struct taca_model_info *const models[] = {&m, &bare};

@@ -32,7 +32,7 @@ static void test_guidance_scale_is_for_models_that_embed_it(void) {
         flux.guidance_embeds = true;
         CHECK_INT(parse_guided(&r, &e, good[i].value), 0);
         CHECK(r.params.guidance_scale == good[i].want);
-        api_png_parameters(&out, &r.params, &flux);
+        api_image_parameters(&out, &r.params, &flux);
         CHECK(memmem(out.data, out.len, ", Distilled CFG Scale: ", 23) != NULL);
         taca_buf_finish(&out);
         api_request_finish(&r);
