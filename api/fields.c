@@ -23,8 +23,7 @@
 #define REFUSED(name_, why_)                                                                       \
     { .name = name_, .kind = API_REFUSED, .why = why_ }
 
-static const char *const formats[] = {"png", NULL}; /* enum api_format */
-static const char *const later_formats[] = {"jpeg", "webp", NULL};
+static const char *const later_formats[] = {"webp", NULL};
 static const char *const responses[] = {"", "b64_json", "binary", "url",
                                         NULL}; /* enum api_response */
 static const char *const disconnects[] = {"", "cancel", "continue",
@@ -89,8 +88,13 @@ static const struct api_field fields[] = {
      .at = AT(r.params.max_sequence_length),
      .of_t5 = true,
      .why = "this model's text has no T5 part"},
-    CHOICE("output_format", r.format, formats, later_formats),
-    {.name = "png_level", .kind = API_INT, .max = 9, .at = AT(r.png_level)},
+    CHOICE("output_format", r.file.format, api_format_names, later_formats),
+    {.name = "output_compression",
+     .kind = API_INT,
+     .max = 100,
+     .at = AT(r.file.quality),
+     .shown = "100"},
+    {.name = "png_level", .kind = API_INT, .max = 9, .at = AT(r.file.png_level), .shown = "3"},
     CHOICE("response_format", r.response, responses, NULL),
     {.name = "metadata", .kind = API_BOOL, .at = AT(r.metadata)},
     {.name = "stream", .kind = API_BOOL, .at = AT(r.stream)},
@@ -115,9 +119,6 @@ static const struct api_field fields[] = {
      .at = AT(r.params.guidance_scale),
      .embedded = true,
      .why = "this model has no embedded guidance: use cfg_scale"},
-    {.name = "output_compression",
-     .kind = API_REFUSED,
-     .why = "PNG is lossless: use png_level (0..9)"},
     PICTURE("image", "string, base64 or data URL", api_set_image),
     PICTURE("mask", "string, base64 or data URL", api_set_mask),
     {.name = "strength",
@@ -144,8 +145,7 @@ bool api_field_refused(const struct api_field *f, const struct taca_model_info *
 void api_draft_init(struct api_draft *d, const struct taca_model_info *model,
                     const struct api_limits *limits, struct api_error *err) {
     *d = (struct api_draft){.r = {.n = 1,
-                                  .format = API_PNG,
-                                  .png_level = 3,
+                                  .file = {API_FORMAT_ANY, -1, -1},
                                   .metadata = true,
                                   .preview_max_side_px = 104},
                             .model = model,

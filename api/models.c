@@ -72,6 +72,7 @@ static void put_default(struct taca_buf *out, const struct api_field *f,
     case API_BOOL: taca_buf_puts(out, *(const bool *)at ? "true" : "false"); return;
     case API_INT:
         memcpy(&i, at, sizeof i);
+        if (i < f->min) break; /* stands for a value that is chosen later */
         taca_buf_printf(out, "%d", i);
         return;
     case API_NUMBER:
@@ -174,7 +175,8 @@ void api_loras_json(struct taca_buf *out, const struct taca_model_info *const *m
 
 static void put_features(struct taca_buf *out, const struct taca_model_info *m) {
     struct taca_window w = taca_window_default();
-    taca_buf_puts(out, "\"replies\":[\"application/json\",\"image/png\",\"text/event-stream\"],"
+    taca_buf_puts(out, "\"replies\":[\"application/json\",\"image/png\",\"image/jpeg\","
+                       "\"text/event-stream\"],"
                        "\"taca\":{\"default\":");
     api_put_taca(out, &w);
     taca_buf_puts(out, ",\"scale\":{\"min\":0,\"max\":10},\"windows\":[\"fraction\",\"steps\","

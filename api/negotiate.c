@@ -1,18 +1,20 @@
-/* negotiate.c - which of our three replies a client wants; see request.h. */
+/* negotiate.c - which of our replies a client wants, and which files in it; see request.h. */
 #include <string.h>
 #include <strings.h>
 
 #include "api/request.h"
 
 /* What we make, in our own order of preference. */
-enum { N_OFFERS = 3 };
+enum { N_OFFERS = 4 };
 static const struct {
     enum api_reply reply;
+    enum api_format format; /* of IMAGE */
     const char *type;
     size_t group_len; /* of "image" in "image/png" */
-} offers[N_OFFERS] = {{API_REPLY_JSON, "application/json", 11},
-                      {API_REPLY_IMAGE, "image/png", 5},
-                      {API_REPLY_EVENTS, "text/event-stream", 4}};
+} offers[N_OFFERS] = {{API_REPLY_JSON, API_FORMAT_ANY, "application/json", 11},
+                      {API_REPLY_IMAGE, API_PNG, "image/png", 5},
+                      {API_REPLY_IMAGE, API_JPEG, "image/jpeg", 5},
+                      {API_REPLY_EVENTS, API_FORMAT_ANY, "text/event-stream", 4}};
 
 /* How the header speaks of one offer: the most specific range that matches decides. */
 struct wish {
@@ -125,35 +127,84 @@ static bool better(const struct wish *a, const struct wish *b) {
     return a->position < b->position;
 }
 
-static int best(const struct wish wishes[N_OFFERS]) {
+/* Among the images only, or among all; -1 = none. */
+static int best(const struct wish wishes[N_OFFERS], bool images) {
     int found = -1;
-    for (int i = 0; i < N_OFFERS; i++)
-        if (wishes[i].q > 0 && (found < 0 || better(&wishes[i], &wishes[found]))) found = i;
+    for (int i = 0; i < N_OFFERS; i++) {
+        if (wishes[i].q <= 0 || (images && offers[i].reply != API_REPLY_IMAGE)) continue;
+        if (found < 0 || better(&wishes[i], &wishes[found])) found = i;
+    }
     return found;
 }
 
-int api_negotiate(enum api_reply *out, const char *accept, const struct api_request *r,
-                  struct api_error *err) {
-    struct wish wishes[N_OFFERS] = {0};
-    if (r->stream) return *out = API_REPLY_EVENTS, 0;
-    /* its clients send Accept: application/json whatever they ask for */
-    if (r->openai || r->a1111) return *out = API_REPLY_JSON, 0;
-    if (r->response == API_RESPONSE_BINARY) return *out = API_REPLY_IMAGE, 0;
-    if (!accept || !read_accept(wishes, accept)) return *out = API_REPLY_JSON, 0;
+/* Images that will not be are not offered: of another format than the body's, or none at all. */
+static void drop_images(struct wish wishes[N_OFFERS], enum api_format but) {
+    for (int i = 0; i < N_OFFERS; i++)
+        if (offers[i].reply == API_REPLY_IMAGE && offers[i].format != but) wishes[i].q = 0;
+}
 
-    bool image_wanted = wishes[API_REPLY_IMAGE].q > 0;
-    bool text = r->response == API_RESPONSE_B64_JSON || r->response == API_RESPONSE_URL;
-    /* one body holds one picture, and these two ask for JSON or events by name */
-    if (r->n > 1 || text) wishes[API_REPLY_IMAGE].q = 0;
-    int i = best(wishes);
-    if (i >= 0) return *out = offers[i].reply, 0;
-    if (text) return *out = API_REPLY_JSON, 0;
-    if (image_wanted)
+/* `wanted`: the image that Accept likes best, -1 = none. It is not made of several pictures, or
+ * when the body names another format. */
+static int refuse(const struct api_request *r, int wanted, struct api_error *err) {
+    if (wanted >= 0 && r->n > 1)
         return api_fail(err, 406, "not_acceptable", "n",
                         "an image reply holds one image and n is %d: accept application/json or "
                         "text/event-stream, or send %d requests with n 1",
                         r->n, r->n);
+    if (wanted >= 0)
+        return api_fail(err, 406, "not_acceptable", "output_format",
+                        "output_format is \"%s\" and Accept wants %s: name the same in both, or "
+                        "leave one out",
+                        api_format_name(r->file.format), offers[wanted].type);
     return api_fail(err, 406, "not_acceptable", NULL,
                     "nothing in Accept that this server makes; it makes application/json, "
-                    "image/png and text/event-stream");
+                    "image/png, image/jpeg and text/event-stream");
+}
+
+static int choose(enum api_reply *out, struct wish wishes[N_OFFERS], const struct api_request *r,
+                  struct api_error *err) {
+    const int image = best(wishes, true);
+    const bool text = r->response == API_RESPONSE_B64_JSON || r->response == API_RESPONSE_URL;
+    if (r->file.format != API_FORMAT_ANY) drop_images(wishes, r->file.format);
+    /* one body holds one picture, and these two ask for JSON or events by name */
+    if (r->n > 1 || text) drop_images(wishes, API_FORMAT_ANY);
+    const int i = best(wishes, false);
+    if (i < 0 && !text) return refuse(r, image, err);
+    *out = i < 0 ? API_REPLY_JSON : offers[i].reply;
+    return 0;
+}
+
+int api_negotiate(enum api_reply *out, const char *accept, struct api_request *r,
+                  struct api_error *err) {
+    struct wish wishes[N_OFFERS] = {0};
+    enum api_reply reply = API_REPLY_JSON;
+    /* its clients send Accept: application/json whatever they ask for */
+    const bool theirs = r->openai || r->a1111;
+    const bool said = !theirs && accept && read_accept(wishes, accept);
+    const int image = said ? best(wishes, true) : -1;
+    int rc = 0;
+    if (r->stream)
+        reply = API_REPLY_EVENTS;
+    else if (!theirs && r->response == API_RESPONSE_BINARY)
+        reply = API_REPLY_IMAGE;
+    else if (said)
+        rc = choose(&reply, wishes, r, err);
+    if (!rc) rc = api_settle_format(r, image < 0 ? API_PNG : offers[image].format, err);
+    if (!rc) *out = reply;
+    return rc;
+}
+
+int api_settle_format(struct api_request *r, enum api_format otherwise, struct api_error *err) {
+    struct api_encoding file = r->file;
+    if (file.format == API_FORMAT_ANY) file.format = otherwise;
+    if (file.format == API_PNG && file.quality >= 0)
+        return api_fail(err, 400, "invalid_output_compression", "output_compression",
+                        "output_compression is for JPEG, and the picture is a PNG, which loses "
+                        "nothing: use png_level (0..9), or output_format \"jpeg\"");
+    if (file.format == API_JPEG && file.png_level >= 0)
+        return api_fail(err, 400, "invalid_png_level", "png_level",
+                        "png_level is for PNG, and the picture is a JPEG: use output_compression "
+                        "(0..100), or output_format \"png\"");
+    r->file = file;
+    return 0;
 }

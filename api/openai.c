@@ -70,11 +70,6 @@ int api_openai_field(struct api_draft *d, const char *key, const json_t *v, bool
     if (strcmp(key, "progress_events") == 0)
         return api_want_bool(&d->r.progress_events, v, name, d->err);
     if (strcmp(key, "size") == 0 && is(v, "auto")) return 0;
-    /* accepted for every format there, and PNG has nothing to compress away */
-    if (strcmp(key, "output_compression") == 0) {
-        api_openai_ignore(d, key);
-        return 0;
-    }
     if (strcmp(key, "response_format") == 0 && is(v, "binary"))
         return api_refuse(d->err, name, "response_format must be \"b64_json\" or \"url\"");
     *ours = true;
@@ -96,6 +91,11 @@ void api_openai_finish(struct api_draft *d, bool steps_given) {
     size_t n;
     const struct api_field *f = api_fields(&n);
     d->r.quality = qualities[d->quality];
+    /* accepted for every format there, and PNG has nothing to compress away */
+    if (d->r.file.quality >= 0 && d->r.file.format != API_JPEG) {
+        api_openai_ignore(d, "output_compression");
+        d->r.file.quality = -1;
+    }
     if (steps_given) return;
     for (size_t i = 0; i < n; i++)
         if (strcmp(f[i].name, "steps") == 0)

@@ -5,9 +5,10 @@
 
 static void put_look(struct taca_buf *out, const struct api_request *r) {
     taca_buf_printf(out,
-                    "\"background\":\"opaque\",\"output_format\":\"png\",\"quality\":\"%s\","
+                    "\"background\":\"opaque\",\"output_format\":\"%s\",\"quality\":\"%s\","
                     "\"size\":\"%dx%d\"",
-                    r->quality ? r->quality : "auto", r->params.width_px, r->params.height_px);
+                    api_format_name(r->file.format), r->quality ? r->quality : "auto",
+                    r->params.width_px, r->params.height_px);
 }
 
 /* Tokens are what the model computes on: rows of text, and patches of `n` pictures. */

@@ -58,8 +58,8 @@ void api_put_bytes(struct taca_buf *out, const struct api_result_image *img) {
 }
 
 void api_put_picture(struct taca_buf *out, const struct api_result_image *img) {
-    taca_buf_printf(out, "\"format\":\"png\",\"width\":%d,\"height\":%d,", img->width_px,
-                    img->height_px);
+    taca_buf_printf(out, "\"format\":\"%s\",\"width\":%d,\"height\":%d,",
+                    api_format_name(img->format), img->width_px, img->height_px);
     api_put_bytes(out, img);
 }
 

@@ -22,6 +22,7 @@ struct api_result_image {
     size_t len;
     uint64_t event_id;      /* of its event */
     const char *url_prefix; /* the picture is at this and its index; NULL = base64 */
+    enum api_format format; /* of the bytes */
 };
 
 void api_base64(struct taca_buf *out, const void *bytes, size_t len);

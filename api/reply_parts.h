@@ -6,7 +6,7 @@
 
 /* {"queue_ms":...,...,"total_ms":...} */
 void api_put_timings(struct taca_buf *out, const struct api_timings *t);
-/* "format":"png","width":...,"height":...,"b64_json":"..." or "url":"..." */
+/* "format":"png" or another,"width":...,"height":...,"b64_json":"..." or "url":"..." */
 void api_put_picture(struct taca_buf *out, const struct api_result_image *img);
 /* Only the last of these. */
 void api_put_bytes(struct taca_buf *out, const struct api_result_image *img);

@@ -179,7 +179,14 @@ static int check_together(struct api_draft *d, uint64_t random_seed) {
         api_error_from(d->err, &why);
         return d->err->status;
     }
-    return 0;
+    return d->r.file.format == API_FORMAT_ANY ? 0 : api_settle_format(&d->r, API_PNG, d->err);
+}
+
+static void put_file(struct taca_buf *out, const struct api_encoding *file) {
+    if (file->format != API_FORMAT_ANY)
+        taca_buf_printf(out, ",\"output_format\":\"%s\"", api_format_name(file->format));
+    if (file->png_level >= 0) taca_buf_printf(out, ",\"png_level\":%d", file->png_level);
+    if (file->quality >= 0) taca_buf_printf(out, ",\"output_compression\":%d", file->quality);
 }
 
 /* What a client would send to get the very same images. */
@@ -190,8 +197,9 @@ static int normalise(struct api_draft *d, size_t body_len) {
     taca_buf_init(&b, 4096 + 8 * body_len);    /* a byte takes at most six, as \u00XX */
     taca_buf_puts(&b, "{");
     api_put_params(&b, &p, d->model);
-    taca_buf_printf(&b, ",\"n\":%d,\"output_format\":\"png\",\"png_level\":%d,\"metadata\":%s}",
-                    d->r.n, d->r.png_level, d->r.metadata ? "true" : "false");
+    taca_buf_printf(&b, ",\"n\":%d,\"metadata\":%s", d->r.n, d->r.metadata ? "true" : "false");
+    put_file(&b, &d->r.file);
+    taca_buf_puts(&b, "}");
     if (!b.failed) d->r.json = taca_arena_strndup(&d->r.arena, b.data, b.len);
     taca_buf_finish(&b);
     if (d->r.json) return 0;

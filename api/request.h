@@ -6,10 +6,9 @@
 #define TACA_API_REQUEST_H
 
 #include "api/error.h"
+#include "api/image_write.h"
 #include "api/limits.h"
-#include "engine/params.h"
 
-enum api_format { API_PNG };
 /* Where the body itself says how pictures travel; ANY leaves it to Accept. */
 enum api_response {
     API_RESPONSE_ANY,
@@ -39,10 +38,9 @@ struct api_request {
     int model;          /* its number among those that were offered */
     struct taca_gen_params params; /* seed is that of image 0; image k uses seed + k */
     int n;
-    enum api_format format;
-    int png_level; /* 0..9, default 3 */
-    bool metadata; /* parameters in the PNG */
-    bool stream;   /* body asked for events */
+    struct api_encoding file; /* its format is known after api_negotiate or api_settle_format */
+    bool metadata;            /* parameters in the file */
+    bool stream;              /* body asked for events */
     enum api_response response;
     int previews;            /* how many previews at most over the run, 0 = none */
     int preview_every;       /* a preview each so many steps, 0 = spread over the run */
@@ -118,9 +116,13 @@ void api_preview_shrink(struct taca_image *img, int max_side_px);
 /* How the client wants its answer. `accept` is the header's value or NULL. */
 enum api_reply { API_REPLY_JSON, API_REPLY_IMAGE, API_REPLY_EVENTS };
 /* In this order: OpenAI's way when it is one, stream:true, response_format, Accept by q-value,
- * JSON. 0, or 406 with *err filled (n > 1
- * with only image types acceptable, or nothing that we make). */
-int api_negotiate(enum api_reply *out, const char *accept, const struct api_request *r,
+ * JSON. Settles the format, too: the one of the body, or which of the image types Accept likes
+ * better, in whatever reply the picture travels. 0, or with *err filled 406 (n > 1 with only image
+ * types acceptable, or nothing that we make) or the 400 of api_settle_format. */
+int api_negotiate(enum api_reply *out, const char *accept, struct api_request *r,
                   struct api_error *err);
+/* Of a request that does not say, pictures become `otherwise`. 0, or 400 when it says how to pack
+ * another format than that. */
+int api_settle_format(struct api_request *r, enum api_format otherwise, struct api_error *err);
 
 #endif

@@ -15,8 +15,8 @@ static void put_result(struct taca_buf *out, const struct api_job *j) {
         const struct api_result_image *img = &j->images[i];
         taca_buf_printf(out, "%s{\"index\":%d,\"seed\":%llu,", i ? "," : "", img->index,
                         (unsigned long long)img->seed);
-        taca_buf_printf(out, "\"format\":\"png\",\"width\":%d,\"height\":%d,\"url\":\"",
-                        img->width_px, img->height_px);
+        taca_buf_printf(out, "\"format\":\"%s\",\"width\":%d,\"height\":%d,\"url\":\"",
+                        api_format_name(img->format), img->width_px, img->height_px);
         taca_buf_printf(out, "%s/v1/jobs/%s/images/%d\"}", j->base, j->id, img->index);
     }
     taca_buf_puts(out, "],\"timings\":");

@@ -7,13 +7,13 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#include "api/png.h"
+#include "api/image_write.h"
 #include "api/request.h"
 #include "cli/cli.h"
 #include "cli/generate.h"
 #include "cli/progress.h"
 
-enum { LARGEST_PNG = 1 << 30, PREVIEWS = 8 };
+enum { LARGEST_FILE = 1 << 30, PREVIEWS = 8 };
 
 struct here {
     struct gen *g;
@@ -41,7 +41,7 @@ static void no_limits(struct api_limits *l) {
                              .max_side_px = INT_MAX,
                              .max_steps = TACA_MAX_STEPS,
                              .max_n = GEN_MAX_IMAGES,
-                             .max_body_bytes = LARGEST_PNG,
+                             .max_body_bytes = LARGEST_FILE,
                              .max_prompt_bytes = 1 << 20,
                              .max_start_timeout_ms = INT_MAX};
 }
@@ -183,21 +183,15 @@ static enum taca_code step(struct here *h, struct taca_err *err) {
 
 static enum taca_code write_image(const struct here *h, const struct taca_image *img, int k,
                                   struct taca_err *err) {
-    struct taca_buf png, text, json;
+    struct taca_buf file;
     struct taca_gen_params p = h->request.params;
     p.seed += (uint64_t)k;
-    taca_buf_init(&png, LARGEST_PNG);
-    taca_buf_init(&text, LARGEST_PNG);
-    taca_buf_init(&json, LARGEST_PNG);
-    api_image_parameters(&text, &p, h->model);
-    api_image_json(&json, &p, h->model);
-    const struct api_image_text texts[] = {{"parameters", text.data}, {"taca", json.data}};
+    const struct api_origin origin = {&p, h->model};
+    taca_buf_init(&file, LARGEST_FILE);
     enum taca_code rc =
-        api_png_write(&png, img, h->request.png_level, texts, h->request.metadata ? 2 : 0, err);
-    if (!rc) rc = gen_deliver(h->g->o, &png, k, p.seed, err);
-    taca_buf_finish(&png);
-    taca_buf_finish(&text);
-    taca_buf_finish(&json);
+        api_image_write(&file, img, &h->request.file, h->request.metadata ? &origin : NULL, err);
+    if (!rc) rc = gen_deliver(h->g->o, &file, k, p.seed, err);
+    taca_buf_finish(&file);
     return rc;
 }
 

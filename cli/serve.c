@@ -160,7 +160,7 @@ static void add_queue(struct serve_table *t, struct serve_options *o) {
          .env = "TACA_MAX_BATCH_TOKENS", .arg = "N",
          .help = "tokens of one step, 0 = what was measured"},
         {"encode-threads", 0, FLAG_INT, &s->encode_threads, 1, 64, .env = "TACA_ENCODE_THREADS",
-         .arg = "N", .help = "threads that write PNG"},
+         .arg = "N", .help = "threads that write pictures"},
         {"start-timeout", 0, FLAG_NUMBER, &o->start_timeout_s, 0, 86400,
          .env = "TACA_START_TIMEOUT", .arg = "S", .help = "longest wait in the queue, 0 = no limit",
          .live = true},

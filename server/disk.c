@@ -98,13 +98,13 @@ static void write_alone(struct disk *d, struct disk_write *w) {
 static bool write_pictures(struct disk *d, struct disk_write *w) {
     if (w->kind != DISK_END) return false;
     for (int i = 0; i < w->n && !w->rc; i++)
-        w->rc = disk_files_write(d->files, w->row.tag, w->pictures[i].index, w->pictures[i].bytes,
+        w->rc = disk_files_write(d->files, &w->pictures[i].name, w->pictures[i].bytes,
                                  w->pictures[i].len, &w->err);
     return w->n > 0;
 }
 
 static void remove_pictures(struct disk *d, const struct disk_write *w) {
-    for (int i = 0; i < w->n; i++) disk_files_remove(d->files, w->row.tag, w->pictures[i].index);
+    for (int i = 0; i < w->n; i++) disk_files_remove(d->files, &w->pictures[i].name);
 }
 
 static void write_all(struct disk *d, struct disk_write *first) {

@@ -22,7 +22,7 @@ enum disk_kind {
 };
 
 struct disk_picture {
-    int index;
+    struct disk_name name;
     const void *bytes; /* borrowed until the write is back; NULL where it is to be removed */
     size_t len;
 };

@@ -18,8 +18,8 @@ struct disk_files {
     char path[4096];
 };
 
-static void name_of(char out[NAME_BYTES], uint64_t tag, int index, const char *end) {
-    snprintf(out, NAME_BYTES, "%016" PRIx64 "-%d%s", tag, index, end);
+static void name_of(char out[NAME_BYTES], const struct disk_name *name, const char *ending) {
+    snprintf(out, NAME_BYTES, "%016" PRIx64 "-%d%s", name->tag, name->index, ending);
 }
 
 /* The directory's own name must outlive the power, too. */
@@ -70,11 +70,11 @@ static bool put_all(int fd, const char *bytes, size_t len) {
     return true;
 }
 
-enum taca_code disk_files_write(const struct disk_files *f, uint64_t tag, int index,
+enum taca_code disk_files_write(const struct disk_files *f, const struct disk_name *of,
                                 const void *bytes, size_t len, struct taca_err *err) {
     char name[NAME_BYTES], part[NAME_BYTES];
-    name_of(name, tag, index, ".png");
-    name_of(part, tag, index, ".part");
+    name_of(name, of, of->ending);
+    name_of(part, of, ".part");
     int fd = openat(f->fd, part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     bool ok = fd >= 0 && put_all(fd, bytes, len) && fsync(fd) == 0;
     int why = errno;
@@ -93,9 +93,9 @@ enum taca_code disk_files_sync(const struct disk_files *f, struct taca_err *err)
     return taca_fail(err, TACA_EIO, "%s: %s", f->path, strerror(errno));
 }
 
-void disk_files_remove(const struct disk_files *f, uint64_t tag, int index) {
+void disk_files_remove(const struct disk_files *f, const struct disk_name *of) {
     char name[NAME_BYTES];
-    name_of(name, tag, index, ".png");
+    name_of(name, of, of->ending);
     (void)unlinkat(f->fd, name, 0);
 }
 
@@ -115,12 +115,12 @@ static enum taca_code get_all(int fd, char *to, size_t len, const char *name,
     return taca_fail(err, TACA_EFORMAT, "%s ends after %zu of %zu bytes", name, done, len);
 }
 
-enum taca_code disk_files_read(const struct disk_files *f, uint64_t tag, int index, size_t len,
+enum taca_code disk_files_read(const struct disk_files *f, const struct disk_name *of, size_t len,
                                struct taca_buf *out, struct taca_err *err) {
     char name[NAME_BYTES];
     struct stat st;
     enum taca_code rc;
-    name_of(name, tag, index, ".png");
+    name_of(name, of, of->ending);
     int fd = openat(f->fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
         return taca_fail(err, errno == ENOENT ? TACA_ENOTFOUND : TACA_EIO, "%s/%s: %s", f->path,
@@ -147,7 +147,7 @@ static bool is_ours(const char *name, uint64_t *tag, int *index, bool *whole) {
     if (strspn(name, "0123456789abcdef") != 16 || name[16] != '-') return false;
     if (sscanf(name, "%16" SCNx64 "-%3d.%7s%n", tag, index, end, &at) != 3 || name[at])
         return false;
-    *whole = strcmp(end, "png") == 0;
+    *whole = strcmp(end, "png") == 0 || strcmp(end, "jpg") == 0;
     return *whole || strcmp(end, "part") == 0;
 }
 

@@ -9,18 +9,18 @@
 #include <string.h>
 
 #include "api/a1111.h"
-#include "api/png.h"
 #include "base/clock.h"
 #include "server/metrics.h"
 
 enum {
     MAX_THREADS = 64,
-    MAX_WAITING = 64,          /* tasks in line before previews are dropped */
-    MAX_PNG_BYTES = 256 << 20, /* far above any image; a bound for the buffer */
+    MAX_WAITING = 64,           /* tasks in line before previews are dropped */
+    MAX_FILE_BYTES = 256 << 20, /* far above any image; a bound for the buffer */
     MAX_REPLY_BYTES = 1 << 30,
     MAX_PREVIEW_FRAME = 48 << 10, /* some readers give up on longer lines */
     MOST_FILE_BYTES = 160 << 20,  /* of pictures that wait to be unpacked */
-    PREVIEW_PNG_LEVEL = 6
+    PREVIEW_PNG_LEVEL = 6,
+    PREVIEW_QUALITY = 85
 };
 
 struct line {
@@ -41,45 +41,36 @@ struct encode {
 
 /* ---- the work -------------------------------------------------------------------------------- */
 
-static enum taca_code image_png(struct encode_task *t) {
+static enum taca_code write_image(struct encode_task *t) {
     const struct api_request *r = &t->job->request;
     struct taca_gen_params p = r->params;
-    struct taca_buf text, json;
     p.seed += (uint64_t)t->index;
-    taca_buf_init(&text, 1 << 20);
-    taca_buf_init(&json, 1 << 20);
-    api_image_parameters(&text, &p, t->model);
-    api_image_json(&json, &p, t->model);
-    const struct api_image_text texts[] = {{"parameters", text.data}, {"taca", json.data}};
-    enum taca_code rc = TACA_OK;
-    if (text.failed || json.failed)
-        rc = taca_fail(&t->err, TACA_ENOMEM, "describing an image");
-    else
-        rc = api_png_write(&t->png, &t->pixels, r->png_level, texts, r->metadata ? 2 : 0, &t->err);
-    taca_buf_finish(&text);
-    taca_buf_finish(&json);
-    return rc;
+    const struct api_origin origin = {&p, t->model};
+    return api_image_write(&t->file, &t->pixels, &r->file, r->metadata ? &origin : NULL, &t->err);
 }
 
-static struct api_result_image result_of(const struct encode_task *t, const struct taca_buf *png) {
+static struct api_result_image result_of(const struct encode_task *t) {
     return (struct api_result_image){.index = t->index,
                                      .seed = t->job->request.params.seed + (uint64_t)t->index,
                                      .width_px = t->pixels.width_px,
                                      .height_px = t->pixels.height_px,
-                                     .bytes = png->data,
-                                     .len = png->len};
+                                     .bytes = t->file.data,
+                                     .len = t->file.len,
+                                     .format = t->job->request.file.format};
 }
 
 /* Halves the picture until its frame is short enough for every reader. */
 static enum taca_code do_preview(struct encode_task *t) {
     int side = t->job->request.preview_max_side_px;
+    const struct api_encoding how = {t->job->request.file.format, PREVIEW_PNG_LEVEL,
+                                     PREVIEW_QUALITY};
     for (;;) {
         if (side > 0) api_preview_shrink(&t->pixels, side);
-        taca_buf_reset(&t->png);
+        taca_buf_reset(&t->file);
         taca_buf_reset(&t->frame);
-        enum taca_code rc = api_png_write(&t->png, &t->pixels, PREVIEW_PNG_LEVEL, NULL, 0, &t->err);
+        enum taca_code rc = api_image_write(&t->file, &t->pixels, &how, NULL, &t->err);
         if (rc) return rc;
-        struct api_result_image img = result_of(t, &t->png);
+        struct api_result_image img = result_of(t);
         if (t->job->request.openai)
             api_openai_partial(&t->frame, t->job->created_s, &t->job->request, t->partial_index,
                                &img);
@@ -113,10 +104,10 @@ static void put_events(struct encode_task *t, const struct api_result_image *ima
 static enum taca_code load(struct encode_task *t, struct api_result_image *image,
                            struct taca_buf *bytes) {
     if (image->bytes || t->render.urls) return TACA_OK;
-    taca_buf_init(bytes, MAX_PNG_BYTES);
+    const struct disk_name name = {t->job->tag, image->index, api_format_ending(image->format)};
+    taca_buf_init(bytes, MAX_FILE_BYTES);
     enum taca_code rc = t->render.files
-                            ? disk_files_read(t->render.files, t->job->tag, image->index,
-                                              image->len, bytes, &t->err)
+                            ? disk_files_read(t->render.files, &name, image->len, bytes, &t->err)
                             : taca_fail(&t->err, TACA_EINTERNAL, "a picture without bytes");
     image->bytes = bytes->data;
     if (rc) metric_add(METRIC_STORE_ERRORS, "read", 1);
@@ -166,10 +157,10 @@ static void do_unpack(struct encode_task *t) {
 
 static void work(struct encode_task *t) {
     int64_t start = taca_now_us();
-    taca_buf_init(&t->png, MAX_PNG_BYTES);
+    taca_buf_init(&t->file, MAX_FILE_BYTES);
     taca_buf_init(&t->frame, MAX_REPLY_BYTES);
     switch (t->kind) {
-    case ENCODE_IMAGE: t->rc = image_png(t); break;
+    case ENCODE_IMAGE: t->rc = write_image(t); break;
     case ENCODE_PREVIEW: t->rc = do_preview(t); break;
     case ENCODE_UNPACK: do_unpack(t); break;
     case ENCODE_RENDER: t->rc = do_render(t); break;
@@ -308,7 +299,7 @@ void encode_close(struct encode *e) {
 void encode_task_free(struct encode_task *t) {
     if (!t) return;
     if (t->kind == ENCODE_PREVIEW) taca_image_finish(&t->pixels);
-    taca_buf_finish(&t->png);
+    taca_buf_finish(&t->file);
     taca_buf_finish(&t->frame);
     free(t);
 }

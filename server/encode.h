@@ -1,4 +1,4 @@
-/* encode.h - a few threads that turn pixels into what clients receive: PNG with its parameters,
+/* encode.h - a few threads that turn pixels into what clients receive: files with their parameters,
  * base64, event frames, the JSON of a finished request. And the pictures of new requests into
  * pixels, when there is nothing else to do: one thread is always left for those who wait.
  *
@@ -16,7 +16,7 @@
 struct pool;
 
 enum encode_kind {
-    ENCODE_IMAGE,   /* pixels -> png */
+    ENCODE_IMAGE,   /* pixels -> file */
     ENCODE_PREVIEW, /* pixels (owned) -> frame */
     ENCODE_UNPACK,  /* the pictures of a request -> pixels; the job is the task's */
     ENCODE_RENDER   /* encoded images -> frame: a JSON body, their events, or the file of one */
@@ -43,8 +43,8 @@ struct encode_task {
         unsigned warnings;
     } render;
 
-    struct taca_buf png, frame; /* results */
-    struct api_error error;     /* UNPACK: of the request; status 0 = fine */
+    struct taca_buf file, frame; /* results */
+    struct api_error error;      /* UNPACK: of the request; status 0 = fine */
     double ms;
     enum taca_code rc;
     struct taca_err err;

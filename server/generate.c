@@ -113,14 +113,12 @@ void request_base(char out[API_BASE_MAX], const struct http_request *q) {
 
 static bool open_reader(struct job *j, const struct http_request *q, struct http_reply *out,
                         struct api_error *e) {
-    const struct api_request *a = &j->request;
-    enum api_reply form;
+    struct api_request *a = &j->request;
+    enum api_reply form = API_REPLY_JSON;
     struct preference p = read_prefer(q->prefer);
     /* a stream that was asked for in the body is stronger than a header */
     bool async = !a->stream && (p.async || p.wait_s > 0), ticket = async && p.wait_s == 0;
-    if (ticket)
-        form = API_REPLY_JSON;
-    else if (api_negotiate(&form, q->accept, a, e))
+    if (ticket ? api_settle_format(a, API_PNG, e) : api_negotiate(&form, q->accept, a, e))
         return false;
     if (form == API_REPLY_EVENTS && !ticket) async = false;
     struct reader *r = reader_open(form);

@@ -6,7 +6,7 @@
 #include <string.h>
 
 enum { MAX_SIDE = 1 << 16 };
-enum { REQUEST_MAGIC = 0x54524A02, OUTCOME_MAGIC = 0x544F4A01 }; /* change with the members */
+enum { REQUEST_MAGIC = 0x54524A03, OUTCOME_MAGIC = 0x544F4A01 }; /* change with the members */
 
 /* Writes to `out`, or reads from `at` when there is none. */
 struct record {
@@ -144,7 +144,7 @@ static void move_params(struct record *r, struct taca_gen_params *p) {
 
 static void move_request(struct record *r, struct job *job, bool pixels) {
     struct api_request *q = &job->request;
-    int response = q->response, disconnect = q->on_disconnect;
+    int response = q->response, disconnect = q->on_disconnect, format = q->file.format;
     uint64_t warnings = q->warnings;
     move_magic(r, REQUEST_MAGIC);
     move_text(r, job->request_id, sizeof job->request_id);
@@ -156,7 +156,10 @@ static void move_request(struct record *r, struct job *job, bool pixels) {
     move_text(r, job->client.name, sizeof job->client.name);
     move(r, job->body_hash, sizeof job->body_hash);
     move_int(r, &q->n, 1, API_MAX_N);
-    move_int(r, &q->png_level, 0, 9);
+    move_int(r, &format, API_FORMAT_ANY, API_JPEG);
+    move_int(r, &q->file.png_level, -1, 9);
+    move_int(r, &q->file.quality, -1, 100);
+    q->file.format = (enum api_format)format;
     move_bool(r, &q->metadata);
     move_bool(r, &q->stream);
     move_int(r, &response, API_RESPONSE_ANY, API_RESPONSE_URL);
@@ -280,6 +283,7 @@ static void move_images(struct record *r, struct job *job) {
         if (!(job->made >> i & 1)) continue;
         move_image(r, &job->results[i]);
         job->results[i].index = i;
+        job->results[i].format = job->request.file.format;
     }
 }
 

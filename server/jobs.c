@@ -206,7 +206,7 @@ void jobs_free_input(struct job *job) {
 
 void jobs_free_dropped(struct job *job) {
     if (!job->dropped || job->borrowed > 0) return;
-    for (int i = 0; job->images && i < job->request.n; i++) taca_buf_finish(&job->images[i].png);
+    for (int i = 0; job->images && i < job->request.n; i++) taca_buf_finish(&job->images[i].file);
     job_close(job);
 }
 

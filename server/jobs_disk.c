@@ -95,10 +95,11 @@ void jobs_disk_stands(struct jobs *js, struct job *job) {
 static bool add_pictures(struct disk_write *w, const struct job *job) {
     w->pictures = calloc((size_t)job->request.n, sizeof *w->pictures);
     if (!w->pictures) return false;
+    const char *ending = api_format_ending(job->request.file.format);
     for (int i = 0; i < job->request.n; i++)
         if (job->made >> i & 1)
-            w->pictures[w->n++] =
-                (struct disk_picture){i, job->results[i].bytes, job->results[i].len};
+            w->pictures[w->n++] = (struct disk_picture){
+                {job->tag, i, ending}, job->results[i].bytes, job->results[i].len};
     return true;
 }
 
@@ -193,7 +194,7 @@ void jobs_spill(struct job *job) {
     if (!job->on_disk || job->borrowed > 0 || !job->images) return;
     for (int i = 0; i < job->request.n; i++) {
         if (job->made >> i & 1) job->results[i].bytes = NULL;
-        taca_buf_finish(&job->images[i].png);
+        taca_buf_finish(&job->images[i].file);
     }
     free(job->images);
     job->images = NULL;

@@ -17,7 +17,7 @@ struct job_image {
     enum image_stage stage;
     int step, steps, tokens;
     int preview_due; /* number of the preview to make now, -1 = none */
-    struct taca_buf png;
+    struct taca_buf file;
 };
 
 /* One image of one job; job = NULL once that job is over. */
@@ -179,8 +179,8 @@ void tell_so_far(struct jobs *js, struct job *job, struct reader *r);
 void tell_final(struct job *job, struct reader *r);
 void tell_ticket(struct jobs *js, struct job *job, struct reader *r);
 void tell_status(struct jobs *js, struct job *job, struct reader *r, int status);
-void tell_image(const struct jobs *js, struct job *job, struct reader *r, struct taca_buf *png);
-void tell_picture(struct job *job, struct reader *r, struct taca_buf *png);
+void tell_image(const struct jobs *js, struct job *job, struct reader *r, struct taca_buf *file);
+void tell_picture(struct job *job, struct reader *r, struct taca_buf *file);
 void tell_json(struct job *job, struct reader *r, struct taca_buf *body); /* moved */
 /* 429, with e->retry_after_s; `queued` jobs wait. The job is used up. */
 void tell_busy(struct jobs *js, struct job *job, const struct api_error *e, int queued);

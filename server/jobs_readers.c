@@ -81,29 +81,29 @@ static bool serve_events(struct jobs *js, struct job *job, struct reader *r) {
     return true;
 }
 
-static void give_image(struct jobs *js, struct job *job, struct reader *r, struct taca_buf *png) {
+static void give_image(struct jobs *js, struct job *job, struct reader *r, struct taca_buf *file) {
     if (r->fetch)
-        tell_picture(job, r, png);
+        tell_picture(job, r, file);
     else
-        tell_image(js, job, r, png);
+        tell_image(js, job, r, file);
 }
 
 /* At once from the memory, or by way of the encoder, who can wait for a disk. */
 static bool serve_image(struct jobs *js, struct job *job, struct reader *r) {
     const struct api_result_image *image = &job->results[r->index];
-    struct taca_buf png;
+    struct taca_buf file;
     if (!image->bytes) {
         r->task = render_for(js, job, r, UINT64_C(1) << r->index);
         if (!r->task) no_memory(job, r);
         return !r->task;
     }
-    taca_buf_init(&png, image->len + 1);
-    taca_buf_put(&png, image->bytes, image->len);
-    if (png.failed)
+    taca_buf_init(&file, image->len + 1);
+    taca_buf_put(&file, image->bytes, image->len);
+    if (file.failed)
         no_memory(job, r);
     else
-        give_image(js, job, r, &png);
-    taca_buf_finish(&png);
+        give_image(js, job, r, &file);
+    taca_buf_finish(&file);
     return true;
 }
 

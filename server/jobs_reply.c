@@ -199,7 +199,7 @@ void tell_final(struct job *job, struct reader *r) {
 
 /* ---- whole answers --------------------------------------------------------------------------- */
 
-void tell_image(const struct jobs *js, struct job *job, struct reader *r, struct taca_buf *png) {
+void tell_image(const struct jobs *js, struct job *job, struct reader *r, struct taca_buf *file) {
     const struct api_timings *t = &job->timings;
     char seed[24], steps[16], queue[24], gpu[24], timing[256];
     snprintf(seed, sizeof seed, "%" PRIu64, job->request.params.seed);
@@ -227,20 +227,22 @@ void tell_image(const struct jobs *js, struct job *job, struct reader *r, struct
                                    r->replayed ? "Idempotent-Replayed" : NULL,
                                    "true",
                                    NULL};
-    stream_reply(r->stream, 200, "image/png", headers, png);
+    stream_reply(r->stream, 200, api_format_type(job->request.file.format), headers, file);
 }
 
-void tell_picture(struct job *job, struct reader *r, struct taca_buf *png) {
+void tell_picture(struct job *job, struct reader *r, struct taca_buf *file) {
+    const enum api_format format = job->request.file.format;
     char tag[48], seed[24], name[API_ID_MAX + 64], age[64];
     snprintf(tag, sizeof tag, "\"%016" PRIx64 "-%d\"", job->tag, r->index);
     snprintf(seed, sizeof seed, "%" PRIu64, job->results[r->index].seed);
-    snprintf(name, sizeof name, "inline; filename=\"%s-%d.png\"", job->id, r->index);
+    snprintf(name, sizeof name, "inline; filename=\"%s-%d%s\"", job->id, r->index,
+             api_format_ending(format));
     int64_t left_us = job->state == JOB_DONE ? job->expires_us - taca_now_us() : 0;
     snprintf(age, sizeof age, "private, max-age=%d", left_us > 0 ? (int)(left_us / 1000000) : 0);
     const char *const headers[] = {"ETag",   tag,  "Cache-Control",       age,  "X-Job-Id", job->id,
                                    "X-Seed", seed, "Content-Disposition", name, NULL};
-    stream_reply(r->stream, png ? 200 : 304, png ? "image/png" : NULL, headers,
-                 png ? png : &(struct taca_buf){0});
+    stream_reply(r->stream, file ? 200 : 304, file ? api_format_type(format) : NULL, headers,
+                 file ? file : &(struct taca_buf){0});
 }
 
 void tell_json(struct job *job, struct reader *r, struct taca_buf *body) {

@@ -361,16 +361,17 @@ static bool keep_result(struct job *job, struct encode_task *t) {
     struct job_image *im = &job->images[t->index];
     if (!job->results) job->results = calloc((size_t)job->request.n, sizeof *job->results);
     if (!job->results) return false;
-    im->png = t->png;
-    t->png = (struct taca_buf){0};
+    im->file = t->file;
+    t->file = (struct taca_buf){0};
     im->stage = IMAGE_DONE;
     job->results[t->index] = (struct api_result_image){.index = t->index,
                                                        .seed = p->seed + (uint64_t)t->index,
                                                        .width_px = p->width_px,
                                                        .height_px = p->height_px,
-                                                       .bytes = im->png.data,
-                                                       .len = im->png.len,
-                                                       .event_id = job_next_event(job)};
+                                                       .bytes = im->file.data,
+                                                       .len = im->file.len,
+                                                       .event_id = job_next_event(job),
+                                                       .format = job->request.file.format};
     job->made |= UINT64_C(1) << t->index;
     return true;
 }

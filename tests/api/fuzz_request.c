@@ -103,7 +103,9 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
     char *accept = calloc(1, size + 1);
     if (!accept) return 0;
     memcpy(accept, data, size);
-    r = (struct api_request){.n = 1 + (int)(size % 2)};
+    r = (struct api_request){
+        .n = 1 + (int)(size % 2),
+        .file = {size % 3 ? API_FORMAT_ANY : API_JPEG, -1, (int)(size % 5) - 1}};
     e = (struct api_error){0};
     rc = api_negotiate(&reply, accept, &r, &e);
     if (rc) check_error(&e, rc);

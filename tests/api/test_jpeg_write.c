@@ -369,6 +369,59 @@ static void test_texts_are_read_back_from_whole_and_broken_files(void) {
     taca_image_finish(&img);
 }
 
+/* ---- any format ------------------------------------------------------------------------------ */
+
+static void test_a_format_is_chosen_in_one_place(void) {
+    static const struct {
+        struct api_encoding how;
+        const char *name, *type, *ending, *kind;
+    } all[] = {{{API_FORMAT_ANY, -1, -1}, "png", "image/png", ".png", "a PNG"},
+               {{API_PNG, 9, -1}, "png", "image/png", ".png", "a PNG"},
+               {{API_JPEG, -1, -1}, "jpeg", "image/jpeg", ".jpg", "a JPEG"},
+               {{API_JPEG, -1, 50}, "jpeg", "image/jpeg", ".jpg", "a JPEG"}};
+    struct taca_image img = picture(64, 48, 40);
+    struct api_request r;
+    struct api_error e;
+    size_t lens[4];
+    CHECK_INT(parse_with(&r, &e, "\"seed\":7,\"steps\":3"), 0);
+    const struct api_origin origin = {&r.params, &demo};
+    for (int i = 0; i < 4; i++) {
+        struct taca_buf file, bare, text;
+        struct taca_err err = {0};
+        taca_buf_init(&file, 1 << 20);
+        taca_buf_init(&bare, 1 << 20);
+        taca_buf_init(&text, 1 << 20);
+        CHECK_OK(api_image_write(&file, &img, &all[i].how, &origin, &err), err);
+        CHECK_OK(api_image_write(&bare, &img, &all[i].how, NULL, &err), err);
+        CHECK_STR(api_image_kind(file.data, file.len), all[i].kind);
+        CHECK_STR(api_format_name(all[i].how.format), all[i].name);
+        CHECK_STR(api_format_type(all[i].how.format), all[i].type);
+        CHECK_STR(api_format_ending(all[i].how.format), all[i].ending);
+        CHECK_INT(text_of(&text, "parameters", &file), TACA_OK);
+        CHECK_HAS(text.data, "a cat\nSteps: 3");
+        CHECK_INT(text_of(&text, "taca", &file), TACA_OK);
+        struct api_request again;
+        CHECK_INT(parse(&again, &e, text.data), 0);
+        check_same_params(&r.params, &again.params);
+        api_request_finish(&again);
+        CHECK_INT(text_of(&text, "taca", &bare), TACA_ENOTFOUND);
+        CHECK_INT(text_of(&text, "parameters", &bare), TACA_ENOTFOUND);
+        lens[i] = bare.len;
+        taca_buf_finish(&file);
+        taca_buf_finish(&bare);
+        taca_buf_finish(&text);
+    }
+    CHECK(lens[3] < lens[2]);
+    struct taca_err err = {0};
+    struct taca_buf text;
+    taca_buf_init(&text, 1 << 10);
+    CHECK_INT(api_image_text(&text, "taca", "GIF89a", 6, &err), TACA_EFORMAT);
+    CHECK_HAS(err.text, "a GIF file, wanted a PNG or JPEG");
+    taca_buf_finish(&text);
+    api_request_finish(&r);
+    taca_image_finish(&img);
+}
+
 int main(void) {
     TEST(test_pixels_come_back_within_what_the_tables_allow);
     TEST(test_the_best_quality_leaves_rounding_alone);
@@ -380,5 +433,6 @@ int main(void) {
     TEST(test_long_texts_take_several_segments);
     TEST(test_comments_of_other_programs_are_read);
     TEST(test_texts_are_read_back_from_whole_and_broken_files);
+    TEST(test_a_format_is_chosen_in_one_place);
     return TEST_END();
 }

@@ -33,8 +33,13 @@ static void test_fields_mean_what_they_mean_there(void) {
     CHECK_STR(r.ignored, "style, moderation, x_y, output_compression");
     CHECK_STR(r.user, "u");
     CHECK_STR(r.params.negative_prompt, "no");
-    CHECK_INT(api_negotiate(&reply, "application/json", &r, &e), 0);
+    CHECK_INT(api_negotiate(&reply, "image/jpeg", &r, &e), 0);
     CHECK_INT(reply, API_REPLY_EVENTS);
+    CHECK_INT(r.file.format, API_PNG);
+    api_request_finish(&r);
+    CHECK_INT(parse_openai(&r, &e, ",\"output_compression\":50,\"output_format\":\"jpeg\""), 0);
+    CHECK_INT(api_negotiate(&reply, "application/json", &r, &e), 0);
+    CHECK(r.file.format == API_JPEG && r.file.quality == 50 && !r.ignored);
     api_request_finish(&r);
     CHECK_INT(parse_openai(&r, &e, ",\"quality\":\"hd\",\"size\":\"64x96\""), 0);
     CHECK(r.params.steps == 42 && r.params.width_px == 64 && r.params.height_px == 96);
@@ -61,15 +66,19 @@ static void test_names_that_cannot_stand_in_a_header_are_left_out(void) {
 static void test_what_is_wrong_is_refused(void) {
     static const struct {
         const char *members, *code, *param;
-    } bad[] = {{",\"quality\":\"best\"", "invalid_quality", "quality"},
-               {",\"quality\":1", "invalid_quality", "quality"},
-               {",\"background\":\"transparent\"", "invalid_background", "background"},
-               {",\"partial_images\":4", "invalid_partial_images", "partial_images"},
-               {",\"partial_images\":{}", "invalid_partial_images", "partial_images"},
-               {",\"response_format\":\"binary\"", "invalid_response_format", "response_format"},
-               {",\"progress_events\":1", "invalid_progress_events", "progress_events"},
-               {",\"size\":\"100x100\"", "size_not_multiple", "size"},
-               {",\"mask\":\"x\"", "invalid_mask", "mask"}};
+    } bad[] = {
+        {",\"quality\":\"best\"", "invalid_quality", "quality"},
+        {",\"quality\":1", "invalid_quality", "quality"},
+        {",\"background\":\"transparent\"", "invalid_background", "background"},
+        {",\"partial_images\":4", "invalid_partial_images", "partial_images"},
+        {",\"partial_images\":{}", "invalid_partial_images", "partial_images"},
+        {",\"response_format\":\"binary\"", "invalid_response_format", "response_format"},
+        {",\"progress_events\":1", "invalid_progress_events", "progress_events"},
+        {",\"size\":\"100x100\"", "size_not_multiple", "size"},
+        {",\"output_compression\":101", "invalid_output_compression", "output_compression"},
+        {",\"output_compression\":\"low\"", "invalid_output_compression", "output_compression"},
+        {",\"output_format\":\"webp\"", "invalid_output_format", "output_format"},
+        {",\"mask\":\"x\"", "invalid_mask", "mask"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct api_request r;
         struct api_error e;

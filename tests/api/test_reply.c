@@ -77,7 +77,13 @@ static void test_a_reply_to_the_letter(void) {
     struct api_error e;
     struct api_result_image images[2] = {
         {.index = 0, .seed = 7, .width_px = 128, .height_px = 64, .bytes = "foo", .len = 3},
-        {.index = 1, .seed = 8, .width_px = 128, .height_px = 64, .bytes = "fo", .len = 2}};
+        {.index = 1,
+         .seed = 8,
+         .width_px = 128,
+         .height_px = 64,
+         .bytes = "fo",
+         .len = 2,
+         .format = API_JPEG}};
     CHECK_INT(parse_with(&r, &e, "\"n\":2,\"seed\":7,\"taca\":true"), 0);
     begin();
     api_reply_json(&out, "00ff", 1785000000, &r, &demo, images, 2, &timings,
@@ -87,7 +93,7 @@ static void test_a_reply_to_the_letter(void) {
         "{\"id\":\"00ff\",\"created\":1785000000,\"model\":\"demo\",\"images\":["
         "{\"index\":0,\"seed\":7,\"format\":\"png\",\"width\":128,\"height\":64,"
         "\"b64_json\":\"Zm9v\"},"
-        "{\"index\":1,\"seed\":8,\"format\":\"png\",\"width\":128,\"height\":64,"
+        "{\"index\":1,\"seed\":8,\"format\":\"jpeg\",\"width\":128,\"height\":64,"
         "\"b64_json\":\"Zm8=\"}],"
         "\"timings\":{\"queue_ms\":1.5,\"text_ms\":12,\"denoise_ms\":345.678,\"vae_ms\":20.25,"
         "\"encode_ms\":3,\"total_ms\":382.428},"
@@ -290,7 +296,11 @@ static void test_capabilities_show_the_limits_in_force(void) {
     CHECK_INT(json_integer_value(at(root, "parameters/seed/max")), (INT64_C(1) << 53) - 1);
     CHECK(json_is_true(at(root, "parameters/metadata/default")));
     CHECK(json_is_null(at(root, "parameters/shift/default")));
-    CHECK_INT(json_array_size(at(root, "parameters/output_format/values")), 1);
+    CHECK_INT(json_array_size(at(root, "parameters/output_format/values")), 2);
+    CHECK(json_is_null(at(root, "parameters/output_format/default"))); /* Accept may say */
+    CHECK_INT(json_integer_value(at(root, "parameters/output_compression/max")), 100);
+    CHECK_INT(json_integer_value(at(root, "parameters/output_compression/default")), 100);
+    CHECK_INT(json_integer_value(at(root, "parameters/png_level/default")), 3);
     CHECK_INT(json_array_size(at(root, "parameters/response_format/values")), 3);
     CHECK(at(root, "parameters/webhook") == NULL);
     CHECK_STR(json_string_value(at(root, "model/id")), "demo");

@@ -20,6 +20,7 @@ static const struct {
     {"shift", "invalid_shift", "0.009", "0.01", "100", "100.1", false},
     {"clip_skip", "invalid_clip_skip", "-1", "0", "12", "13", true},
     {"png_level", "invalid_png_level", "-1", "0", "9", "10", true},
+    {"output_compression", "invalid_output_compression", "-1", "0", "100", "101", true},
     {"previews", "invalid_previews", "-1", "0", "8", "9", true},
     {"partial_images", "invalid_previews", "-1", "0", "8", "9", true},
     {"priority", "invalid_priority", "-11", "-10", "10", "11", true},
@@ -103,6 +104,7 @@ static const struct {
              {"strength", "ri"},
              {"clip_skip", "i"},
              {"output_format", "s"},
+             {"output_compression", "i"},
              {"png_level", "i"},
              {"response_format", "s"},
              {"metadata", "b"},
@@ -162,8 +164,7 @@ static void test_defaults_are_the_models_and_the_documents(void) {
     CHECK_INT(r.params.seed, RANDOM_SEED);
     CHECK_INT(r.params.taca.rule, TACA_WINDOW_OFF);
     CHECK_INT(r.n, 1);
-    CHECK_INT(r.format, API_PNG);
-    CHECK_INT(r.png_level, 3);
+    CHECK(r.file.format == API_FORMAT_ANY && r.file.png_level == -1 && r.file.quality == -1);
     CHECK(r.metadata && !r.stream);
     CHECK_INT(r.response, API_RESPONSE_ANY);
     CHECK_INT(r.previews, 0);
@@ -198,7 +199,8 @@ static void test_values_arrive_where_they_belong(void) {
     CHECK(p->width_px == 256 && p->height_px == 64 && p->steps == 9 && p->clip_skip == 1);
     CHECK(p->sampler == TACA_DPMPP_2M && p->schedule == TACA_LEVELS_KARRAS);
     CHECK(p->cfg_scale == 2.5 && p->shift == 1.5 && p->seed == 11);
-    CHECK(r.n == 3 && r.png_level == 7 && !r.metadata && r.stream && r.previews == 4);
+    CHECK(r.n == 3 && r.file.format == API_PNG && r.file.png_level == 7 && !r.metadata &&
+          r.stream && r.previews == 4);
     CHECK_INT(r.response, API_RESPONSE_B64_JSON);
     CHECK(r.priority == -3 && r.start_timeout_ms == 1000 && r.deadline_ms == 2000);
     CHECK_INT(r.on_disconnect, API_DISCONNECT_CONTINUE);
@@ -210,7 +212,6 @@ static void test_choices_outside_the_list_are_refused_by_name(void) {
     check_refused("\"sampler\":\"ddim\"", 400, "invalid_sampler", "sampler");
     check_refused("\"sampler\":\"Euler\"", 400, "invalid_sampler", "sampler");
     check_refused("\"schedule\":\"turbo\"", 400, "invalid_schedule", "schedule");
-    check_refused("\"output_format\":\"jpeg\"", 400, "invalid_output_format", "output_format");
     check_refused("\"output_format\":\"webp\"", 400, "invalid_output_format", "output_format");
     check_refused("\"output_format\":\"gif\"", 400, "invalid_output_format", "output_format");
     check_refused("\"response_format\":\"uri\"", 400, "invalid_response_format", "response_format");
@@ -220,16 +221,18 @@ static void test_choices_outside_the_list_are_refused_by_name(void) {
     check_refused("\"model\":\"sd9\"", 404, "model_not_found", "model");
     struct api_request r;
     struct api_error e;
-    parse_with(&r, &e, "\"output_format\":\"jpeg\"");
-    CHECK_STR(e.message, "output_format \"jpeg\" is not supported by this server yet: use \"png\"");
+    parse_with(&r, &e, "\"output_format\":\"webp\"");
+    CHECK_STR(e.message,
+              "output_format \"webp\" is not supported by this server yet: use \"png\", \"jpeg\"");
+    parse_with(&r, &e, "\"output_format\":\"jpg\"");
+    CHECK_STR(e.message, "output_format must be one of \"png\", \"jpeg\", got \"jpg\"");
     parse_with(&r, &e, "\"sampler\":\"ddim\"");
     CHECK_STR(e.message, "sampler must be one of \"euler\", \"heun\", \"dpmpp_2m\", "
                          "\"euler_ancestral\", \"lcm\", got \"ddim\"");
 }
 
 static void test_known_fields_that_cannot_be_honoured_are_refused(void) {
-    static const char *const names[] = {"webhook", "guidance_scale", "output_compression",
-                                        "max_sequence_length"};
+    static const char *const names[] = {"webhook", "guidance_scale", "max_sequence_length"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char code[64];
         snprintf(code, sizeof code, "invalid_%s", names[i]);
@@ -244,8 +247,6 @@ static void test_known_fields_that_cannot_be_honoured_are_refused(void) {
     parse_with(&r, &e, "\"guidance_scale\":3.5");
     CHECK_HAS(e.message, "no embedded guidance");
     CHECK_HAS(e.message, "cfg_scale");
-    parse_with(&r, &e, "\"output_compression\":50");
-    CHECK_HAS(e.message, "png_level");
 }
 
 static void test_unknown_fields_are_refused_with_a_hint(void) {
@@ -534,6 +535,8 @@ static void test_the_normalised_request_parses_to_the_same(void) {
         "\"sampler\":\"heun\",\"schedule\":\"beta\",\"rng\":\"philox\"",
         "\"skip_layer_guidance\":{\"layers\":[3,0,11],\"scale\":1.25,\"start\":0,\"stop\":0.5}",
         "\"size\":\"192x64\",\"png_level\":9,\"metadata\":false",
+        "\"output_format\":\"jpeg\",\"output_compression\":0",
+        "\"output_format\":\"png\",\"png_level\":0",
         "\"width\":100,\"round_size\":true,\"seed\":9007199254740991"};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         struct api_request r, again;
@@ -541,7 +544,8 @@ static void test_the_normalised_request_parses_to_the_same(void) {
         CHECK_INT(parse_with(&r, &e, all[i]), 0);
         if (!CHECK(parse(&again, &e, r.json) == 0)) printf("    %s: %s\n", r.json, e.message);
         check_same_params(&r.params, &again.params);
-        CHECK(r.n == again.n && r.png_level == again.png_level && r.metadata == again.metadata);
+        CHECK(r.n == again.n && r.metadata == again.metadata);
+        CHECK(memcmp(&r.file, &again.file, sizeof r.file) == 0);
         CHECK_STR(again.json, r.json);
         api_request_finish(&r);
         api_request_finish(&again);

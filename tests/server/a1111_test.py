@@ -208,8 +208,31 @@ def test_a_picture_tells_how_it_was_made():
         assert status == 200 and body["info"].startswith("a cat\nSteps: 1"), body
         assert body["items"]["parameters"] == body["info"]
         assert c.png_info(image).info is not None
+        # of a JPEG, too, which stands here before another program's eyes
+        asked = {"prompt": "a c\u00e4t", "steps": 1, "width": 96, "height": 64, "seed": 4}
+        jpeg = s.post("image/jpeg", **asked)[2]
+        status, _, body = post(s, "png-info", {"image": base64.b64encode(jpeg).decode()})
+        assert status == 200 and body["info"].startswith("a c\u00e4t\nSteps: 1"), body
+        seen = Image.open(io.BytesIO(jpeg))
+        assert (seen.format, seen.mode, seen.size) == ("JPEG", "RGB", (96, 64))
+        assert json.loads(seen.info["comment"].removeprefix(b"taca: "))["seed"] == 4
+        comment = seen.getexif().get_ifd(0x8769)[0x9286]
+        assert comment == b"UNICODE\0" + body["info"].encode("utf-16-be"), comment
+        # 50 dB is what rounding leaves (tests/api/test_jpeg_write.c)
+        pairs = zip(seen.tobytes(), native(s, **asked)[1])
+        assert sum((a - b) ** 2 for a, b in pairs) / (3 * 96 * 64) < 255 ** 2 / 10 ** 4.9
         status, _, body = post(s, "png-info", {"image": "aGVsbG8="})
         assert status == 400 and body["error"]["param"] == "image", body
+
+
+def test_pictures_are_pngs_unless_our_own_field_says_otherwise():
+    with Service() as s:
+        asked = {"prompt": "a", "steps": 1, "width": 64, "height": 64, "seed": 4}
+        for more, kind in (({"override_settings": {"samples_format": "jpg"}}, b"\x89PNG"),
+                           ({"output_format": "jpeg", "output_compression": 50}, b"\xff\xd8\xff")):
+            status, headers, body = post(s, "txt2img", {**asked, **more}, Accept="image/jpeg")
+            assert status == 200 and base64.b64decode(body["images"][0]).startswith(kind), more
+            assert headers.get("x-ignored-params") == ("samples_format" if kind[1:2] == b"P" else None)
 
 
 def test_without_the_flag_there_is_nothing():

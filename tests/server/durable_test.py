@@ -103,6 +103,28 @@ def test_a_finished_job_is_the_same_after_a_restart():
             how(s)
 
 
+def test_jpegs_are_the_same_after_a_restart():
+    fields = {"prompt": "a cat", "steps": 3, "n": 2, "output_format": "jpeg", "output_compression": 70}
+    with Folder() as f:
+        with f.service() as s:
+            status, _, first = send(s, "PUT", "/v1/jobs/mine", fields)
+            assert status == 200, first
+            before = whole(s, "mine")
+        assert len(f.pictures()) == 2 and all(p.endswith(".jpg") for p in f.pictures())
+        s = f.service(step_ms=50)
+        assert whole(s, "mine") == before
+        _, headers, jpeg = s.request("GET", "/v1/jobs/mine/images/1")
+        assert headers["content-type"] == "image/jpeg" and headers["content-disposition"].endswith('-1.jpg"')
+        assert dict(base.segments(jpeg))[0xFE].endswith(b"}"), "whole, with what made it"
+        assert send(s, "PUT", "/v1/jobs/mine", fields)[2] == first
+        # one that waits through a restart stays what it was asked to be
+        waits = start(s, prompt="b", steps=30, output_format="jpeg", output_compression=70)
+        crash(s)
+        with f.service() as s:
+            assert finish(s, waits["id"])["result"]["images"][0]["format"] == "jpeg"
+            assert s.request("GET", f"/v1/jobs/{waits['id']}/images/0")[1]["content-type"] == "image/jpeg"
+
+
 def test_openai_replies_are_repeated_too():
     fields = {"prompt": "a", "n": 1, "quality": "low", "style": "vivid"}
     with Folder() as f:
@@ -564,7 +586,7 @@ def test_files_that_nobody_keeps_are_removed_and_others_left_alone():
         with f.service() as s:
             finish(s, start(s, prompt="a", steps=1)["id"])
         kept = f.pictures()
-        strays = ["0123456789abcdef-0.png", "0123456789abcdef-1.part", kept[0][:-4] + ".part",
+        strays = ["0123456789abcdef-0.png", "0123456789abcdef-0.jpg", "0123456789abcdef-1.part", kept[0][:-4] + ".part",
                   kept[0].replace("-0.", "-1.")]
         others = ["notes.txt", "0123456789abcdef-0.png.bak", "x-0.png"]
         for name in strays + others:

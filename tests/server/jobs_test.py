@@ -3,6 +3,7 @@
 
 usage: jobs_test.py TACA_FAKE [SUBSTRING]   (only tests whose name has the substring)"""
 
+import base64
 import concurrent.futures
 import http.client
 import json
@@ -103,6 +104,33 @@ def test_the_same_pixels_whichever_way_they_are_fetched():
         assert s.request("GET", f"/v1/jobs/{job['id']}/images/0")[2] == plain
         status, headers, body = s.post("image/png", prompt="a", seed=3, steps=3)
         assert s.request("GET", f"/v1/jobs/{headers['x-job-id']}/images/0")[2] == body == plain
+
+
+def test_a_job_of_jpegs_says_so_everywhere():
+    with Service(step_ms=5) as s:
+        job = start(s, prompt="a", steps=3, n=2, seed=5, output_format="jpeg", output_compression=80)
+        done = finish(s, job["id"])
+        _, _, told = s.request("GET", f"/v1/jobs/{job['id']}/events")
+        events = {e["index"]: e for e in events_of(told) if e["type"] == "image"}
+        for k, image in enumerate(done["result"]["images"]):
+            status, headers, jpeg = s.request("GET", local(s, image["url"]))
+            assert status == 200 and headers["content-type"] == "image/jpeg", headers
+            assert headers["content-disposition"] == f'inline; filename="{job["id"]}-{k}.jpg"'
+            assert image["format"] == events[k]["format"] == "jpeg"
+            assert events[k]["url"] == image["url"]
+            assert base.jpeg_size(jpeg) == (image["width"], image["height"])
+            known = s.request("GET", local(s, image["url"]), None, {"If-None-Match": headers["etag"]})
+            assert known[0] == 304 and known[2] == b""
+        # who comes again gets what was made, and is told what that is
+        fields = {"prompt": "b", "steps": 1}
+        status, headers, png = send(s, "PUT", "/v1/jobs/x", fields, Accept="image/png")
+        assert status == 200 and chunks(png)
+        status, headers, again = send(s, "PUT", "/v1/jobs/x", fields, Accept="image/jpeg")
+        assert headers["content-type"] == "image/png" and again == png, headers
+        # an async request is answered by a job, so Accept says nothing about its pictures
+        status, _, body = send(s, "POST", "/v1/generate", dict(fields, output_compression=5),
+                               Prefer="respond-async", Accept="image/jpeg")
+        assert status == 400 and error_of(body)["param"] == "output_compression"
 
 
 def test_wait_holds_on_for_the_result_and_then_gives_the_job():
@@ -481,7 +509,6 @@ def test_openai_plain():
         assert (r["size"], r["quality"], r["background"], r["output_format"]) == \
             ("96x64", "low", "opaque", "png")
         assert r["created"] > 1e9 and len(r["data"]) == 2
-        import base64
         for d in r["data"]:
             assert base.size_of(base64.b64decode(d["b64_json"])) == (96, 64)
             assert d["revised_prompt"] is None
@@ -489,6 +516,23 @@ def test_openai_plain():
         assert u["total_tokens"] == u["input_tokens"] + u["output_tokens"]
         assert u["output_tokens"] == 2 * (96 // 16) * (64 // 16)
         assert u["input_tokens_details"] == {"text_tokens": u["input_tokens"], "image_tokens": 0}
+
+
+def test_openai_jpeg():
+    with Service(step_ms=20) as s:
+        asked = {"prompt": "a", "size": "96x64", "seed": 4, "output_format": "jpeg", "output_compression": 60}
+        status, headers, body = openai(s, **asked)
+        r = json.loads(body)
+        assert status == 200 and "x-ignored-params" not in headers and r["output_format"] == "jpeg"
+        jpeg = base64.b64decode(r["data"][0]["b64_json"])
+        assert base.jpeg_size(jpeg) == (96, 64)
+        told = events_of(openai(s, **asked, stream=True, partial_images=2)[2])
+        assert len(told) > 1 and {e["output_format"] for e in told} == {"jpeg"}, told
+        assert all(base64.b64decode(e["b64_json"])[:3] == b"\xff\xd8\xff" for e in told)
+        assert base64.b64decode(told[-1]["b64_json"]) == jpeg
+        # Accept is not asked there
+        _, _, body = send(s, "POST", "/v1/images/generations", {"prompt": "a"}, Accept="image/jpeg")
+        assert json.loads(body)["output_format"] == "png"
 
 
 def test_openai_quality_chooses_steps_unless_they_are_given():
@@ -525,6 +569,8 @@ def test_openai_refusals():
                  "partial_images"),
                 ({"prompt": "a", "output_format": "webp"}, 400, "invalid_output_format",
                  "output_format"),
+                ({"prompt": "a", "output_compression": 101}, 400, "invalid_output_compression",
+                 "output_compression"),
                 ({"prompt": "a", "response_format": "binary"}, 400, "invalid_response_format",
                  "response_format"),
                 ({"prompt": "a", "image": "x"}, 400, "invalid_image", "image")):

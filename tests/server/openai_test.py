@@ -17,7 +17,7 @@ except ImportError:
     sys.exit(77)
 
 import service_test
-from service_test import Service, chunks, picture, png_of, size_of
+from service_test import Service, chunks, jpeg_size, picture, png_of, size_of
 
 
 def client(s, **options):
@@ -42,6 +42,29 @@ def test_generate():
             assert (made["seed"], made["steps"], made["negative_prompt"]) == (7 + i, 2, "dog")
             assert made["taca"], made
         assert r._request_id
+
+
+def test_jpeg():
+    with Service() as s:
+        r = client(s).images.generate(prompt="a", output_format="jpeg", output_compression=80,
+                                      extra_body={"seed": 7, "steps": 2, "size": "96x64"})
+        assert r.output_format == "jpeg", r
+        jpeg = base64.b64decode(r.data[0].b64_json)
+        assert jpeg_size(jpeg) == (96, 64)
+        assert jpeg == s.post("image/jpeg", prompt="a", seed=7, steps=2, width=96, height=64,
+                              output_compression=80)[2]
+        events = list(client(s).images.edit(image=picture(64, 64), prompt="a", stream=True,
+                                            output_format="jpeg", partial_images=1,
+                                            extra_body={"steps": 20}))
+        assert {e.output_format for e in events} == {"jpeg"}, events
+        assert all(jpeg_size(base64.b64decode(e.b64_json)) for e in events)
+        for fields, param in (({"output_format": "webp"}, "output_format"),
+                              ({"output_format": "jpeg", "output_compression": 101}, "output_compression")):
+            try:
+                client(s).images.generate(prompt="a", **fields)
+                raise AssertionError(fields)
+            except openai.BadRequestError as e:
+                assert e.param == param, e.body
 
 
 def test_urls():

@@ -186,6 +186,22 @@ def size_of(png):
     return struct.unpack(">II", chunks(png)[0][1][:8])
 
 
+def segments(jpeg):
+    """What stands before the pixels: markers and their bytes."""
+    assert jpeg[:2] == b"\xff\xd8" and jpeg[-2:] == b"\xff\xd9"
+    at, out = 2, []
+    while jpeg[at + 1] != 0xDA:
+        mark, kind, n = struct.unpack(">BBH", jpeg[at:at + 4])
+        assert mark == 0xFF
+        out.append((kind, jpeg[at + 4:at + 2 + n]))
+        at += 2 + n
+    return out
+
+
+def jpeg_size(jpeg):
+    return struct.unpack(">HH", dict(segments(jpeg))[0xC0][1:5])[::-1]
+
+
 def error_of(body):
     e = json.loads(body)["error"]
     assert set(e) == {"message", "type", "param", "code"}, e
@@ -224,6 +240,55 @@ def test_png_has_headers_and_its_parameters_inside():
         assert b"taca" in text and b'"seed":7' in text, text
         bare = s.png(prompt="a cat", seed=7, steps=4, metadata=False)
         assert not [k for k, _ in chunks(bare) if k in (b"tEXt", b"iTXt")]
+
+
+def test_a_jpeg_comes_in_every_kind_of_reply():
+    with Service() as s:
+        asked = {"prompt": "a c\u00e4t", "seed": 7, "steps": 4, "width": 96, "height": 64}
+        status, headers, jpeg = s.post("image/jpeg", **asked)
+        assert status == 200 and headers["content-type"] == "image/jpeg", headers
+        assert headers["x-seed"] == "7" and jpeg_size(jpeg) == (96, 64)
+        there = dict(segments(jpeg))
+        assert there[0xFE].startswith(b"taca: {"), there[0xFE]
+        made = json.loads(there[0xFE][6:])
+        assert (made["prompt"], made["seed"], made["steps"]) == ("a c\u00e4t", 7, 4), made
+        assert "a c\u00e4t\nSteps: 4".encode("utf-16-be") in there[0xE1]
+        # the same bytes however they are asked for
+        asked["output_format"] = "jpeg"
+        for accept in ("image/*", "image/jpeg", "image/png;q=0.9, image/jpeg;q=0.1"):
+            assert s.post(accept, **asked)[2] == jpeg, accept
+        status, headers, body = s.post(**asked)
+        image, = json.loads(body)["images"]
+        assert headers["content-type"] == "application/json" and image["format"] == "jpeg"
+        assert base64.b64decode(image["b64_json"]) == jpeg
+        e = events_of(s.post(**asked, stream=True, previews=2)[2])
+        pictures = [x for x in e if x["type"] in ("preview", "image")]
+        assert len(pictures) > 1 and {x["format"] for x in pictures} == {"jpeg"}, pictures
+        assert all(jpeg_size(base64.b64decode(x["b64_json"])) == (x["width"], x["height"])
+                   for x in pictures)
+        assert base64.b64decode(pictures[-1]["b64_json"]) == jpeg
+        # less of everything
+        small = s.post("image/jpeg", **asked, output_compression=30, metadata=False)[2]
+        assert len(small) < len(jpeg) / 2 and jpeg_size(small) == (96, 64)
+        assert not {0xE1, 0xFE} & dict(segments(small)).keys()
+        m = s.metrics()
+        assert m['taca_requests_total{outcome="ok"}'] == 7 == m["taca_images_total"], m
+
+
+def test_files_that_are_not_made_are_refused_in_words():
+    with Service() as s:
+        for accept, fields, status, param, says in (
+                ("image/webp", {}, 406, None, "image/png, image/jpeg and text/event-stream"),
+                ("image/jpeg", {"output_format": "png"}, 406, "output_format", "Accept wants image/jpeg"),
+                ("image/jpeg", {"n": 2}, 406, "n", "holds one image"),
+                (None, {"output_format": "webp"}, 400, "output_format", 'use "png", "jpeg"'),
+                (None, {"output_compression": 50}, 400, "output_compression", "is for JPEG"),
+                ("image/jpeg", {"png_level": 9}, 400, "png_level", "is for PNG"),
+                (None, {"output_format": "jpeg", "output_compression": 101}, 400,
+                 "output_compression", "0..100")):
+            got, _, body = s.post(accept, prompt="a", **fields)
+            e = error_of(body)
+            assert (got, e["param"]) == (status, param) and says in e["message"], (fields, got, e)
 
 
 def test_events_come_in_order_with_rising_ids():

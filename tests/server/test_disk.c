@@ -328,10 +328,12 @@ static struct disk_write *write_of(enum disk_kind kind, int i) {
     return w;
 }
 
-static void add_picture(struct disk_write *w, const char *bytes) {
-    w->pictures = calloc(1, sizeof *w->pictures);
+static const struct disk_name png = {1, 0, ".png"}, jpg = {1, 1, ".jpg"}, strange = {2, 0, ".png"};
+
+static void add_picture(struct disk_write *w, const struct disk_name *name, const char *bytes) {
+    if (!w->pictures) w->pictures = calloc(2, sizeof *w->pictures);
     if (!w->pictures) abort();
-    w->pictures[w->n++] = (struct disk_picture){0, bytes, strlen(bytes)};
+    w->pictures[w->n++] = (struct disk_picture){*name, bytes, strlen(bytes)};
 }
 
 /* Results of n writes; -1 in codes for those that have not come. */
@@ -376,9 +378,10 @@ static void test_writes_share_transactions_and_fail_alone(void) {
     remove_folder();
 }
 
-static bool keep_some(void *ctx, uint64_t tag, int index) {
-    (void)ctx;
-    return tag == 1 && index == 0;
+/* The first so many pictures of job 1. */
+static bool keep(void *ctx, uint64_t tag, int index) {
+    const int *n = ctx;
+    return tag == 1 && index < *n;
 }
 
 static void test_a_picture_is_whole_or_not_there(void) {
@@ -394,23 +397,28 @@ static void test_a_picture_is_whole_or_not_there(void) {
     CHECK_OK(disk_start(d, &err), err);
     disk_post(d, write_of(DISK_INSERT, 1));
     struct disk_write *w = write_of(DISK_END, 1), *stray = write_of(DISK_END, 2);
-    add_picture(w, "a picture");
-    add_picture(stray, "of nobody");
+    add_picture(w, &png, "a picture");
+    add_picture(w, &jpg, "another");
+    add_picture(stray, &strange, "of nobody");
     disk_post(d, w);
     disk_post(d, stray);
     collect(&results, 3, codes);
     CHECK_INT(codes[1], TACA_OK);
     CHECK_INT(codes[2], TACA_ENOTFOUND);
-    CHECK_OK(disk_files_read(disk_files(d), 1, 0, 9, &out, &err), err);
-    CHECK(out.len == 9 && memcmp(out.data, "a picture", 9) == 0);
-    CHECK_INT(disk_files_read(disk_files(d), 1, 0, 8, &out, NULL), TACA_EFORMAT);
-    CHECK_INT(disk_files_read(disk_files(d), 2, 0, 9, &out, NULL), TACA_ENOTFOUND);
-    CHECK_INT(disk_files_sweep(disk_files(d), keep_some, NULL), 0);
+    const struct disk_files *files = disk_files(d);
+    CHECK_OK(disk_files_read(files, &png, 9, &out, &err), err);
+    CHECK_OK(disk_files_read(files, &jpg, 7, &out, &err), err);
+    CHECK(out.len == 16 && memcmp(out.data, "a pictureanother", 16) == 0);
+    CHECK_INT(disk_files_read(files, &png, 8, &out, NULL), TACA_EFORMAT);
+    CHECK_INT(disk_files_read(files, &strange, 9, &out, NULL), TACA_ENOTFOUND);
+    CHECK_INT(disk_files_sweep(files, keep, &(int){2}), 0);
     w = write_of(DISK_REMOVE, 1);
-    add_picture(w, "");
+    add_picture(w, &png, "");
     disk_post(d, w);
     collect(&results, 1, codes);
-    CHECK_INT(disk_files_read(disk_files(d), 1, 0, 9, &out, NULL), TACA_ENOTFOUND);
+    CHECK_INT(disk_files_read(files, &png, 9, &out, NULL), TACA_ENOTFOUND);
+    CHECK_INT(disk_files_sweep(files, keep, &(int){0}), 1); /* the other */
+    CHECK_INT(disk_files_read(files, &jpg, 7, &out, NULL), TACA_ENOTFOUND);
     disk_close(d);
     taca_buf_finish(&out);
     taca_mailbox_finish(&results);

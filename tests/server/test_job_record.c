@@ -39,7 +39,7 @@ static struct job *full_job(void) {
     q->params.n_loras = 1;
     q->params.loras[0] = (struct taca_lora_use){"ink", 0.5, TACA_LORA_IN_WINDOW};
     q->n = 3;
-    q->png_level = 9;
+    q->file = (struct api_encoding){API_JPEG, -1, 80};
     q->metadata = q->stream = q->openai = q->edit = q->progress_events = true;
     q->a1111 = q->send_images = true;
     q->response = API_RESPONSE_URL;
@@ -82,7 +82,8 @@ static void over(struct job *j) {
     j->results = calloc(3, sizeof *j->results);
     if (!j->results) abort();
     for (int i = 0; i < 3; i++)
-        j->results[i] = (struct api_result_image){i, 10u + (uint64_t)i, W, H, "x", 77, 5, NULL};
+        j->results[i] =
+            (struct api_result_image){i, 10u + (uint64_t)i, W, H, "x", 77, 5, NULL, API_JPEG};
 }
 
 static struct taca_buf record_of(const struct job *j, bool pixels) {
@@ -104,6 +105,7 @@ static void test_a_request_comes_back_as_it_was(void) {
     CHECK_STR(k->request.params.loras[0].id, "ink");
     CHECK_STR(k->request.quality, "medium");
     CHECK(k->request.a1111 && k->request.send_images);
+    CHECK(k->request.file.format == API_JPEG && k->request.file.quality == 80);
     CHECK_STR(k->request.echo, "{\"n_iter\":2}");
     CHECK_STR(k->request.notes, "\"a\",\"b\"");
     CHECK_STR(k->request_id, "req.1");
@@ -141,6 +143,7 @@ static void test_an_outcome_comes_back_as_it_was(void) {
     CHECK(k->end == JOB_FAILED && k->made == 5 && k->last_event == UINT64_C(1) << 40);
     CHECK(k->results[2].seed == 12 && k->results[2].len == 77 && !k->results[2].bytes);
     CHECK(k->results[1].len == 0); /* was not made */
+    CHECK(k->results[0].format == API_JPEG && k->results[2].format == API_JPEG);
     CHECK_NEAR(k->progress.eta_ms, 5.5, 0);
     taca_buf_finish(&first);
     taca_buf_finish(&again);
