@@ -10,6 +10,7 @@
 #include <signal.h>
 
 #include "api/error.h"
+#include "api/image_write.h"
 #include "cli/flags.h"
 #include "cli/picture.h"
 #include "engine/engine.h"
@@ -21,7 +22,8 @@ struct gen_opts {
     struct taca_engine_opts engine;
     const char *prompt, *server, *api_key, *from, *output;
     const char *size, *negative, *prompt_2, *prompt_3, *slg_layers, *image, *mask;
-    int width, height, steps, n, precision, clip_skip, t5_tokens, png_level;
+    int width, height, steps, n, precision, clip_skip, t5_tokens;
+    int format, png_level, jpeg_quality; /* format: of api_format_names but the first */
     int taca_steps, lora_window, sampler, schedule, rng;
     double cfg, guidance, shift, seed, strength, patience_s;
     double taca_scale, taca_fraction, taca_threshold, slg_scale, slg_start, slg_stop;
@@ -59,8 +61,10 @@ enum taca_code gen_refused(const struct api_error *e, struct taca_err *err);
 /* "taca generate: text" on stderr. */
 void gen_warn(const char *text);
 
+/* --format, or what the ending of the output says, or PNG. */
+enum api_format gen_format(const struct gen_opts *o);
 /* A finished picture: to the file or the pipe that was asked for. k-th of o->n. */
-enum taca_code gen_deliver(const struct gen_opts *o, const struct taca_buf *png, int k,
+enum taca_code gen_deliver(const struct gen_opts *o, const struct taca_buf *file, int k,
                            uint64_t seed, struct taca_err *err) TACA_MUST_USE;
 /* Before anything is made: whether that will be possible. */
 enum taca_code gen_output_check(const struct gen_opts *o, struct taca_err *err) TACA_MUST_USE;

@@ -20,7 +20,7 @@ static void add(struct table *t, const struct flag *flags, int n) {
 static void add_output(struct table *t, struct gen_opts *o) {
     const struct flag flags[] = {
         {"output", 'o', FLAG_STRING, &o->output, .arg = "FILE", .group = "from where and where to",
-         .help = "where the PNG goes; - or a pipe: stdout"},
+         .help = "where the picture goes, as .png or .jpg; - or a pipe: stdout"},
         {"from", 'f', FLAG_STRING, &o->from, .arg = "FILE",
          .help = "repeat this picture; what else is given changes it"},
         {"server", 's', FLAG_STRING, &o->server, .arg = "URL",
@@ -118,8 +118,13 @@ static void add_manner(struct table *t, struct gen_opts *o) {
         CLI_MACHINE_FLAGS(&o->engine, &o->precision),
         {"deterministic", 0, FLAG_SWITCH, &o->engine.deterministic, .group = "manner",
          .help = "bits do not depend on what is computed together"},
-        {"png-level", 0, FLAG_INT, &o->png_level, 0, 9, .arg = "N", .help = "zlib level"},
-        {"metadata", 0, FLAG_SWITCH, &o->metadata, .help = "parameters in the PNG"},
+        {"format", 0, FLAG_CHOICE, &o->format, .choices = "png|jpeg", .arg = "NAME",
+         .help = "kind of file, where its name does not say (png)"},
+        {"jpeg-quality", 0, FLAG_INT, &o->jpeg_quality, 0, 100, .arg = "N",
+         .help = "of a JPEG: 0 is small, 100 loses least (100)"},
+        {"png-level", 0, FLAG_INT, &o->png_level, 0, 9, .arg = "N",
+         .help = "of a PNG: 0 is fast and large, 9 slow and small (3)"},
+        {"metadata", 0, FLAG_SWITCH, &o->metadata, .help = "parameters in the picture"},
         {"preview", 'p', FLAG_SWITCH, &o->preview,
          .help = "show the picture in the terminal while it is made"},
         {"json", 0, FLAG_SWITCH, &o->json, .help = "one line of JSON about each picture on stderr"},
@@ -150,7 +155,9 @@ static void set_defaults(struct gen_opts *o) {
                            .slg_scale = none,
                            .slg_start = none,
                            .slg_stop = none,
-                           .png_level = 3,
+                           .format = -1,
+                           .png_level = -1,
+                           .jpeg_quality = -1,
                            .metadata = true};
 }
 
@@ -195,12 +202,13 @@ enum flags_result gen_options(struct gen_opts *o, int argc, char **argv) {
     struct flag_source sources[MAX_FLAGS] = {0};
     struct flag_set set = {
         .usage = "generate PROMPT [options]",
-        .about = "Makes a picture from PROMPT and writes it as a PNG with its parameters inside.\n"
+        .about = "Makes a picture from PROMPT and writes it as a PNG or JPEG with its parameters "
+                 "inside.\n"
                  "With --from FILE the PROMPT may be left out; with --server URL a service makes "
                  "it,\nand Ctrl-C cancels it there.",
         .examples = "examples:\n"
                     "  taca generate \"two green cones\" --taca -o cones.png\n"
-                    "  taca generate --from cones.png --seed 8 -o others.png\n"
+                    "  taca generate --from cones.png --seed 8 -o others.jpg --jpeg-quality 90\n"
                     "  taca generate \"two green cones\" -s http://127.0.0.1:8080 --preview\n",
         .flags = t.flags,
         .n_flags = t.n,

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "api/png.h"
+#include "api/image_file.h"
 #include "base/json.h"
 #include "cli/file.h"
 #include "cli/generate.h"
@@ -19,8 +19,9 @@ static enum taca_code read_from(const char *path, struct taca_buf *text, struct 
     struct taca_err why = {0};
     taca_buf_init(&bytes, LARGEST_FILE);
     enum taca_code rc = file_read(&bytes, path, err);
-    if (!rc && (rc = api_png_text(text, "taca", bytes.data, bytes.len, &why))) {
-        const bool other = api_png_text(text, "parameters", bytes.data, bytes.len, NULL) == TACA_OK;
+    if (!rc && (rc = api_image_text(text, "taca", bytes.data, bytes.len, &why))) {
+        const bool other =
+            api_image_text(text, "parameters", bytes.data, bytes.len, NULL) == TACA_OK;
         if (rc != TACA_ENOTFOUND)
             taca_fail(err, rc, "%s: %s", path, why.text);
         else
@@ -205,7 +206,9 @@ static enum taca_code put_options(struct gen *g, struct taca_err *err) {
     set_choice(q, "schedule", taca_levels_names, o->schedule);
     set_choice(q, "rng", taca_noise_names, o->rng);
     set(q, "n", json_integer(o->n));
-    set(q, "png_level", json_integer(o->png_level));
+    set(q, "output_format", json_string(api_format_name(gen_format(o))));
+    set_int(q, "output_compression", o->jpeg_quality, 0);
+    set_int(q, "png_level", o->png_level, 0);
     set(q, "metadata", json_boolean(o->metadata));
     if (!isnan(o->seed) && o->seed != floor(o->seed))
         return taca_fail_param(err, "seed", "--seed must be a whole number");
@@ -274,6 +277,8 @@ static const char *option_of(const char *param) {
         {"n", "count"},
         {"prompt_2", "prompt-2"},
         {"prompt_3", "prompt-3"},
+        {"output_format", "format"},
+        {"output_compression", "jpeg-quality"},
         {"png_level", "png-level"},
         {"clip_skip", "clip-skip"},
         {"max_sequence_length", "max-sequence-length"},

@@ -12,7 +12,7 @@
 #include <sys/random.h>
 #include <time.h>
 
-#include "api/png.h"
+#include "api/image_file.h"
 #include "api/reply.h"
 #include "base/clock.h"
 #include "base/json.h"
@@ -25,7 +25,7 @@
 enum {
     SILENCE_MS = 60000, /* a stream has a heartbeat every 15 s */
     GOODBYE_MS = 3000,
-    LARGEST_PNG = 1 << 30,
+    LARGEST_PICTURE = 1 << 30,
     LARGEST_FILE = 256 << 20,
     LARGEST_PREVIEW_PX = 4096,
     PREVIEWS = 8,
@@ -209,7 +209,7 @@ static void on_preview(struct there *t, const json_t *e) {
     uint8_t *bytes = malloc(len / 4 * 3 + 2);
     if (bytes && json_integer_value(json_object_get(e, "index")) == 0 && len > 0 &&
         api_base64_read(bytes, &n, json_string_value(text), len) &&
-        api_png_read(&img, bytes, n, LARGEST_PREVIEW_PX, NULL) == TACA_OK)
+        api_image_read(&img, bytes, n, LARGEST_PREVIEW_PX, NULL) == TACA_OK)
         progress_draw(&t->bar, &img);
     taca_image_finish(&img);
     free(bytes);
@@ -342,24 +342,24 @@ static enum taca_code make(struct there *t, struct taca_err *err) {
 
 /* ---- the pictures ---------------------------------------------------------------------------- */
 
-static enum taca_code fetch_once(struct there *t, int k, struct taca_buf *png,
+static enum taca_code fetch_once(struct there *t, int k, struct taca_buf *file,
                                  struct taca_err *err) {
     char path[PATH_BYTES], below[32];
     struct client c;
     snprintf(below, sizeof below, "/images/%d", k);
     put_headers(t, false);
     const struct client_request r = request(t, "GET", job_path(t, path, below));
-    taca_buf_reset(png);
+    taca_buf_reset(file);
     enum taca_code rc = client_open(&c, &r, err);
     if (!rc && c.status != 200) read_refusal(t, &c);
-    while (!rc && !t->refusal.status && !c.ended) rc = client_read(&c, png, err);
+    while (!rc && !t->refusal.status && !c.ended) rc = client_read(&c, file, err);
     client_close(&c);
     return rc;
 }
 
-static enum taca_code fetch(struct there *t, int k, struct taca_buf *png, struct taca_err *err) {
+static enum taca_code fetch(struct there *t, int k, struct taca_buf *file, struct taca_err *err) {
     for (;;) {
-        enum taca_code rc = fetch_once(t, k, png, err);
+        enum taca_code rc = fetch_once(t, k, file, err);
         if (!rc && !t->refusal.status) return TACA_OK;
         const bool gone = t->refusal.status == 404 || t->refusal.status == 410;
         if (*t->g->stop || gone || !again(t, rc, err))
@@ -367,24 +367,24 @@ static enum taca_code fetch(struct there *t, int k, struct taca_buf *png, struct
     }
 }
 
-static void show(struct there *t, const struct taca_buf *png) {
+static void show(struct there *t, const struct taca_buf *file) {
     struct taca_image img = {0};
     if (!progress_draws(&t->bar)) return;
-    if (api_png_read(&img, png->data, png->len, LARGEST_PREVIEW_PX, NULL) == TACA_OK)
+    if (api_image_read(&img, file->data, file->len, LARGEST_PREVIEW_PX, NULL) == TACA_OK)
         progress_draw(&t->bar, &img);
     taca_image_finish(&img);
 }
 
 static enum taca_code fetch_all(struct there *t, struct taca_err *err) {
-    struct taca_buf png;
+    struct taca_buf file;
     enum taca_code rc = TACA_OK;
-    taca_buf_init(&png, LARGEST_PNG);
+    taca_buf_init(&file, LARGEST_PICTURE);
     for (int k = 0; k < t->g->o->n && !rc; k++) {
-        rc = fetch(t, k, &png, err);
-        if (!rc && k == 0) show(t, &png);
-        if (!rc) rc = gen_deliver(t->g->o, &png, k, t->seed[k], err);
+        rc = fetch(t, k, &file, err);
+        if (!rc && k == 0) show(t, &file);
+        if (!rc) rc = gen_deliver(t->g->o, &file, k, t->seed[k], err);
     }
-    taca_buf_finish(&png);
+    taca_buf_finish(&file);
     return rc;
 }
 

@@ -1,5 +1,5 @@
 /* inspect.c - `taca inspect`: what a model directory holds and what running it will need. Reads
- * headers and configs, no weights. A picture is asked how it was made: inspect_png.c. */
+ * headers and configs, no weights. A picture is asked how it was made: inspect_picture.c. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -7,8 +7,8 @@
 #include "base/buf.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
+#include "cli/inspect_picture.h"
 #include "cli/inspect_plan.h"
-#include "cli/inspect_png.h"
 #include "engine/io/summary.h"
 
 enum { LARGEST_TEXT = 1 << 20 };
@@ -281,7 +281,7 @@ int cli_inspect(int argc, char **argv) {
         .usage = "inspect MODEL|PICTURE [options]",
         .about = "Tells what the directory or file MODEL holds, from configs and the headers of\n"
                  "files, and plans a picture: the memory and the time that making it will take.\n"
-                 "Of a PNG it tells how it was made, as the picture says itself.",
+                 "Of a PNG or JPEG it tells how it was made, as the picture says itself.",
         .flags = flags,
         .n_flags = FLAGS_COUNT(flags),
         .min_args = 1,
@@ -298,8 +298,8 @@ int cli_inspect(int argc, char **argv) {
                                            .config = o->config};
     struct taca_summary s;
     struct taca_err err = {0};
-    if (inspect_is_png(set.args[0]))
-        return inspect_png(set.args[0], json, &err) ? cli_fail("inspect", &err) : EXIT_OK;
+    if (inspect_is_picture(set.args[0]))
+        return inspect_picture(set.args[0], json, &err) ? cli_fail("inspect", &err) : EXIT_OK;
     o->model_path = set.args[0];
     enum taca_code rc = taca_summary_read(&s, &paths, &err);
     if (rc) return cli_fail("inspect", &err), EXIT_FAILED;

@@ -1,4 +1,4 @@
-/* picture.h - a picture and its mask from PNG files, for `taca generate`. */
+/* picture.h - a picture and its mask from files, for `taca generate`. */
 #ifndef TACA_CLI_PICTURE_H
 #define TACA_CLI_PICTURE_H
 

@@ -72,6 +72,7 @@ def test_a_service_makes_the_bytes_that_the_command_makes_itself():
             ("--seed", "5", "--slg-layers", "2,3", "--slg-stop", "0.9", "--rng", "philox", *SHORT),
             ("--seed", "1", "--clip-skip", "1", "--png-level", "9", "--width", "80", "--steps", "2"),
             ("--seed", "2", "--no-metadata", "--size", "100x70", "--round-size", "--steps", "2"),
+            ("--seed", "4", "--format", "jpeg", "--jpeg-quality", "85", *SHORT),
         ]:
             here = picture(PROMPT, "--deterministic", *options)
             there = picture(PROMPT, "--server", url(s), *options)
@@ -95,7 +96,7 @@ def test_a_service_makes_the_bytes_that_the_command_makes_itself():
                 here, there = (open(os.path.join(d, f"{name}-{k}.png"), "rb").read() for name in ("here", "there"))
                 check(here == there, f"picture {k} of 3")
                 equal(parameters(here)["seed"], 4 + k, "its seed")
-        equal(s.metric("taca_requests_total"), 10, "one job each")
+        equal(s.metric("taca_requests_total"), 11, "one job each")
 
 
 def test_a_picture_is_repeated_from_what_it_says_about_itself():
@@ -127,6 +128,46 @@ def test_a_picture_is_repeated_from_what_it_says_about_itself():
             check("two grün cones" in told and words in told, "inspect tells", told)
 
 
+def test_the_name_of_a_file_says_what_it_is():
+    with Service("--deterministic") as s, tempfile.TemporaryDirectory() as d:
+        for name, how, begins in [
+            ("a.jpg", (), b"\xff\xd8\xff"),
+            ("b.JPEG", ("--server", url(s), "--jpeg-quality", "90"), b"\xff\xd8\xff"),
+            ("c", ("--server", url(s), "--format", "jpeg"), b"\xff\xd8\xff"),
+            ("d.picture", ("--server", url(s)), b"\x89PNG"),
+        ]:
+            path = os.path.join(d, name)
+            code, _, err = run(PROMPT, "--seed", "9", "--deterministic" if not how else "-q", *SHORT, *how, "-o", path)
+            equal(code, 0, err)
+            with open(path, "rb") as f:
+                check(f.read(4).startswith(begins), name)
+        jpeg = os.path.join(d, "a.jpg")
+        code, _, err = run("x", "--from", jpeg, "--json", "-s", url(s), "-o", os.path.join(d, "e-9.jpg"))
+        equal((code, json.loads(err)["width"]), (0, 64), err)
+        # what it says about itself makes it again, and as another kind of file
+        again = run("--from", jpeg, "-s", url(s), "--format", "jpeg", "-o", "-")[1]
+        with open(jpeg, "rb") as f:
+            check(f.read() == again, "the same JPEG")
+        equal(parameters(run("--from", jpeg, "-s", url(s), "-o", "-")[1])["seed"], 9, "a PNG of it")
+        for flags, words in [((), "Seed: 9"), (("--json",), '"seed":9')]:
+            told = subprocess.run([TACA, "inspect", jpeg, *flags], capture_output=True, check=True).stdout.decode()
+            check(PROMPT in told and words in told, "inspect tells", told)
+        bare = os.path.join(d, "bare.jpg")
+        equal(run(PROMPT, "--no-metadata", "-s", url(s), *SHORT, "-o", bare)[0], 0, bare)
+        code, _, err = run("--from", bare, "-s", url(s), "-o", "-")
+        check(code == 1 and "was not made by taca, or without its parameters" in err, "nothing to repeat", err)
+        for options, words in [
+            (("-o", "x.webp"), "x.webp: pictures are written as .png or .jpg"),
+            (("-o", "x.png", "--format", "jpeg"), "x.png would be no jpeg file"),
+            (("-o", "x.jpg", "--format", "png"), "x.jpg would be no png file"),
+            (("-o", "x.jpg", "--png-level", "3"), "(--png-level)"),
+            (("-o", "x.png", "--jpeg-quality", "90"), "(--jpeg-quality)"),
+        ]:
+            for how in [(), ("-s", url(s))] if "would" in words else [("-s", url(s))]:
+                code, _, err = run(PROMPT, *SHORT, *options, *how, folder=d)
+                check(code == 2 and words in err, f"{options} {how}", f"{code} {err}")
+
+
 def png_with(*chunks):
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -141,7 +182,7 @@ def test_what_cannot_be_repeated_is_refused_in_words():
         asked = {"prompt": "x", "steps": 1, "width": 64, "height": 64, "seed": 1}
         text = json.dumps(asked).encode()
         for name, data, code, words in [
-            ("no.png", b"no", 1, "not a PNG file"),
+            ("no.png", b"no", 1, "no known kind of file, wanted a PNG or JPEG"),
             ("plain.png", png_with(), 1, "was not made by taca"),
             ("other.png", png_with((b"tEXt", b"parameters\0a cat\nSteps: 3")), 1, "another program's"),
             ("torn.png", png_with((b"tEXt", b"taca\0{\"prompt\":")), 1, "are broken"),

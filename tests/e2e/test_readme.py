@@ -9,6 +9,7 @@ import re
 import shlex
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -68,7 +69,13 @@ def wait_ready(process):
 def check_picture(name, made):
     out = os.path.join(ROOT, name)
     made.append(out)
-    w, h, _, text = png_pixels(open(out, "rb").read())
+    with open(out, "rb") as f:
+        picture = f.read()
+    if name.endswith(".jpg"):  # baseline, and its sides behind its marker
+        at = picture.index(b"\xff\xc0")
+        equal((picture[:3], struct.unpack(">HH", picture[at + 5:at + 9])), (b"\xff\xd8\xff", (128, 128)), out)
+        return {}
+    w, h, _, text = png_pixels(picture)
     equal((w, h), (128, 128), out)
     return text
 

@@ -1,32 +1,33 @@
-/* inspect_png.c - `taca inspect x.png`: how a picture was made, as it says itself. */
+/* inspect_picture.c - `taca inspect x.png`, `x.jpg`: how a picture was made, as it says itself. */
 #include <stdio.h>
 #include <string.h>
 
-#include "api/png.h"
+#include "api/image_file.h"
 #include "cli/cli.h"
 #include "cli/file.h"
-#include "cli/inspect_png.h"
+#include "cli/inspect_picture.h"
 
 enum { SIGNATURE_BYTES = 8, LARGEST_FILE = 256 << 20, LARGEST_TEXT = 2 << 20 };
 
-bool inspect_is_png(const char *path) {
-    static const char signature[] = "\x89PNG\r\n\x1a\n";
+bool inspect_is_picture(const char *path) {
+    static const char png[] = "\x89PNG\r\n\x1a\n", jpeg[] = "\xFF\xD8\xFF";
     char head[SIGNATURE_BYTES];
     FILE *f = fopen(path, "rb");
     if (!f) return false;
     const bool is =
-        fread(head, 1, sizeof head, f) == sizeof head && memcmp(head, signature, sizeof head) == 0;
+        fread(head, 1, sizeof head, f) == sizeof head &&
+        (memcmp(head, png, sizeof png - 1) == 0 || memcmp(head, jpeg, sizeof jpeg - 1) == 0);
     fclose(f);
     return is;
 }
 
-enum taca_code inspect_png(const char *path, bool json, struct taca_err *err) {
+enum taca_code inspect_picture(const char *path, bool json, struct taca_err *err) {
     struct taca_buf bytes, text;
     taca_buf_init(&bytes, LARGEST_FILE);
     taca_buf_init(&text, LARGEST_TEXT);
     const char *keyword = json ? "taca" : "parameters";
     enum taca_code rc = file_read(&bytes, path, err);
-    if (!rc && api_png_text(&text, keyword, bytes.data, bytes.len, NULL))
+    if (!rc && api_image_text(&text, keyword, bytes.data, bytes.len, NULL))
         rc = taca_fail(err, TACA_ENOTFOUND,
                        "%s does not say how it was made: it has no text \"%s\"", path, keyword);
     if (!rc) taca_buf_puts(&text, "\n");
