@@ -2,9 +2,9 @@
 import { setKey, withKey } from "./access.js";
 import { asCurl, asPython } from "./code.js";
 import * as form from "./form.js";
-import { parametersOf } from "./png.js";
 import { take } from "./start.js";
 import { Refusal, generate, pictureBlob, refusalOf } from "./stream.js";
+import { parametersOf } from "./texts.js";
 import { Pane, copyFrom, historyItem } from "./view.js";
 
 const KEPT = 60; // runs in the strip
@@ -69,6 +69,7 @@ function onEvent(shot, pane, event) {
     pane.waiting = "Starting again after a fault";
   } else if (event.type === "image") {
     shot.blob = pictureBlob(event);
+    shot.format = event.format;
     shot.seed = event.seed;
     shot.params = { ...shot.params, seed: event.seed };
     shot.width = event.width;
@@ -209,7 +210,8 @@ async function restore(file) {
     if (current) return;
     const url = URL.createObjectURL(file);
     const [width, height] = await sizeOf(url);
-    const shot = { params, url, width, height, seed: params.seed };
+    const format = file.type === "image/jpeg" ? "jpeg" : "png";
+    const shot = { params, url, width, height, format, seed: params.seed };
     const { model, ...rest } = params; // another server may call it otherwise
     if (!form.severalModels() || model !== form.model()) shot.params = rest;
     const run = { shots: [shot] };

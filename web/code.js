@@ -2,7 +2,9 @@
 import { hasKey } from "./access.js";
 
 const url = () => new URL("v1/generate", document.baseURI).href;
-const fileName = (params) => `taca-${params.seed ?? "random"}.png`;
+export const endingOf = (format) => (format === "jpeg" ? ".jpg" : ".png");
+const fileName = (params) => `taca-${params.seed ?? "random"}${endingOf(params.output_format)}`;
+const typeOf = (params) => `image/${params.output_format ?? "png"}`;
 
 /** Pictures are pasted as files of these names, not as their bytes. */
 const FILES = { image: "start", mask: "mask" };
@@ -19,7 +21,7 @@ export function asCurl(params) {
   const key = hasKey() ? ' \\\n  -H "Authorization: Bearer $TACA_API_KEY"' : "";
   return `curl --no-progress-meter --fail-with-body ${shell(url())} \\
   --json ${files ? `${body.slice(0, -2)}${files}}'` : body} \\
-  -H 'Accept: image/png' -o ${fileName(params)}${key}
+  -H 'Accept: ${typeOf(params)}' -o ${fileName(params)}${key}
 `;
 }
 
@@ -46,7 +48,7 @@ ${fields}}
 call = urllib.request.Request(
     ${python(url())},
     data=json.dumps(request).encode(),
-    headers={"Content-Type": "application/json", "Accept": "image/png"${
+    headers={"Content-Type": "application/json", "Accept": ${python(typeOf(params))}${
     key ? ",\n             \"Authorization\": \"Bearer \" + os.environ[\"TACA_API_KEY\"]" : ""}},
 )
 with urllib.request.urlopen(call) as answer, open(${python(fileName(params))}, "wb") as file:

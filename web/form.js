@@ -12,7 +12,7 @@ const TACA = { taca_scale: "scale", taca_fraction: "fraction" };
 /** Which input shows an error about a parameter, where the names differ. */
 const PLACES = { size: "width", "taca.scale": "taca_scale", "taca.fraction": "taca_fraction" };
 /** Parts of a picture's settings that say nothing about a repetition. */
-const FORGET = ["model", "n", "output_format", "png_level", "metadata", "seed", "taca", "image",
+const FORGET = ["model", "n", "output_format", "output_compression", "png_level", "metadata", "seed", "taca", "image",
   "mask", "strength", "loras"];
 
 let models = []; // of each what it takes: the capabilities' list
@@ -47,6 +47,7 @@ function setLimits() {
   $("start").hidden = !images.image_to_image;
   if (p.strength) limit("strength", p.strength, 0.05);
   limit("cfg_scale", p.cfg_scale, 0.1);
+  limit("output_compression", p.output_compression);
   $("guidance_field").hidden = !p.guidance_scale;
   if (p.guidance_scale) limit("guidance_scale", p.guidance_scale, 0.1);
   limit("taca_scale", taca.scale, 0.05);
@@ -55,10 +56,23 @@ function setLimits() {
   $("prompt").maxLength = p.prompt.max_bytes;
   $("negative_prompt").maxLength = p.negative_prompt.max_bytes;
   defaults = { taca: taca.default };
-  for (const name of [...NUMBERS, ...CHOICES, "strength"]) defaults[name] = p[name]?.default ?? null;
+  for (const name of [...NUMBERS, ...CHOICES, "strength", "output_compression"]) defaults[name] = p[name]?.default ?? null;
   for (const name of CHOICES)
     $(name).replaceChildren(...(p[name]?.values ?? []).map((value) => new Option(value)));
+  offerFormats(p.output_format.values);
   onModel(facts);
+}
+
+/** The kind of file is people's own choice: neither a model nor a picture's settings change it. */
+function offerFormats(values) {
+  const was = $("output_format").value;
+  $("output_format").replaceChildren(...values.map((v) => new Option(v.toUpperCase(), v)));
+  setFormat(values.includes(was) ? was : values[0]);
+}
+
+function setFormat(format) {
+  $("output_format").value = format;
+  $("compression_field").hidden = format !== "jpeg";
 }
 
 /** Whether the model in the form would refuse what stands in it. */
@@ -119,6 +133,8 @@ export function reset() {
   for (const name of [...NUMBERS, ...CHOICES]) put(name, defaults[name]);
   for (const [id, member] of Object.entries(TACA)) put(id, defaults.taca[member]);
   put("strength", defaults.strength);
+  put("output_compression", defaults.output_compression);
+  setFormat("png");
   start.set();
   adapters.set();
   put("negative_prompt", "");
@@ -153,6 +169,9 @@ export function read() {
   const seed = $("seed").value.trim();
   if (seed !== "" && seed !== "-1") params.seed = /^\d+$/.test(seed) ? Number(seed) : seed;
   params.taca = $("taca_off").checked ? false : taca();
+  if ($("output_format").value !== "png") params.output_format = $("output_format").value;
+  if (!$("compression_field").hidden && $("output_compression").value !== "")
+    params.output_compression = Number($("output_compression").value);
   return params;
 }
 
@@ -231,6 +250,7 @@ export function connect(chosen) {
   onModel = chosen;
   $("model").addEventListener("change", follow);
   $("cfg_scale").addEventListener("input", followCfg);
+  $("output_format").addEventListener("change", () => setFormat($("output_format").value));
   start.connect(takeSize, (kind) => showError(kind, "This file is no picture."));
   for (const slider of document.querySelectorAll("[data-for]")) {
     const input = $(slider.dataset.for);

@@ -1,5 +1,5 @@
 # The pages, as an object of whoever includes this file: embed.cmake makes C of them.
-set(WEB_FILES index.html access.js app.js form.js view.js stream.js png.js start.js adapters.js code.js style.css icon.svg docs.html docs.js openapi.json)
+set(WEB_FILES index.html access.js app.js form.js view.js stream.js texts.js start.js adapters.js code.js style.css icon.svg docs.html docs.js openapi.json)
 set(WEB_DIR ${CMAKE_CURRENT_LIST_DIR})
 list(TRANSFORM WEB_FILES PREPEND ${WEB_DIR}/ OUTPUT_VARIABLE web_paths)
 add_custom_command(

@@ -1,6 +1,6 @@
 // view.js - how a picture in the making and a finished one look. A shot is one request:
-// {params, label, state, width, height, blob, url, seed, steps, ms, warnings}.
-import { asCurl, asPython, copy } from "./code.js";
+// {params, label, state, width, height, blob, format, url, seed, steps, ms, warnings}.
+import { asCurl, asPython, copy, endingOf } from "./code.js";
 
 const seconds = (ms) => `${(ms / 1000).toFixed(ms < 9950 ? 1 : 0)} s`;
 
@@ -118,7 +118,7 @@ export class Pane {
       this.facts.after(element("p", "note", warning.message));
     const save = element("a", "", "Download");
     save.href = shot.url;
-    save.download = `taca-${shot.seed}.png`;
+    save.download = `taca-${shot.seed}${endingOf(shot.format)}`;
     save.className = "link";
     this.links.replaceChildren(save, button("Use settings", () => this.reuse(shot.params)),
       button("Copy curl", (b) => copyFrom(b, asCurl(shot.params))),

@@ -174,12 +174,7 @@ def a_dropped_picture_brings_its_settings_back(browser, service):
     status, _, png = service.request("/v1/generate", wanted, {"Accept": "image/png"})
     assert status == 200, png
     with Page(browser, service) as page:
-        page.evaluate("""(text) => {
-            const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-            const files = new DataTransfer();
-            files.items.add(new File([bytes], "x.png", { type: "image/png" }));
-            document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: files, bubbles: true }));
-        }""", base64.b64encode(png).decode())
+        drop(page, "x.png", "image/png", png)
         made(page)
         for name in ("prompt", "negative_prompt", "width", "height", "steps", "cfg_scale", "seed", "sampler"):
             assert page.input_value("#" + name) == str(wanted[name]), name
@@ -194,18 +189,57 @@ def a_dropped_picture_brings_its_settings_back(browser, service):
         made(page)
 
 
+def drop(page, name, kind, data):
+    page.evaluate("""([name, type, text]) => {
+        const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+        const files = new DataTransfer();
+        files.items.add(new File([bytes], name, { type }));
+        document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: files, bubbles: true }));
+    }""", [name, kind, base64.b64encode(data).decode()])
+
+
+def a_jpeg_is_made_saved_and_brings_its_settings_back(browser, service):
+    with Page(browser, service) as page:
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        assert page.is_hidden("#output_compression")
+        page.fill("#prompt", "zwei grüne „Kegel“")
+        page.fill("#steps", "3")
+        page.fill("#seed", "7")
+        page.select_option("#output_format", "jpeg")
+        page.fill("#output_compression", "80")
+        with page.expect_request(lambda r: r.method == "POST") as sent:
+            page.click("#generate")
+        body = sent.value.post_data_json
+        assert (body["output_format"], body["output_compression"]) == ("jpeg", 80), body
+        made(page)
+        with page.expect_download() as saved:
+            page.click("#panes a[download]")
+        assert saved.value.suggested_filename == "taca-7.jpg"
+        with open(saved.value.path(), "rb") as f:
+            jpeg = f.read()
+        del body["previews"]
+        assert jpeg == service.request("/v1/generate", body, {"Accept": "image/jpeg"})[2]
+        page.click("#form_curl")
+        page.wait_for_function("() => document.getElementById('form_curl').textContent === 'Copied'")
+        curl = page.evaluate("navigator.clipboard.readText()")
+        assert "Accept: image/jpeg" in curl and "-o taca-7.jpg" in curl, curl
+        page.click("#reset")
+        page.fill("#prompt", "")
+        assert page.input_value("#output_format") == "png" and page.is_hidden("#output_compression")
+        drop(page, "x.jpg", "image/jpeg", jpeg)
+        page.wait_for_function("() => document.getElementById('seed').value === '7'")
+        assert page.input_value("#prompt") == "zwei grüne „Kegel“" and page.input_value("#steps") == "3"
+        assert page.is_hidden("#alert")
+        assert page.get_attribute("#panes a[download]", "download") == "taca-7.jpg"
+
+
 def any_other_picture_becomes_the_one_to_start_from(browser, service):
     _, _, png = service.request("/v1/generate", {"prompt": "green cones", "steps": 3, "seed": 1, "width": 96,
                                                  "height": 64, "metadata": False}, {"Accept": "image/png"})
     _, _, mask = service.request("/v1/generate", {"prompt": "a ball", "steps": 3, "seed": 2, "width": 96,
                                                   "height": 64}, {"Accept": "image/png"})
     with Page(browser, service, expect=("400 (Bad Request)",)) as page:
-        page.evaluate("""(text) => {
-            const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-            const files = new DataTransfer();
-            files.items.add(new File([bytes], "x.png", { type: "image/png" }));
-            document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: files, bubbles: true }));
-        }""", base64.b64encode(png).decode())
+        drop(page, "x.png", "image/png", png)
         page.wait_for_selector("#image_view:visible")
         assert (page.input_value("#width"), page.input_value("#height")) == ("96", "64")
         page.set_input_files("#mask_file", {"name": "m.png", "mimeType": "image/png", "buffer": mask})
@@ -350,7 +384,7 @@ def what_is_no_picture_of_ours_is_told(browser, service):
     with Page(browser, service) as page:
         page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": b"no"})
         page.wait_for_selector("#alert:visible")
-        assert "not a PNG" in page.inner_text("#alert")
+        assert "neither a PNG nor a JPEG" in page.inner_text("#alert")
 
 
 def an_error_stands_at_its_field(browser, service):
@@ -477,7 +511,7 @@ def a_service_with_keys_is_asked_for_one(browser, _):
 
 TESTS = [a_picture_comes_with_previews_and_progress, stop_ends_a_long_run_in_page_and_service,
          compare_makes_the_same_seed_with_and_without, a_dropped_picture_brings_its_settings_back,
-         any_other_picture_becomes_the_one_to_start_from,
+         a_jpeg_is_made_saved_and_brings_its_settings_back, any_other_picture_becomes_the_one_to_start_from,
          adapters_are_chosen_and_come_back_from_a_picture, the_form_follows_the_chosen_model,
          what_is_no_picture_of_ours_is_told, an_error_stands_at_its_field,
          the_keyboard_alone_is_enough, a_phone_of_360_px_never_scrolls_sideways,

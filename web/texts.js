@@ -1,6 +1,9 @@
-// png.js - text chunks of a PNG: which settings a picture was made with.
+// texts.js - what a PNG or JPEG says about itself: which settings it was made with.
 
-const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
+const PNG = [137, 80, 78, 71, 13, 10, 26, 10];
+const JPEG = [255, 216, 255];
+const COMMENT = 254; // the marker of its segment
+const PIXELS = 218;
 const latin1 = new TextDecoder("latin1");
 const utf8 = new TextDecoder();
 
@@ -24,10 +27,9 @@ async function textOf(type, data) {
   return [keyword, utf8.decode(packed ? await inflate(text) : text)];
 }
 
-/** {keyword: text}; throws when the bytes are no PNG. */
-export async function pngTexts(buffer) {
+/** {keyword: text} of the chunks. */
+async function pngTexts(buffer) {
   const bytes = new Uint8Array(buffer);
-  if (SIGNATURE.some((b, i) => bytes[i] !== b)) throw new Error("this file is not a PNG");
   const view = new DataView(buffer);
   const texts = {};
   for (let at = 8; at + 12 <= bytes.length;) {
@@ -43,13 +45,31 @@ export async function pngTexts(buffer) {
   return texts;
 }
 
+/** All comments before the pixels that begin with "keyword: ", as one: a segment has 64 KiB. */
+function jpegText(buffer, keyword) {
+  const bytes = new Uint8Array(buffer);
+  const view = new DataView(buffer);
+  const begin = `${keyword}: `;
+  const parts = [];
+  for (let at = 2; at + 4 <= bytes.length && bytes[at] === 255 && bytes[at + 1] !== PIXELS;) {
+    const end = at + 2 + view.getUint16(at + 2);
+    const name = latin1.decode(bytes.subarray(at + 4, at + 4 + begin.length));
+    if (bytes[at + 1] === COMMENT && name === begin && end <= bytes.length)
+      parts.push(bytes.subarray(at + 4 + begin.length, end));
+    at = end;
+  }
+  return new Blob(parts).text();
+}
+
 /** The parameters that taca wrote into its picture. */
 export async function parametersOf(buffer) {
-  const text = (await pngTexts(buffer)).taca;
-  if (!text) throw new Error("this PNG holds no taca settings");
+  const is = (signature) => signature.every((b, i) => new Uint8Array(buffer)[i] === b);
+  if (!is(PNG) && !is(JPEG)) throw new Error("this file is neither a PNG nor a JPEG");
+  const text = is(PNG) ? (await pngTexts(buffer)).taca : await jpegText(buffer, "taca");
+  if (!text) throw new Error("this picture holds no taca settings");
   try {
     return JSON.parse(text);
   } catch {
-    throw new Error("the settings in this PNG cannot be read");
+    throw new Error("the settings in this picture cannot be read");
   }
 }
