@@ -29,20 +29,11 @@ enum taca_code taca_fail_param(struct taca_err *err, const char *param, const ch
     return TACA_EINVAL;
 }
 
-static const char *const names[] = {
-#define X(name, text) #name,
-    TACA_CODES(X)
-#undef X
-};
 static const char *const texts[] = {
 #define X(name, text) text,
     TACA_CODES(X)
 #undef X
 };
-
-const char *taca_code_name(enum taca_code code) {
-    return (size_t)code < sizeof names / sizeof *names ? names[code] : "?";
-}
 
 const char *taca_code_text(enum taca_code code) {
     return (size_t)code < sizeof texts / sizeof *texts ? texts[code] : "?";

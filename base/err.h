@@ -45,8 +45,7 @@ enum taca_code taca_fail(struct taca_err *err, enum taca_code code, const char *
 enum taca_code taca_fail_param(struct taca_err *err, const char *param, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* "EINVAL" and "invalid argument"; never NULL. */
-const char *taca_code_name(enum taca_code code);
+/* "invalid argument"; never NULL. */
 const char *taca_code_text(enum taca_code code);
 
 #endif

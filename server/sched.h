@@ -170,9 +170,8 @@ void sched_no_room(struct sched *s, int device, int held);
 void sched_eta(const struct sched *s, double *start_ms, double *finish_ms,
                const struct sched_seq *seqs, int n);
 int sched_servers(const struct sched *s, int model); /* devices that serve it now */
-/* Device time of everything that is still to do. */
-double sched_backlog_ms(const struct sched_seq *seqs, int n);
-/* The same shared among the devices that serve now: how long it will take. */
+/* How long the device time of everything that is still to do will take, shared among the devices
+ * that serve now. */
 double sched_wait_ms(const struct sched *s, const struct sched_seq *seqs, int n);
 /* What an image of a new request takes with a device to itself, from arrival to answer. */
 double sched_isolated_ms(const struct sched_costs *c, int tokens, int steps, double pixels);

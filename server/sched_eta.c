@@ -8,12 +8,6 @@ double sched_isolated_ms(const struct sched_costs *c, int tokens, int steps, dou
     return c->open_ms + steps * sched_solo_ms(c, tokens) + sched_tail_ms(c, pixels);
 }
 
-double sched_backlog_ms(const struct sched_seq *seqs, int n) {
-    double sum = 0;
-    for (int i = 0; i < n; i++) sum += seqs[i].left_ms;
-    return sum;
-}
-
 int sched_servers(const struct sched *s, int model) {
     int n = 0;
     for (int d = 0; d < s->n_devices; d++) n += (int)(s->devices[d].serves >> model & 1);

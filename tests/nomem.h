@@ -104,7 +104,7 @@ nomem_sweep(const char *what, enum taca_code (*fn)(void *ctx, struct taca_err *e
         const bool expected =
             rc == TACA_ENOMEM ? err.text[0] && !none_failed : rc == TACA_OK && none_failed;
         if (CHECK(expected && (nomem_keeps || nomem_blocks == before))) continue;
-        printf("    %s, allocation %ld: %s %s, %ld blocks left\n", what, n, taca_code_name(rc),
+        printf("    %s, allocation %ld: %s: %s, %ld blocks left\n", what, n, taca_code_text(rc),
                err.text, nomem_blocks - before);
         return;
     }

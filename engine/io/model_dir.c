@@ -280,12 +280,6 @@ enum taca_code taca_model_open(struct taca_model_dir *out, const struct taca_mod
     return rc;
 }
 
-enum taca_code taca_model_dir_open(struct taca_model_dir *out, const char *path,
-                                   struct taca_err *err) {
-    const struct taca_model_paths paths = {.model = path};
-    return taca_model_open(out, &paths, err);
-}
-
 /* Files of CLIP-L may hold a projection that their pipelines do not apply (the reference puts the
  * identity there): a config that asks for it by its class is believed. */
 static bool is_unprojected(const struct taca_model_dir *d, enum taca_component c) {

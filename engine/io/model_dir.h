@@ -62,9 +62,6 @@ struct taca_model_dir {
 
 enum taca_code taca_model_open(struct taca_model_dir *out, const struct taca_model_paths *paths,
                                struct taca_err *err) TACA_MUST_USE;
-/* The same with a model's path alone. */
-enum taca_code taca_model_dir_open(struct taca_model_dir *out, const char *path,
-                                   struct taca_err *err) TACA_MUST_USE;
 void taca_model_dir_finish(struct taca_model_dir *d); /* zeroed is fine */
 
 /* The weights of a component that is there. */

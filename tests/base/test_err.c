@@ -35,14 +35,10 @@ static void test_long_text_is_cut_and_ends(void) {
     CHECK_INT(strlen(err.param), sizeof err.param - 1);
 }
 
-static void test_every_code_has_a_name_and_a_text(void) {
-    CHECK_STR(taca_code_name(TACA_OK), "OK");
-    CHECK_STR(taca_code_name(TACA_EINVAL), "EINVAL");
+static void test_every_code_has_a_text(void) {
     CHECK_STR(taca_code_text(TACA_EINTERNAL), "internal error");
     for (int c = TACA_OK; c <= TACA_EINTERNAL; c++)
-        CHECK(strlen(taca_code_name((enum taca_code)c)) > 1 &&
-              strlen(taca_code_text((enum taca_code)c)) > 1);
-    CHECK_STR(taca_code_name((enum taca_code)99), "?");
+        CHECK(strlen(taca_code_text((enum taca_code)c)) > 1);
     CHECK_STR(taca_code_text((enum taca_code)99), "?");
 }
 
@@ -51,6 +47,6 @@ int main(void) {
     TEST(test_a_clients_mistake_names_the_field);
     TEST(test_nobody_need_listen);
     TEST(test_long_text_is_cut_and_ends);
-    TEST(test_every_code_has_a_name_and_a_text);
+    TEST(test_every_code_has_a_text);
     return TEST_END();
 }

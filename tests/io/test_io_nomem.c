@@ -25,7 +25,7 @@ static enum taca_code open_ckpt(void *path, struct taca_err *err) {
 
 static enum taca_code open_model_dir(void *path, struct taca_err *err) {
     struct taca_model_dir d = {0};
-    enum taca_code rc = taca_model_dir_open(&d, path, err);
+    enum taca_code rc = taca_model_open(&d, &(struct taca_model_paths){.model = path}, err);
     CHECK((rc == TACA_OK) == (d.path != NULL));
     if (rc == TACA_OK) taca_model_dir_finish(&d);
     return rc;

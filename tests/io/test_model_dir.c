@@ -21,7 +21,7 @@
 static void refuse(const char *path, enum taca_code code, const char *words) {
     struct taca_model_dir d = {.path = tmp_root};
     struct taca_err err = {0};
-    CHECK_INT(taca_model_dir_open(&d, path, &err), code);
+    CHECK_INT(taca_model_open(&d, &(struct taca_model_paths){.model = path}, &err), code);
     CHECK(d.path == tmp_root); /* untouched on failure */
     CHECK_HAS(err.text, words);
 }
@@ -47,7 +47,7 @@ static void test_the_demo_opens(void) {
     struct taca_model_dir d = {0};
     struct taca_err err = {0};
     char id[64];
-    CHECK_OK(taca_model_dir_open(&d, DEMO, &err), err);
+    CHECK_OK(taca_model_open(&d, &(struct taca_model_paths){.model = DEMO}, &err), err);
     CHECK_STR(d.class_name, "StableDiffusion3Pipeline");
     for (int i = 0; i < TACA_COMPONENTS; i++) {
         bool third = i == TACA_TEXT_ENCODER_3 || i == TACA_TOKENIZER_3;
@@ -69,7 +69,8 @@ static void test_a_third_encoder_may_be_left_out(void) {
     struct taca_model_dir d = {0};
     struct taca_err err = {0};
     char id[64];
-    CHECK_OK(taca_model_dir_open(&d, TINY, &err), err); /* the index names T5 */
+    /* the index names T5 */
+    CHECK_OK(taca_model_open(&d, &(struct taca_model_paths){.model = TINY}, &err), err);
     CHECK(!d.has[TACA_TEXT_ENCODER_3] && d.left_out[TACA_TEXT_ENCODER_3]);
     CHECK(!d.has[TACA_TOKENIZER_3] && d.left_out[TACA_TOKENIZER_3]);
     CHECK(d.has[TACA_TOKENIZER_2] && !d.left_out[TACA_TOKENIZER_2]);
@@ -87,7 +88,7 @@ static void test_a_third_encoder_needs_its_tokenizer(void) {
     tmp_text("t5/tokenizer_3/tokenizer.json", "{}");
     struct taca_model_dir d = {0};
     struct taca_err err = {0};
-    CHECK_OK(taca_model_dir_open(&d, dir, &err), err);
+    CHECK_OK(taca_model_open(&d, &(struct taca_model_paths){.model = dir}, &err), err);
     CHECK(d.has[TACA_TEXT_ENCODER_3] && d.config[TACA_TEXT_ENCODER_3]);
     CHECK(d.has[TACA_TOKENIZER_3] && !d.config[TACA_TOKENIZER_3]); /* optional file */
     taca_model_dir_finish(&d);
@@ -171,7 +172,7 @@ static void test_its_name_comes_from_taca_json_or_the_path(void) {
         const char *dir = model(cases[i].dir, whole);
         snprintf(taca, sizeof taca, "%s/taca.json", cases[i].dir);
         if (cases[i].taca) tmp_text(taca, cases[i].taca);
-        CHECK_OK(taca_model_dir_open(&d, dir, &err), err);
+        CHECK_OK(taca_model_open(&d, &(struct taca_model_paths){.model = dir}, &err), err);
         taca_model_dir_id(&d, id, strcmp(cases[i].dir, "long") == 0 ? 16 : sizeof id);
         CHECK_STR(id, cases[i].id);
         taca_model_dir_finish(&d);

@@ -305,7 +305,7 @@ static void test_configs_may_lie_beside_the_file(void) {
     struct taca_model_dir d = {0};
     struct taca_err err = {0};
     json_t *all = json_object(), *j;
-    CHECK_OK(taca_model_dir_open(&d, DEMO, &err), err);
+    CHECK_OK(taca_model_open(&d, &(struct taca_model_paths){.model = DEMO}, &err), err);
     for (int i = TACA_TRANSFORMER; i <= TACA_TEXT_ENCODER_2; i++)
         json_object_set(all, taca_component_name((enum taca_component)i), d.config[i]);
     json_object_set(all, "scheduler", d.scheduler);
@@ -340,7 +340,7 @@ static void test_shapes_tell_most_of_a_config(void) {
     struct taca_err err = {0};
     const struct taca_model_paths paths = {.model = tmp_path("demo.safetensors")};
     int compared = 0;
-    CHECK_OK(taca_model_dir_open(&dir, DEMO, &err), err);
+    CHECK_OK(taca_model_open(&dir, &(struct taca_model_paths){.model = DEMO}, &err), err);
     CHECK_OK(taca_model_open(&d, &paths, &err), err);
     if (err.code) return;
     for (int i = TACA_TRANSFORMER; i <= TACA_TEXT_ENCODER_2; i++) {

@@ -23,7 +23,7 @@ static bool open_bench(struct bench *k, const char *path, const struct text_opts
     const struct taca_backend_opts b = {.threads = 1, .precision = precision};
     *k = (struct bench){0};
     CHECK_OK(taca_cpu_open(&k->b, &b, &err), err);
-    CHECK_OK(taca_model_dir_open(&k->dir, path, &err), err);
+    CHECK_OK(taca_model_open(&k->dir, &(struct taca_model_paths){.model = path}, &err), err);
     k->s.b = k->b;
     CHECK_OK(text_open(&k->t, k->b, &k->dir, opts, &err), err);
     if (!k->t) return false;
@@ -348,7 +348,7 @@ static void test_encoders_that_do_not_fit_the_transformer_are_refused(void) {
     struct taca_backend *b = NULL;
     const struct taca_backend_opts o = {.threads = 1};
     CHECK_OK(taca_cpu_open(&b, &o, &err), err);
-    CHECK_OK(taca_model_dir_open(&dir, DEMO, &err), err);
+    CHECK_OK(taca_model_open(&dir, &(struct taca_model_paths){.model = DEMO}, &err), err);
     struct text *t = NULL;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         err = (struct taca_err){0};

@@ -127,7 +127,7 @@ static void sweep_text(const char *path, const struct text_opts *opts, long stri
     struct taca_err err = {0};
     const struct taca_backend_opts o = {.threads = 1};
     CHECK_OK(taca_cpu_open(&k.b, &o, &err), err);
-    CHECK_OK(taca_model_dir_open(&k.dir, path, &err), err);
+    CHECK_OK(taca_model_open(&k.dir, &(struct taca_model_paths){.model = path}, &err), err);
     nomem_keeps = true; /* weights and work memory live as long as the backend */
     nomem_sweep("open text", open_text, &k, stride);
     CHECK_OK(text_open(&k.t, k.b, &k.dir, opts, &err), err);

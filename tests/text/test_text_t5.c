@@ -50,7 +50,7 @@ static bool open_bench_in(struct bench *k, const struct text_opts *opts,
     const struct taca_backend_opts b = {.threads = 1, .precision = precision};
     *k = (struct bench){0};
     CHECK_OK(taca_cpu_open(&k->b, &b, &err), err);
-    CHECK_OK(taca_model_dir_open(&k->dir, SD35, &err), err);
+    CHECK_OK(taca_model_open(&k->dir, &(struct taca_model_paths){.model = SD35}, &err), err);
     if (opts->family == TEXT_FLUX) swap_to_flux(&k->dir);
     CHECK_OK(taca_safetensors_open(&k->io, VALUES, &err), err);
     CHECK_OK(taca_json_load(&k->cases, TACA_GOLDEN_DIR "/pipelines/text_cases.json", &err), err);
@@ -336,7 +336,7 @@ static void test_encoders_that_do_not_fit_are_refused(void) {
         struct text *t = NULL;
         const struct taca_backend_opts o = {.threads = 1};
         CHECK_OK(taca_cpu_open(&b, &o, &err), err);
-        CHECK_OK(taca_model_dir_open(&dir, SD35, &err), err);
+        CHECK_OK(taca_model_open(&dir, &(struct taca_model_paths){.model = SD35}, &err), err);
         if (cases[i].family == TEXT_FLUX) swap_to_flux(&dir);
         if (cases[i].without) dir.has[TACA_TEXT_ENCODER_2] = false;
         CHECK(text_open(&t, b, &dir, &opts, &err) != TACA_OK);
