@@ -220,6 +220,10 @@ static enum taca_code open_parts(struct opening *o, const struct taca_engine_opt
     return rc;
 }
 
+enum taca_code taca_engine_check_device(const char *device, bool there, struct taca_err *err) {
+    return taca_device_check(device, there, err);
+}
+
 bool taca_engine_misses_device(const char *device, struct taca_err *why) {
     return device && strcmp(device, "auto") == 0 && taca_cuda_devices(why) == 0 &&
            why->code != TACA_ENOTFOUND;

@@ -51,6 +51,11 @@ struct taca_engine_opts {
                   memory for them */
 };
 
+/* Whether taca_engine_open knows the device's name, and with `there` whether it would find it now:
+ * what it would say. */
+enum taca_code taca_engine_check_device(const char *device, bool there,
+                                        struct taca_err *err) TACA_MUST_USE;
+
 /* True when `device` means the best there is, and that is the CPU although the program came with a
  * CUDA backend; *why says what it misses. */
 bool taca_engine_misses_device(const char *device, struct taca_err *why);

@@ -44,6 +44,10 @@ enum taca_code taca_cpu_open(struct taca_backend **out, const struct taca_backen
 enum taca_code taca_backend_open(struct taca_backend **out, const char *device,
                                  const struct taca_backend_opts *opts,
                                  struct taca_err *err) TACA_MUST_USE;
+/* Whether taca_backend_open knows the name, and with `there` whether it would find the device now:
+ * what it would say. */
+enum taca_code taca_device_check(const char *device, bool there,
+                                 struct taca_err *err) TACA_MUST_USE;
 /* CUDA devices that can be used; 0 and the reason in *err (may be NULL) when there is none:
  * TACA_ENOTFOUND where the program has no CUDA backend with it. */
 int taca_cuda_devices(struct taca_err *err);

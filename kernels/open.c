@@ -63,6 +63,10 @@ int taca_cuda_devices(struct taca_err *err) {
     return m ? m->devices(&services, err) : 0;
 }
 
+/* ---- names ----------------------------------------------------------------------------------- */
+
+enum { ON_CPU = -1, ON_BEST = -2 }; /* beside the numbers of CUDA devices */
+
 /* "cuda" is device 0, "cuda:3" is device 3. */
 static bool cuda_number(const char *device, int *number) {
     char *end;
@@ -76,25 +80,43 @@ static bool cuda_number(const char *device, int *number) {
     return true;
 }
 
-static enum taca_code open_cuda(struct taca_backend **out, int number,
-                                const struct taca_backend_opts *opts, struct taca_err *err) {
-    const struct taca_module *m = find_module(err);
-    if (!m) return err ? err->code : TACA_EUNSUPPORTED;
-    int n = m->devices(&services, err);
-    if (n <= 0) return err ? err->code : TACA_EUNSUPPORTED;
+static enum taca_code read_name(int *out, const char *device, struct taca_err *err) {
+    if (!device || strcmp(device, "cpu") == 0)
+        *out = ON_CPU;
+    else if (strcmp(device, "auto") == 0)
+        *out = ON_BEST;
+    else if (!cuda_number(device, out))
+        return taca_fail_param(err, "device", "\"%s\" is none of auto, cpu, cuda, cuda:N", device);
+    return TACA_OK;
+}
+
+/* The module that opens CUDA device `number`. */
+static enum taca_code find_cuda(const struct taca_module **out, int number, struct taca_err *err) {
+    struct taca_err why = {0};
+    const struct taca_module *m = find_module(&why);
+    int n = m ? m->devices(&services, &why) : 0;
+    if (n <= 0) return taca_fail(err, why.code, "%s", why.text);
     if (number >= n)
         return taca_fail_param(err, "device", "cuda:%d, this machine has %d (cuda:0 to cuda:%d)",
                                number, n, n - 1);
-    return m->open(out, number, opts, &services, err);
+    *out = m;
+    return TACA_OK;
+}
+
+enum taca_code taca_device_check(const char *device, bool there, struct taca_err *err) {
+    const struct taca_module *m;
+    int on;
+    enum taca_code rc = read_name(&on, device, err);
+    return !rc && there && on >= 0 ? find_cuda(&m, on, err) : rc;
 }
 
 enum taca_code taca_backend_open(struct taca_backend **out, const char *device,
                                  const struct taca_backend_opts *opts, struct taca_err *err) {
-    int number;
-    if (!device || strcmp(device, "cpu") == 0) return taca_cpu_open(out, opts, err);
-    if (cuda_number(device, &number)) return open_cuda(out, number, opts, err);
-    if (strcmp(device, "auto") == 0)
-        return taca_cuda_devices(NULL) > 0 ? open_cuda(out, 0, opts, err)
-                                           : taca_cpu_open(out, opts, err);
-    return taca_fail_param(err, "device", "\"%s\" is none of auto, cpu, cuda, cuda:N", device);
+    const struct taca_module *m;
+    int on;
+    enum taca_code rc = read_name(&on, device, err);
+    if (!rc && on == ON_BEST) on = taca_cuda_devices(NULL) > 0 ? 0 : ON_CPU;
+    if (!rc && on == ON_CPU) return taca_cpu_open(out, opts, err);
+    if (!rc) rc = find_cuda(&m, on, err);
+    return rc ? rc : m->open(out, on, opts, &services, err);
 }

@@ -529,6 +529,7 @@ static enum taca_code check_sockets(const struct serve *s, struct taca_err *err)
 enum taca_code taca_serve_check(const struct serve_opts *opts, struct taca_err *err) {
     struct pressure pressure;
     enum taca_code rc = serve_check(opts, err);
+    if (rc == TACA_OK) rc = serve_check_devices(opts, true, err);
     if (rc == TACA_OK) rc = pressure_open(&pressure, opts->memory_probe, "", err);
     return rc == TACA_OK ? front_check(&opts->front, err) : rc;
 }

@@ -32,6 +32,14 @@ static enum taca_code check_parts(const struct taca_engine_opts *e, struct taca_
     return TACA_OK;
 }
 
+enum taca_code serve_check_devices(const struct serve_opts *o, bool there, struct taca_err *err) {
+    struct taca_err why = {0};
+    for (int i = 0; i < o->devices.n; i++)
+        if (taca_engine_check_device(o->devices.list[i], there, &why))
+            return taca_fail_param(err, "device", "--device: %s", why.text);
+    return TACA_OK;
+}
+
 enum taca_code serve_check(const struct serve_opts *o, struct taca_err *err) {
     const struct {
         const char *flag;
@@ -63,6 +71,7 @@ enum taca_code serve_check(const struct serve_opts *o, struct taca_err *err) {
         if (rc) return rc;
     }
     enum taca_code rc = check_parts(&o->engine, err);
+    if (!rc) rc = serve_check_devices(o, false, err);
     return rc ? rc : loader_check(o, err);
 }
 

@@ -7,6 +7,9 @@
 
 /* As far as can be said without a socket or a model; TACA_EINVAL names the option and its range. */
 enum taca_code serve_check(const struct serve_opts *o, struct taca_err *err) TACA_MUST_USE;
+/* Their names; with `there`, whether this machine has them, which wakes a GPU's driver. */
+enum taca_code serve_check_devices(const struct serve_opts *o, bool there,
+                                   struct taca_err *err) TACA_MUST_USE;
 struct jobs_opts serve_jobs_opts(const struct serve_opts *o);
 
 #endif

@@ -153,6 +153,14 @@ static void test_a_request_too_large_is_refused_and_the_next_one_served(void) {
     taca_backend_close(b);
 }
 
+/* Whoever only asks about the device hears what opening it has said. */
+static void expect_the_same(const char *device, const struct taca_err *said) {
+    struct taca_err err = {0};
+    CHECK_INT(taca_device_check(device, true, &err), said->code);
+    CHECK_STR(err.text, said->text);
+    CHECK_STR(err.param, said->param);
+}
+
 static void test_devices_are_counted_and_named(void) {
     struct cuda_host_faults f = healthy;
     struct taca_backend *b = NULL;
@@ -164,11 +172,16 @@ static void test_devices_are_counted_and_named(void) {
     CHECK_INT(taca_backend_open(&b, "cuda:2", &opts, &err), TACA_EINVAL);
     CHECK_STR(err.param, "device");
     CHECK_HAS(err.text, "cuda:0 to cuda:1");
+    expect_the_same("cuda:2", &err);
+    CHECK_INT(taca_device_check("cuda:1", true, NULL), TACA_OK);
     f.devices = 0;
     cuda_host_set_faults(&f);
     err = (struct taca_err){0};
     CHECK_INT(taca_backend_open(&b, "cuda", &opts, &err), TACA_EUNSUPPORTED);
     CHECK_HAS(err.text, "no CUDA device");
+    expect_the_same("cuda", &err);
+    CHECK_INT(taca_device_check("cuda", false, NULL), TACA_OK); /* a name, it is */
+    CHECK_INT(taca_device_check("auto", true, NULL), TACA_OK);
     err = (struct taca_err){0};
     CHECK_OK(taca_backend_open(&b, "auto", &opts, &err), err);
     CHECK_STR(taca_backend_name(b), "cpu");
@@ -178,6 +191,8 @@ static void test_devices_are_counted_and_named(void) {
         err = (struct taca_err){0};
         CHECK_INT(taca_backend_open(&b, wrong[i], &opts, &err), TACA_EINVAL);
         CHECK_STR(err.param, "device");
+        expect_the_same(wrong[i], &err);
+        CHECK_INT(taca_device_check(wrong[i], false, NULL), TACA_EINVAL);
     }
 }
 

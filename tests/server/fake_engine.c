@@ -100,6 +100,11 @@ enum taca_code taca_engine_open(struct taca_engine **out, const struct taca_engi
 
 void taca_engine_close(struct taca_engine *e) { free(e); }
 
+enum taca_code taca_engine_check_device(const char *device, bool there, struct taca_err *err) {
+    (void)device, (void)there, (void)err;
+    return TACA_OK; /* tests call theirs what they like */
+}
+
 bool taca_engine_misses_device(const char *device, struct taca_err *why) {
     (void)device, (void)why;
     return false;
