@@ -101,7 +101,8 @@ static void put_parameter(struct taca_buf *out, const struct api_field *f,
     taca_buf_printf(out, "\"%s\":{\"type\":", f->name);
     api_put_string(out, type_name(f));
     if (f->alias) taca_buf_printf(out, ",\"alias\":\"%s\"", f->alias);
-    if (f->kind != API_BOOL && f->kind != API_CHOICE && max > min) {
+    const bool ranged = max > min || f->bound != API_FIXED; /* a bound may leave one value */
+    if (f->kind != API_BOOL && f->kind != API_CHOICE && ranged) {
         taca_buf_puts(out, f->kind == API_TEXT ? ",\"min_bytes\":" : ",\"min\":");
         api_put_double(out, min);
         taca_buf_puts(out, f->kind == API_TEXT ? ",\"max_bytes\":" : ",\"max\":");

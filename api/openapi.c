@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/openapi.h"
 #include "api/reply.h"
 #include "base/json.h"
 
@@ -33,6 +34,16 @@ static int set_values(json_t *schema, json_t *values) {
     return json_object_set_new(schema, "enum", list) || bad;
 }
 
+/* How the models differ in it, behind what it is for. */
+static int add_sentence(json_t *schema, const json_t *p) {
+    const char *what = json_string_value(json_object_get(schema, "description"));
+    const char *how = json_string_value(json_object_get(p, "by_model"));
+    if (!how) return 0;
+    const bool ends = what && *what && strchr(".!?", what[strlen(what) - 1]);
+    json_t *both = json_sprintf("%s%s%s", what ? what : "", !what ? "" : ends ? " " : ". ", how);
+    return json_object_set_new(schema, "description", both);
+}
+
 static int set_schema(json_t *schema, const json_t *p) {
     json_t *least = json_object_get(p, "min_bytes");
     bool required = json_number_value(least) > 0;
@@ -41,6 +52,7 @@ static int set_schema(json_t *schema, const json_t *p) {
     int bad = set_type(schema, json_string_value(json_object_get(p, "type")), required);
     bad |= copy(ranged, "minimum", p, "min") | copy(ranged, "maximum", p, "max");
     if (required) bad |= copy(schema, "minLength", p, "min_bytes");
+    bad |= copy(ranged, "multipleOf", p, "multiple") | add_sentence(schema, p);
     bad |= copy(schema, "maxLength", p, "max_bytes"); /* characters are at most as many as bytes */
     bad |= set_values(schema, json_object_get(p, "values"));
     return bad | copy(schema, "default", p, "default");
@@ -55,7 +67,7 @@ static int set_alias(json_t *fields, const char *name, const json_t *schema, con
     return json_object_set_new(fields, alias, twin) || bad;
 }
 
-static int set_fields(json_t *fields, json_t *known, const json_t *multiple) {
+static int set_fields(json_t *fields, json_t *known) {
     const char *name;
     json_t *p;
     void *next;
@@ -71,8 +83,6 @@ static int set_fields(json_t *fields, json_t *known, const json_t *multiple) {
         }
         if (!schema) return -1;
         bad |= set_schema(schema, p);
-        if (strcmp(name, "width") == 0 || strcmp(name, "height") == 0)
-            bad |= json_object_set(schema, "multipleOf", (json_t *)(uintptr_t)multiple);
         bad |= set_alias(fields, name, schema, p);
     }
     return bad;
@@ -85,11 +95,11 @@ static json_t *member(const json_t *o, const char *const *path) {
 }
 
 /* The one choice that is a member of an object. */
-static int set_preview_methods(json_t *fields, const json_t *capabilities) {
-    static const char *const known[] = {"previews", "methods", NULL};
+static int set_preview_methods(json_t *fields, const json_t *known) {
+    static const char *const methods[] = {"previews", "methods", NULL};
     static const char *const method[] = {"properties", "method", NULL};
     json_t *forms = json_object_get(json_object_get(fields, "previews"), "anyOf");
-    return set_values(member(json_array_get(forms, 1), method), member(capabilities, known));
+    return set_values(member(json_array_get(forms, 1), method), member(known, methods));
 }
 
 /* Routes that this server does not have. */
@@ -102,22 +112,21 @@ static void drop_paths(json_t *doc, const char *prefix) {
     }
 }
 
-static int complete(json_t *doc, const json_t *capabilities) {
+static int complete(json_t *doc, json_t *capabilities) {
     static const char *const fields[] = {"components", "schemas", "GenerateRequest", "properties",
                                          NULL};
-    static const char *const multiple[] = {"model", "side_multiple_px", NULL};
     json_t *info = json_object_get(doc, "info");
-    int bad = copy(info, "version", capabilities, "version");
-    bad |= set_preview_methods(member(doc, fields), capabilities);
-    return bad | set_fields(member(doc, fields), json_object_get(capabilities, "parameters"),
-                            member(capabilities, multiple));
+    int bad = copy(info, "version", capabilities, "version") | openapi_widen(capabilities);
+    json_t *known = json_object_get(capabilities, "parameters");
+    bad |= set_preview_methods(member(doc, fields), known);
+    return bad | set_fields(member(doc, fields), known);
 }
 
 void api_openapi_json(struct taca_buf *out, const void *base, size_t len,
-                      const struct taca_model_info *m, const struct api_limits *l, bool a1111) {
+                      const struct api_served *served, const struct api_limits *l, bool a1111) {
     struct taca_buf text;
     taca_buf_init(&text, MAX_CAPABILITIES);
-    api_capabilities_json(&text, l, m, NULL, 0);
+    api_capabilities_json(&text, l, served->usual, served->models, served->n);
     json_error_t why;
     bool no_memory;
     json_t *doc = taca_json_parse(base, len, &why, &no_memory);

@@ -106,10 +106,15 @@ void api_loras_json(struct taca_buf *out, const struct taca_model_info *const *m
 void api_capabilities_json(struct taca_buf *out, const struct api_limits *l,
                            const struct taca_model_info *usual,
                            const struct taca_model_info *const *models, int n);
+struct api_served {
+    const struct taca_model_info *usual, *const *models; /* as above */
+    int n;
+};
 /* `base` is an OpenAPI document without the ranges, values and defaults of fields, which come from
  * the capabilities, and without the routes of A1111's API where they are off; sets out->failed when
- * it is not one, or without memory. */
+ * it is not one, or without memory. What any of the models takes is within the ranges, defaults are
+ * the usual one's, and a field's description says how models differ in it. */
 void api_openapi_json(struct taca_buf *out, const void *base, size_t len,
-                      const struct taca_model_info *m, const struct api_limits *l, bool a1111);
+                      const struct api_served *served, const struct api_limits *l, bool a1111);
 
 #endif

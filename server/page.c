@@ -72,9 +72,10 @@ void page_file_answer(const struct routes *r, const struct http_request *q,
 
 void openapi_answer(const struct routes *r, const struct http_request *q, struct http_reply *out) {
     const struct web_asset *a = find("openapi.json");
-    const struct taca_model_info *m = usual_model(r, out); /* the ranges are its own */
+    const struct taca_model_info *m = usual_model(r, out), *ready[MODELS_MAX];
     (void)q;
     if (!m) return;
+    const struct api_served served = {m, ready, ready_models(r, ready)};
     reply_json(out, 200);
-    api_openapi_json(&out->body, a->bytes, a->len, m, &r->limits, r->a1111);
+    api_openapi_json(&out->body, a->bytes, a->len, &served, &r->limits, r->a1111);
 }

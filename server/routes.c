@@ -92,8 +92,7 @@ const struct taca_model_info *usual_model(const struct routes *r, struct http_re
     return NULL;
 }
 
-/* How many. */
-static int ready_models(const struct routes *r, const struct taca_model_info *out[MODELS_MAX]) {
+int ready_models(const struct routes *r, const struct taca_model_info *out[MODELS_MAX]) {
     const struct models *all = &r->hooks.status->models;
     int n = 0;
     for (int k = 0; k < atomic_load(&all->n); k++)

@@ -29,6 +29,9 @@ bool refuse_unless_ready(const struct routes *r, struct http_reply *out);
 /* The model that is meant by who names none; NULL, with *out filled, when there is none. */
 const struct taca_model_info *usual_model(const struct routes *r, struct http_reply *out);
 
+/* Those that may be named; how many. `out` has MODELS_MAX places. */
+int ready_models(const struct routes *r, const struct taca_model_info *out[MODELS_MAX]);
+
 /* For routes that wait for the loop: the ask's reader becomes the reply's stream. */
 void reply_when_asked(const struct routes *r, struct ask *ask, struct http_reply *out);
 void reply_no_memory(struct http_reply *out);

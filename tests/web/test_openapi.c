@@ -1,5 +1,5 @@
-/* test_openapi.c - the document against the parser: what it calls allowed is taken, and the next
- * value beyond each end is refused at that field. */
+/* test_openapi.c - the document against the parser: what it calls allowed is taken by some model,
+ * and the next value beyond each end is refused at that field by all of them. */
 #include <jansson.h>
 
 #include "api/reply.h"
@@ -8,8 +8,28 @@
 
 enum { DOCUMENT_BYTES = 1 << 20 };
 
-static struct taca_model_info model;
+static struct taca_model_info served[3];
+static int n_served;
 static struct api_limits limits;
+
+static void serve(int n) {
+    n_served = n;
+    for (int i = 0; i < n; i++) served[i] = demo;
+    api_limits_init(&limits);
+}
+
+/* As a FLUX: another family's fields, other sides, no picture to begin from. */
+static void make_other(struct taca_model_info *m, const char *id) {
+    snprintf(m->id, sizeof m->id, "%s", id);
+    m->guidance_embeds = true;
+    m->default_guidance_scale = 3.5;
+    m->t5_tokens = 256;
+    m->takes_images = false;
+    m->min_side_px = m->default_width_px = m->default_height_px = 288;
+    m->max_side_px = 4800;
+    m->side_multiple_px = 24;
+    m->has_taesd = true;
+}
 
 static json_t *document(void) {
     char *base = NULL;
@@ -21,7 +41,9 @@ static json_t *document(void) {
     fclose(f);
     struct taca_buf b;
     taca_buf_init(&b, DOCUMENT_BYTES);
-    api_openapi_json(&b, base, len, &model, &limits, true);
+    const struct taca_model_info *all[3] = {&served[0], &served[1], &served[2]};
+    const struct api_served of = {all[0], all, n_served};
+    api_openapi_json(&b, base, len, &of, &limits, true);
     CHECK(!b.failed);
     json_t *doc = json_loadb(b.data, b.len, JSON_REJECT_DUPLICATES, NULL);
     CHECK(doc != NULL);
@@ -40,8 +62,8 @@ static json_t *fields_of(json_t *doc) {
     "iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAA"                                             \
     "D0lEQVR42mNgGAWjgHwAAAJAAAHgTR1EAAAAAElFTkSuQmCC"
 
-/* The parser's word on {"prompt":"x", <member>}: `member` is "name":value, or holds {"name":value}.
- */
+/* The parser's word on {"prompt":"x", <member>}, for the first model that takes it, else for the
+ * first: `member` is "name":value, or holds {"name":value}. */
 static int ask(const char *member, struct api_error *e) {
     struct taca_buf b;
     struct api_request r = {0};
@@ -53,8 +75,13 @@ static int ask(const char *member, struct api_error *e) {
         b.len--;
         taca_buf_puts(&b, ",\"image\":\"" PICTURE "\"}");
     }
-    int rc = api_request_parse(&r, b.data, b.len, &model, &limits, 5, e);
-    if (!rc) api_request_finish(&r);
+    int rc = -1;
+    for (int i = n_served - 1; i >= 0 && rc; i--) {
+        *e = (struct api_error){0};
+        rc = api_request_parse(&r, b.data, b.len, &served[i], &limits, 5, e);
+        if (!rc) api_request_finish(&r);
+        CHECK(rc == 0 || rc == 400);
+    }
     taca_buf_finish(&b);
     return rc;
 }
@@ -116,7 +143,7 @@ static int check_range(struct place at, const json_t *s, double step) {
     if (!low || !high) return 0;
     bool whole = has_type(s, "integer");
     double min = json_number_value(low), max = json_number_value(high), beyond = whole ? 1 : 1e-3;
-    CHECK(min < max);
+    CHECK(min <= max);
     expect_number(false, at, min - beyond);
     expect_number(true, at, min);
     expect_number(true, at, max);
@@ -191,37 +218,81 @@ static void check_model(int at_least) {
 }
 
 static void test_every_range_ends_where_the_document_says(void) {
-    model = demo;
-    api_limits_init(&limits);
+    serve(1);
     check_model(35);
     limits.max_steps = 7;
     limits.max_n = 2;
     limits.max_side_px = 144;
     limits.max_prompt_bytes = 33;
     check_model(35);
+    limits.max_n = 1;
+    check_model(35);
+}
+
+static json_t *field(json_t *doc, const char *name) {
+    return json_object_get(fields_of(doc), name);
 }
 
 static void test_a_model_with_guidance_and_t5_has_their_fields(void) {
-    json_t *doc;
-    model = demo;
-    api_limits_init(&limits);
-    doc = document();
-    CHECK(json_object_get(fields_of(doc), "guidance_scale") == NULL);
-    CHECK(json_object_get(fields_of(doc), "max_sequence_length") == NULL);
+    serve(1);
+    json_t *doc = document();
+    CHECK(field(doc, "guidance_scale") == NULL);
+    CHECK(field(doc, "max_sequence_length") == NULL);
     json_decref(doc);
-    model.guidance_embeds = true;
-    model.default_guidance_scale = 3.5;
-    model.t5_tokens = 256;
-    model.min_side_px = model.default_width_px = model.default_height_px = 256;
+    make_other(&served[0], "other");
+    limits.max_side_px = 2400; /* one that its steps meet */
     doc = document();
-    CHECK(json_object_get(fields_of(doc), "guidance_scale") != NULL);
-    CHECK(json_object_get(fields_of(doc), "max_sequence_length") != NULL);
+    CHECK(field(doc, "guidance_scale") != NULL);
+    CHECK(field(doc, "max_sequence_length") != NULL);
+    CHECK(field(doc, "image") == NULL);
     json_decref(doc);
-    check_model(37);
+    check_model(35);
+}
+
+/* The description of the field, or "". */
+static const char *told(json_t *doc, const char *name) {
+    const char *s = json_string_value(json_object_get(field(doc, name), "description"));
+    return s ? s : "";
+}
+
+static void test_what_any_of_several_models_takes_is_in_the_ranges(void) {
+    serve(3);
+    limits.max_side_px = 8192;
+    make_other(&served[1], "flux");
+    served[2].default_steps = 4;
+    snprintf(served[2].id, sizeof served[2].id, "quick");
+    check_model(38);
+    json_t *doc = document(), *width = field(doc, "width");
+    CHECK_INT(json_integer_value(json_object_get(width, "minimum")), 64);
+    CHECK_INT(json_integer_value(json_object_get(width, "maximum")), 4800);
+    CHECK_INT(json_integer_value(json_object_get(width, "multipleOf")), 8);
+    CHECK_INT(json_integer_value(json_object_get(width, "default")), 128);
+    CHECK(json_object_get(field(doc, "guidance_scale"), "default") == NULL);
+    json_decref(doc);
+}
+
+static void test_where_models_differ_a_field_says_how(void) {
+    serve(2);
+    json_t *doc = document();
+    CHECK(!strstr(told(doc, "width"), "By model"));
+    json_decref(doc);
+    make_other(&served[1], "flux");
+    doc = document();
+    CHECK_STR(
+        told(doc, "width"),
+        "Pixels. By model: `demo` from 64 to 2048, in steps of 16, 128 by default; `flux` from "
+        "288 to 2048, in steps of 24, 288 by default");
+    CHECK_HAS(told(doc, "guidance_scale"),
+              "`demo` refuses it; `flux` from 0 to 100, 3.5 by default");
+    CHECK_HAS(told(doc, "image"), "`demo` takes it; `flux` refuses it");
+    CHECK_HAS(told(doc, "previews"), "`flux` from 0 to 8, method [\"latent_rgb\"");
+    CHECK(!strstr(told(doc, "steps"), "By model"));
+    json_decref(doc);
 }
 
 static void test_unknown_fields_are_refused_as_documented(void) {
     struct api_error e;
+    serve(1);
     json_t *doc = document();
     json_t *schemas = json_object_get(json_object_get(doc, "components"), "schemas");
     CHECK(json_is_false(
@@ -232,6 +303,7 @@ static void test_unknown_fields_are_refused_as_documented(void) {
 
 static void test_every_field_says_what_it_is_for(void) {
     const char *name;
+    serve(1);
     json_t *s, *doc = document();
     json_object_foreach(fields_of(doc), name, s) {
         if (!CHECK(json_string_length(json_object_get(s, "description")) > 0))
@@ -243,7 +315,8 @@ static void test_every_field_says_what_it_is_for(void) {
 static void test_what_is_no_document_fails(void) {
     struct taca_buf b;
     taca_buf_init(&b, DOCUMENT_BYTES);
-    api_openapi_json(&b, "{", 1, &model, &limits, true);
+    const struct api_served none = {.usual = &demo};
+    api_openapi_json(&b, "{", 1, &none, &limits, true);
     CHECK(b.failed);
     taca_buf_finish(&b);
 }
@@ -251,6 +324,8 @@ static void test_what_is_no_document_fails(void) {
 int main(void) {
     TEST(test_every_range_ends_where_the_document_says);
     TEST(test_a_model_with_guidance_and_t5_has_their_fields);
+    TEST(test_what_any_of_several_models_takes_is_in_the_ranges);
+    TEST(test_where_models_differ_a_field_says_how);
     TEST(test_unknown_fields_are_refused_as_documented);
     TEST(test_every_field_says_what_it_is_for);
     TEST(test_what_is_no_document_fails);
