@@ -265,6 +265,15 @@ static void late_body(struct conn *c, int64_t now_us) {
     refuse_locked(c, &e, now_us);
 }
 
+/* An end of the client's side that comes together with bytes wakes the library once, for those.
+ * When they have been read it is shown the end once more; a body that is whole is answered all the
+ * same.
+ */
+static void show_end(const struct conn *c) {
+    char byte;
+    if (recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0) shutdown(c->fd, SHUT_RD);
+}
+
 /* ---- waiting --------------------------------------------------------------------------------- */
 
 static uint64_t token_of(const struct conn *c) {
@@ -310,7 +319,10 @@ bool conns_tick(struct conns *r, int64_t now_us) {
         struct conn *c = r->slots[r->next_slot].conn;
         if (!c) continue;
         r->seen++;
-        if (c->deadline_us && now_us >= c->deadline_us) late_body(c, now_us);
+        if (c->deadline_us && now_us >= c->deadline_us)
+            late_body(c, now_us);
+        else if (c->deadline_us)
+            show_end(c);
         if (!is_due(c, now_us)) continue;
         c->ping_us = now_us + (int64_t)r->opts.ping_ms * 1000;
         stream_comment(c->stream);

@@ -16,7 +16,7 @@ import threading
 import time
 import unittest
 
-from payloads import HOST, ROWS, get, post, sized
+from payloads import HOST, ROWS, chunks, get, post, sized
 
 PROGRAM = sys.argv[1]
 TACA = sys.argv[2] if len(sys.argv) > 2 and os.path.sep in sys.argv[2] else None
@@ -67,6 +67,18 @@ class Service:
             pass  # refused before all was sent: the answer is what counts
         return Answer(drain(s))
 
+    def freeze(self):
+        """Stops the process; returns when it is, which is not when the signal is sent."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+        tasks = "/proc/%d/task/" % self.process.pid
+        end = time.time() + 10 * PATIENCE
+        while any(state(tasks + t) != "T" for t in os.listdir(tasks)):
+            assert time.time() < end, "it does not stop"
+            time.sleep(0.001)
+
+    def thaw(self):
+        os.kill(self.process.pid, signal.SIGCONT)
+
     def close(self, kill_after=15):
         """Exit status and the lines that were still to be read."""
         self.process.stdin.close()
@@ -80,6 +92,15 @@ class Service:
             rest.append(line)
         self.process.stdout.close()
         return status, rest
+
+
+def state(task):
+    """Of a thread, as in /proc: R, S, T .."""
+    try:
+        with open(task + "/stat") as f:
+            return f.read().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "T"  # it has ended meanwhile
 
 
 def drain(s):
@@ -262,6 +283,31 @@ class Requests(WithService):
         s.sendall(get(b"/health"))
         s.shutdown(socket.SHUT_WR)
         self.assertEqual(Answer(drain(s)).status, 200)
+
+    def end_with(self, request):
+        """The request and the end of the client's side, which the service sees together."""
+        self.service.freeze()
+        s = self.service.connect()
+        s.sendall(request)
+        s.shutdown(socket.SHUT_WR)
+        self.service.thaw()
+        return s
+
+    def test_a_body_that_ends_early_frees_its_connection_at_once(self):
+        whole = generate("now")
+        head = whole.index(b"\r\n\r\n") + 4
+        cut = [whole[:head], whole[:head + 1], whole[:-1], sized(b"70000", b"{" + b" " * 40000),
+               chunks(b""), chunks(b"5\r\n{\"pro"), chunks(b"2\r\n{}\r\n"),
+               chunks(b"2\r\n{}\r\n0\r\n")]
+        for request in cut:
+            begin = time.time()
+            self.assertEqual(drain(self.end_with(request)), b"", request[-40:])
+            self.assertLess(time.time() - begin, 2 * PATIENCE, request[-40:])  # of 5
+
+    def test_a_whole_request_may_be_half_closed(self):
+        for request in (sized(b"2", b"{}"), sized(b"40000", b"{" + b" " * 39998 + b"}"),
+                        chunks(b"2\r\n{}\r\n0\r\n\r\n")):
+            self.check_refusal(Answer(drain(self.end_with(request))), 400)
 
     def test_a_request_id_is_returned_when_it_is_plain(self):
         mine = b"Host: a\r\nX-Request-Id: my.id_7-Z\r\n"
@@ -647,7 +693,7 @@ class Limits(WithService):
 
     def test_a_burst_above_the_cap_leaves_nobody_without_an_answer(self):
         crowd = []
-        os.kill(self.service.process.pid, signal.SIGSTOP)  # so that all arrive at once
+        self.service.freeze()  # so that all arrive at once
         for _ in range(300):
             s = self.service.connect()
             crowd.append(s)
@@ -655,7 +701,7 @@ class Limits(WithService):
                 s.sendall(generate("hang"))
             except OSError:
                 pass  # refused already
-        os.kill(self.service.process.pid, signal.SIGCONT)
+        self.service.thaw()
         time.sleep(0.2 * PATIENCE)
         refused, held = 0, []
         for s in crowd:
