@@ -527,11 +527,20 @@ def test_bad_requests_name_what_is_wrong():
 
 
 def test_a_full_queue_says_when_to_come_back():
-    with Service("--max-queue", 2, "--max-batch-images", 1, step_ms=40 * PATIENCE) as s:
+    with Service("--max-queue", 2, "--max-batch-images", 1) as s:
+        s.png(prompt="so that costs are known", steps=4)
+        os.kill(s.worker(), signal.SIGSTOP)  # nobody is done before all have come
         with concurrent.futures.ThreadPoolExecutor(9) as pool:
-            replies = list(pool.map(lambda i: s.post(prompt="a", seed=i, steps=10), range(9)))
-        full = [r for r in replies if r[0] == 429]
-        assert len(full) == 6 and sum(r[0] == 200 for r in replies) == 3, [r[0] for r in replies]
+            def ask(i):  # with time enough, so that the first stays the first
+                return pool.submit(s.post, prompt="a", seed=i, steps=10, deadline_ms=600000)
+            taken = [ask(0)]
+            s.until(lambda m: m["taca_requests_running"] == 1)
+            taken += [ask(1), ask(2)]
+            s.until(lambda m: m["taca_requests_waiting"] == 2)
+            full = [r.result() for r in [ask(i) for i in range(3, 9)]]
+            assert [r[0] for r in full] == [429] * 6, [r[0] for r in full]
+            os.kill(s.worker(), signal.SIGCONT)
+            assert [r.result()[0] for r in taken] == [200] * 3
         for _, headers, body in full:
             assert error_of(body)["code"] == "queue_full"
             assert 1 <= int(headers["retry-after"]) <= 60, headers
