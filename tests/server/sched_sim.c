@@ -8,6 +8,8 @@
  * line with the steps, whatever the policy. Goodput is the highest rate, as a share of what a
  * serial server can do, at which 95 of 100 requests are done within k times their time alone. The
  * third table has several devices, some of which take longer; at four times they can be of no use.
+ * The fourth has a device that opens and decodes beside its steps, as if neither slowed the other
+ * down: the most that there is to gain.
  *
  * The last table asks for ever more of a service whose line is bounded: what is in time by count,
  * and that is checked, too: at ten times its load at least 95 % of the best, by deadlines. */
@@ -45,10 +47,12 @@ static const struct mode {
     const char *name;
     enum sched_policy policy;
     int batch_images;
-} modes[] = {{"fcfs, one row", SCHED_FCFS, 1},
-             {"fcfs, fill", SCHED_FCFS, 8},
-             {"edf, one row", SCHED_EDF, 1},
-             {"edf, fill", SCHED_EDF, 8}};
+    bool overlaps;
+} modes[] = {{"fcfs, one row", SCHED_FCFS, 1, false},
+             {"fcfs, fill", SCHED_FCFS, 8, false},
+             {"edf, one row", SCHED_EDF, 1, false},
+             {"edf, fill", SCHED_EDF, 8, false}};
+static const struct mode beside = {"edf, fill, beside", SCHED_EDF, 8, true};
 enum { N_MIXES = sizeof mixes / sizeof *mixes, N_MODES = sizeof modes / sizeof *modes };
 
 static uint64_t rng_state;
@@ -93,11 +97,20 @@ struct farm {
 };
 static const struct farm single = {"one", 1, {1}};
 
-/* What a device does happens when it begins; it is busy until then. */
+/* What is out on a device that overlaps, by ids; it happens when it ends. */
+struct lanes {
+    int stepping[SCHED_MAX_BATCH], n;
+    int opened; /* or decoded; -1 = nobody */
+    double step_until, beside_until, step_ms;
+};
+
+/* What another device does happens when it begins; it is busy until then. */
 struct run {
     const struct request *requests;
     const struct farm *farm;
     double busy_until[SCHED_DEVICES];
+    struct lanes lanes[SCHED_DEVICES];
+    bool overlaps;
     int n, next, done, in_time, line;
     struct sched_seq *seqs;
     double now, k, worst;
@@ -153,23 +166,31 @@ static void leave(struct run *r, int at, double when) {
     memmove(r->seqs + at, r->seqs + at + 1, (size_t)(--r->line - at) * sizeof *r->seqs);
 }
 
-/* Returns how long it takes. */
-static double step(struct run *r, struct sched *s, int d, const struct sched_plan *plan) {
-    int tokens[64];
-    uint64_t keys[64];
+static double step_takes(const struct run *r, int d, const struct sched_plan *plan) {
     double flop_ms = 0;
-    for (int i = 0; i < plan->n; i++) {
-        struct sched_seq *q = &r->seqs[plan->picked[i]];
-        flop_ms += sizes[r->requests[q->id].size].flop_ms;
+    for (int i = 0; i < plan->n; i++)
+        flop_ms += sizes[r->requests[r->seqs[plan->picked[i]].id].size].flop_ms;
+    return r->farm->slowness[d] * step_ms(flop_ms);
+}
+
+static void stepped(struct run *r, struct sched *s, int d, const int *at, int n, double ms) {
+    int tokens[SCHED_MAX_BATCH];
+    uint64_t keys[SCHED_MAX_BATCH];
+    for (int i = 0; i < n; i++) {
+        struct sched_seq *q = &r->seqs[at[i]];
         tokens[i] = q->tokens;
         keys[i] = q->key;
+        q->stepping = false;
         if (--q->steps_left == 0) q->stage = SCHED_FINISHED;
     }
-    double ms = r->farm->slowness[d] * step_ms(flop_ms);
     s->devices[d].turn = (struct sched_turn){0};
-    sched_stepped(s, d,
-                  &(struct sched_step){.rows = plan->n, .tokens = tokens, .keys = keys, .ms = ms});
-    return ms;
+    sched_stepped(s, d, &(struct sched_step){.rows = n, .tokens = tokens, .keys = keys, .ms = ms});
+}
+
+static void give_up(struct sched_seq *q) {
+    q->stage = SCHED_WAITING;
+    q->steps_left = STEPS;
+    q->device = -1;
 }
 
 /* False when the device has nothing to do. */
@@ -186,12 +207,11 @@ static bool act(struct run *r, struct sched *s, int d) {
         q->stage = SCHED_OPEN;
         q->device = d;
         break;
-    case SCHED_DO_EVICT:
-        q->stage = SCHED_WAITING;
-        q->steps_left = STEPS;
-        q->device = -1;
+    case SCHED_DO_EVICT: give_up(q); break;
+    case SCHED_DO_STEP:
+        ms = step_takes(r, d, &plan);
+        stepped(r, s, d, plan.picked, plan.n, ms);
         break;
-    case SCHED_DO_STEP: ms = step(r, s, d, &plan); break;
     case SCHED_DO_DECODE:
         ms = slowness * DECODE_MS;
         s->devices[d].turn.decodes++;
@@ -203,17 +223,87 @@ static bool act(struct run *r, struct sched *s, int d) {
     return true;
 }
 
+static int place_of(const struct run *r, int id) {
+    int at = 0;
+    while (r->seqs[at].id != id) at++;
+    return at;
+}
+
+static void end_lanes(struct run *r, struct sched *s, int d) {
+    struct lanes *l = &r->lanes[d];
+    if (l->n > 0 && l->step_until <= r->now) {
+        for (int i = 0; i < l->n; i++) l->stepping[i] = place_of(r, l->stepping[i]);
+        stepped(r, s, d, l->stepping, l->n, l->step_ms);
+        l->n = 0;
+    }
+    if (l->opened < 0 || l->beside_until > r->now) return;
+    const int at = place_of(r, l->opened);
+    l->opened = -1;
+    r->seqs[at].beside = false;
+    if (r->seqs[at].stage == SCHED_WAITING)
+        r->seqs[at].stage = SCHED_OPEN;
+    else
+        leave(r, at, r->now);
+}
+
+static void begin_step(struct run *r, int d, const struct sched_plan *plan) {
+    struct lanes *l = &r->lanes[d];
+    for (int i = 0; i < plan->n; i++) {
+        r->seqs[plan->picked[i]].stepping = true;
+        l->stepping[i] = r->seqs[plan->picked[i]].id;
+    }
+    l->n = plan->n;
+    l->step_ms = step_takes(r, d, plan);
+    l->step_until = r->now + l->step_ms;
+}
+
+static void begin_beside(struct run *r, int d, struct sched_seq *q, double ms) {
+    struct lanes *l = &r->lanes[d];
+    q->beside = true;
+    q->device = d;
+    l->opened = q->id;
+    l->beside_until = r->now + r->farm->slowness[d] * ms;
+}
+
+/* The same as act for one that overlaps: at most a step and one thing beside it. */
+static bool act_beside(struct run *r, struct sched *s, int d) {
+    const struct lanes *l = &r->lanes[d];
+    struct sched_plan plan = {.act = SCHED_DO_NOTHING};
+    end_lanes(r, s, d);
+    sched_order(s, r->seqs, r->line, r->now);
+    if (l->n == 0) plan = sched_next_step(s, d, r->seqs, r->line, 1, l->opened < 0 ? -1 : 0);
+    if (plan.act == SCHED_DO_NOTHING && l->opened < 0)
+        plan = sched_next_beside(s, d, r->seqs, r->line, 1, l->n == 0 ? -1 : 0);
+    struct sched_seq *q = &r->seqs[plan.picked[0]];
+    switch (plan.act) {
+    case SCHED_DO_NOTHING: return false;
+    case SCHED_DO_OPEN: begin_beside(r, d, q, OPEN_MS); break;
+    case SCHED_DO_EVICT: give_up(q); break;
+    case SCHED_DO_STEP: begin_step(r, d, &plan); break;
+    case SCHED_DO_DECODE: begin_beside(r, d, q, DECODE_MS); break;
+    case SCHED_DO_PREVIEW: break;
+    }
+    return true;
+}
+
+static double next_end(const struct run *r, int d) {
+    const struct lanes *l = &r->lanes[d];
+    double next = r->busy_until[d] > r->now ? r->busy_until[d] : HUGE_VAL;
+    if (l->n > 0) next = fmin(next, l->step_until);
+    return l->opened >= 0 ? fmin(next, l->beside_until) : next;
+}
+
 /* Every device that is free does something, or there is nothing for it; then time goes on. */
 static void turn(struct run *r, struct sched *s) {
     arrive(r, s);
     for (bool busy = true; busy;) {
         busy = false;
         for (int d = 0; d < s->n_devices; d++)
-            if (r->busy_until[d] <= r->now && act(r, s, d)) busy = true;
+            if (r->overlaps ? act_beside(r, s, d) : r->busy_until[d] <= r->now && act(r, s, d))
+                busy = true;
     }
     double next = r->next < r->n ? r->requests[r->next].arrival_ms : HUGE_VAL;
-    for (int d = 0; d < s->n_devices; d++)
-        if (r->busy_until[d] > r->now) next = fmin(next, r->busy_until[d]);
+    for (int d = 0; d < s->n_devices; d++) next = fmin(next, next_end(r, d));
     r->now = next;
 }
 
@@ -242,7 +332,9 @@ static void play(struct run *r, const struct mode *mode, const struct request *q
                       .seqs = seqs,
                       .slowdown = slowdown,
                       .k = k,
-                      .queue = queue};
+                      .queue = queue,
+                      .overlaps = mode->overlaps};
+    for (int d = 0; d < farm->n; d++) r->lanes[d].opened = -1;
     while (r->done + r->refused < n && r->done - r->in_time <= misses) turn(r, &s);
     qsort(r->slowdown, (size_t)r->done, sizeof *r->slowdown, by_value);
     sched_finish(&s);
@@ -378,6 +470,18 @@ static void print_overload(const int *effort, int places) {
 
 static int effort[2] = {1, 100};
 
+static void test_a_lane_beside_the_steps_is_no_loss(void) {
+    printf(
+        "\nhighest load with openings and decodings in line with steps, and beside them, k = 3\n");
+    for (int i = 0; i < N_MIXES; i++) {
+        double line = goodput(&mixes[i], &modes[N_MODES - 1], 3, effort);
+        double both = goodput(&mixes[i], &beside, 3, effort);
+        printf("%-22s %.2f  %.2f (%.2fx)\n", mixes[i].name, line, both, both / line);
+        fflush(stdout);
+        CHECK(both >= 0.97 * line); /* a lane more is never a loss */
+    }
+}
+
 static void test_ten_times_too_much_leaves_the_best(void) {
     print_overload(effort, 32);
     if (effort[0] > 1) print_overload(effort, 256);
@@ -394,6 +498,7 @@ int main(int argc, char **argv) {
     print_goodput(effort);
     print_tails(effort);
     print_farms(effort);
+    TEST(test_a_lane_beside_the_steps_is_no_loss);
     TEST(test_ten_times_too_much_leaves_the_best);
     free(run.seqs);
     free(run.slowdown);
