@@ -40,11 +40,14 @@ static const struct sched_costs *costs_on(const struct sched *s, int d, const st
     return &s->devices[d].costs[q->model];
 }
 
+static double left_of(const struct sched_costs *c, const struct sched_seq *q, double solo_ms) {
+    return (q->stage == SCHED_WAITING ? c->open_ms : 0) + q->steps_left * solo_ms +
+           sched_tail_ms(c, q->pixels);
+}
+
 static double left_on(const struct sched *s, int d, const struct sched_seq *q) {
     const struct sched_costs *c = costs_on(s, d, q);
-    if (d == q->on) return q->left_ms;
-    return (q->stage == SCHED_WAITING ? c->open_ms : 0) +
-           q->steps_left * sched_solo_ms(c, q->tokens) + sched_tail_ms(c, q->pixels);
+    return d == q->on ? q->left_ms : left_of(c, q, sched_solo_ms(c, q->tokens));
 }
 
 static double solo_on(const struct sched *s, int d, const struct sched_seq *q) {
@@ -81,31 +84,28 @@ static bool concerns(const struct sched *s, int d, const struct sched_seq *q) {
 
 /* ---- order ----------------------------------------------------------------------------------- */
 
-/* The device that holds it, or the quickest of those that serve its model; of all when none does
- * just now. */
-static int home(const struct sched *s, struct sched_seq *q) {
-    int best = -1;
-    if (q->device >= 0) return q->device;
-    q->on = -1;
-    for (int wanted = 1; wanted >= 0 && best < 0; wanted--) {
-        double least = HUGE_VAL;
-        for (int d = 0; d < s->n_devices; d++) {
-            double ms = left_on(s, d, q);
-            if ((wanted && !serves(s, d, q->model)) || !(ms < least)) continue;
-            least = ms;
-            best = d;
-        }
+/* What it takes on the device that holds it, or on the quickest of those that serve its model; of
+ * all when none does just now. */
+static void find_home(const struct sched *s, struct sched_seq *q) {
+    const bool held = q->device >= 0;
+    const int first = held ? q->device : 0, last = held ? q->device : s->n_devices - 1;
+    bool found = false, serving = false;
+    for (int d = first; d <= last; d++) {
+        const struct sched_costs *c = costs_on(s, d, q);
+        const double solo_ms = sched_solo_ms(c, q->tokens), left_ms = left_of(c, q, solo_ms);
+        const bool does = serves(s, d, q->model);
+        if (found && (does == serving ? !(left_ms < q->left_ms) : serving)) continue;
+        found = true;
+        serving = does;
+        q->on = d;
+        q->solo_ms = solo_ms;
+        q->left_ms = left_ms;
     }
-    return best < 0 ? 0 : best;
 }
 
 void sched_judge(const struct sched *s, struct sched_seq *q, int top) {
     double waited = fmax(s->now_ms - q->arrival_ms, 0); /* it may have come a moment ago */
-    int on = home(s, q);
-    q->on = -1; /* nothing of it is known yet */
-    q->solo_ms = solo_on(s, on, q);
-    q->left_ms = left_on(s, on, q);
-    q->on = on;
+    find_home(s, q);
     q->feasible = s->now_ms + q->left_ms <= q->deadline_ms;
     q->aged = waited >= s->limits.patience_ms;
     double raised = s->limits.level_ms > 0 ? floor(waited / s->limits.level_ms) : 0;
@@ -202,7 +202,7 @@ static double slack(const struct fill *f, int i) {
 static void take(struct fill *f, int i) {
     if (f->count == 0) f->costs = costs_on(f->s, f->device, &f->seqs[i]);
     f->picked[f->count++] = i;
-    sched_load_add(&f->load, f->costs, f->seqs[i].tokens);
+    sched_load_add_ms(&f->load, f->costs, f->seqs[i].tokens, solo_on(f->s, f->device, &f->seqs[i]));
     f->ms = sched_load_ms(f->costs, &f->load);
 }
 
@@ -241,9 +241,10 @@ static bool deadlines_hold(const struct fill *f, int newcomer, double ms) {
 /* Does the sequence gain by joining? *ms becomes the time of the joint step. */
 static bool gains(const struct fill *f, int i, double *ms) {
     struct sched_load joint = f->load;
-    sched_load_add(&joint, f->costs, f->seqs[i].tokens);
+    const double solo_ms = solo_on(f->s, f->device, &f->seqs[i]);
+    sched_load_add_ms(&joint, f->costs, f->seqs[i].tokens, solo_ms);
     *ms = sched_load_ms(f->costs, &joint);
-    return *ms <= LEAST_GAIN * (f->ms + solo_on(f->s, f->device, &f->seqs[i]));
+    return *ms <= LEAST_GAIN * (f->ms + solo_ms);
 }
 
 static bool fits(const struct fill *f, int i) {

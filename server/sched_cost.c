@@ -32,13 +32,17 @@ static int row_bucket(int rows) {
 
 /* ---- asking ---------------------------------------------------------------------------------- */
 
+_Static_assert(COST_SIZES == 64, "a bit each");
+
+/* Between the largest size that was seen and is not above it, and the smallest that is: what falls
+ * into lower buckets is less. */
 double sched_solo_ms(const struct sched_costs *c, int tokens) {
-    const struct cost_size *below = NULL, *above = NULL;
-    for (int i = 0; i < COST_SIZES && !above; i++) {
-        const struct cost_size *p = &c->solo[i];
-        if (p->seen == 0) continue;
-        *(p->tokens <= tokens ? &below : &above) = p;
-    }
+    const int size = size_bucket(tokens);
+    const uint64_t bit = UINT64_C(1) << size;
+    uint64_t lower = c->sizes & (bit - 1), upper = c->sizes & ~(bit | (bit - 1));
+    if (c->sizes & bit) *(c->solo[size].tokens <= tokens ? &lower : &upper) |= bit;
+    const struct cost_size *below = lower ? &c->solo[63 - __builtin_clzll(lower)] : NULL;
+    const struct cost_size *above = upper ? &c->solo[__builtin_ctzll(upper)] : NULL;
     if (below && above) {
         double at = (tokens - below->tokens) / (above->tokens - below->tokens);
         return below->ms + at * (above->ms - below->ms);
@@ -49,15 +53,15 @@ double sched_solo_ms(const struct sched_costs *c, int tokens) {
     return p->ms - own + own * tokens / p->tokens;
 }
 
-static void load_add_ms(struct sched_load *load, const struct sched_costs *c, int tokens,
-                        double solo_ms) {
+void sched_load_add_ms(struct sched_load *load, const struct sched_costs *c, int tokens,
+                       double solo_ms) {
     load->rows++;
     load->tokens += tokens;
     load->own_ms += solo_ms > c->shared_ms ? solo_ms - c->shared_ms : 0;
 }
 
 void sched_load_add(struct sched_load *load, const struct sched_costs *c, int tokens) {
-    load_add_ms(load, c, tokens, sched_solo_ms(c, tokens));
+    sched_load_add_ms(load, c, tokens, sched_solo_ms(c, tokens));
 }
 
 double sched_load_ms(const struct sched_costs *c, const struct sched_load *load) {
@@ -89,8 +93,10 @@ static void learn_first(double *mean, double seen, bool *known) {
 }
 
 static void saw_solo(struct sched_costs *c, int tokens, double ms) {
-    struct cost_size *p = &c->solo[size_bucket(tokens)];
+    const int size = size_bucket(tokens);
+    struct cost_size *p = &c->solo[size];
     int times = p->seen;
+    c->sizes |= UINT64_C(1) << size;
     /* the machine was busy with something else for a moment */
     if (times >= 5 && ms > 4 * p->ms) ms = 4 * p->ms;
     learn(&p->tokens, tokens, &times);

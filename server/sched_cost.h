@@ -18,6 +18,7 @@ struct sched_costs {
         double tokens, ms;
         int seen; /* 0 = never */
     } solo[COST_SIZES];
+    uint64_t sizes; /* bit i: solo[i] was seen */
     struct cost_joint {
         double factor;
         int seen;
@@ -44,6 +45,9 @@ void sched_costs_init(struct sched_costs *c);
 /* A step of one sequence. */
 double sched_solo_ms(const struct sched_costs *c, int tokens);
 void sched_load_add(struct sched_load *load, const struct sched_costs *c, int tokens);
+/* The same for who knows sched_solo_ms of it. */
+void sched_load_add_ms(struct sched_load *load, const struct sched_costs *c, int tokens,
+                       double solo_ms);
 double sched_load_ms(const struct sched_costs *c, const struct sched_load *load);
 /* From the last step to the answer. */
 double sched_tail_ms(const struct sched_costs *c, double pixels);

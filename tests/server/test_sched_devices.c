@@ -262,6 +262,45 @@ static void test_shares_are_fair_over_all_devices(void) {
     sched_finish(&w.s);
 }
 
+/* The quickest that serves its model, the first of equals; of all when none does. */
+static int quickest(const struct sched *s, const struct sched_seq *q) {
+    int best = -1;
+    double least[2] = {HUGE_VAL, HUGE_VAL};
+    if (q->device >= 0) return q->device;
+    for (int d = 0; d < s->n_devices; d++) {
+        const struct sched_costs *c = &s->devices[d].costs[q->model];
+        double ms = (q->stage == SCHED_WAITING ? c->open_ms : 0) +
+                    q->steps_left * sched_solo_ms(c, q->tokens) + sched_tail_ms(c, q->pixels);
+        int serves = s->devices[d].serves >> q->model & 1;
+        if (ms >= least[serves] || (!serves && least[1] < HUGE_VAL)) continue;
+        least[serves] = ms;
+        best = d;
+    }
+    return best;
+}
+
+static void test_what_is_left_is_counted_on_the_device_that_will_do_it(void) {
+    struct world w;
+    for (int round = 0; round < 2000; round++) {
+        world_open(&w, SCHED_EDF, 4);
+        for (int d = 0; d < DEVICES; d++) {
+            slow_down(&w, d, 1 + random_below(3));
+            w.s.devices[d].serves = (uint32_t)random_below(4);
+        }
+        struct sched_seq q = some_job();
+        q.device = random_below(2 * DEVICES) - DEVICES < 0 ? -1 : random_below(DEVICES);
+        q.on = random_below(DEVICES);
+        sched_judge(&w.s, &q, 10);
+        const int on = quickest(&w.s, &q);
+        const struct sched_costs *c = &w.s.devices[on].costs[q.model];
+        const double solo_ms = sched_solo_ms(c, q.tokens);
+        CHECK_INT(q.on, on);
+        CHECK_NEAR(q.solo_ms, solo_ms, 0);
+        CHECK_NEAR(q.left_ms, c->open_ms + q.steps_left * solo_ms + sched_tail_ms(c, q.pixels), 0);
+        sched_finish(&w.s);
+    }
+}
+
 /* ---- devices that differ --------------------------------------------------------------------- */
 
 static void test_a_slow_device_leaves_what_the_fast_one_has_done_earlier(void) {
@@ -426,6 +465,7 @@ int main(void) {
     TEST(test_all_devices_work_while_there_is_work);
     TEST(test_nobody_starves_on_several_devices);
     TEST(test_shares_are_fair_over_all_devices);
+    TEST(test_what_is_left_is_counted_on_the_device_that_will_do_it);
     TEST(test_a_slow_device_leaves_what_the_fast_one_has_done_earlier);
     TEST(test_a_device_does_not_begin_what_only_another_can_do_in_time);
     TEST(test_a_model_waits_for_a_device_that_has_it);

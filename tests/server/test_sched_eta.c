@@ -57,6 +57,38 @@ static void test_costs_follow_what_is_seen_and_nonsense_is_not_learnt(void) {
     CHECK(sched_solo_ms(&c, 100) < 140);
 }
 
+/* The curve looked up by going through all of it. */
+static double on_the_curve(const struct sched_costs *c, int tokens) {
+    const struct cost_size *below = NULL, *above = NULL;
+    for (int i = 0; i < COST_SIZES; i++) {
+        const struct cost_size *p = &c->solo[i];
+        if (p->seen && p->tokens <= tokens) below = p;
+        if (p->seen && p->tokens > tokens && !above) above = p;
+    }
+    if (below && above)
+        return below->ms +
+               (tokens - below->tokens) / (above->tokens - below->tokens) * (above->ms - below->ms);
+    const struct cost_size *p = below ? below : above;
+    if (!p) return tokens * 0.1;
+    return fmin(p->ms, c->shared_ms) + fmax(p->ms - c->shared_ms, 0) * tokens / p->tokens;
+}
+
+static void test_a_step_alone_is_between_the_nearest_that_were_seen(void) {
+    for (int round = 0; round < 500; round++) {
+        struct sched_costs c;
+        sched_costs_init(&c);
+        for (int i = random_below(40); i >= 0; i--) {
+            const int tokens = 1 + random_below(1 << random_below(24));
+            if (i) sched_saw_step(&c, &tokens, 1, 1 + random_below(1000));
+            for (int near = -2; near <= 2; near++) {
+                const int asked = tokens + near > 0 ? tokens + near : 1;
+                const double ms = on_the_curve(&c, asked);
+                if (!CHECK(fabs(sched_solo_ms(&c, asked) - ms) <= 1e-9 * ms)) return;
+            }
+        }
+    }
+}
+
 static void test_joint_steps_are_learnt_by_their_bucket(void) {
     struct sched_costs c;
     int tokens[8] = {100, 100, 100, 100, 100, 100, 100, 100};
@@ -78,6 +110,7 @@ int main(void) {
     TEST(test_eta_is_the_time_that_the_walk_takes);
     TEST(test_a_job_alone_takes_its_isolated_time);
     TEST(test_costs_follow_what_is_seen_and_nonsense_is_not_learnt);
+    TEST(test_a_step_alone_is_between_the_nearest_that_were_seen);
     TEST(test_joint_steps_are_learnt_by_their_bucket);
     return TEST_END();
 }
