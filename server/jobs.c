@@ -129,14 +129,21 @@ static bool admit(struct jobs *js, struct job *job) {
     return false;
 }
 
+void jobs_tally(struct jobs *js, const struct job *job, int by) {
+    const int queued = job->state == JOB_QUEUED ? by : 0;
+    js->count += by;
+    js->queued += queued;
+    js->of_model[job->request.model] += by;
+    js->queued_of_model[job->request.model] += queued;
+}
+
 void jobs_append(struct jobs *js, struct job *job) {
     job->listed = true;
     job->prev = js->last;
     job->next = NULL;
     *(js->last ? &js->last->next : &js->first) = job;
     js->last = job;
-    js->count++;
-    js->queued += job->state == JOB_QUEUED;
+    jobs_tally(js, job, 1);
     js->behind++;
     jobs_expires(js, start_limit_us(js, job));
     jobs_expires(js, deadline_us(job));
@@ -194,8 +201,7 @@ void jobs_take_out(struct jobs *js, struct job *job) {
     *(job->next ? &job->next->prev : &js->last) = job->prev;
     job->next = job->prev = NULL;
     job->listed = false;
-    js->count--;
-    js->queued -= job->state == JOB_QUEUED;
+    jobs_tally(js, job, -1);
     js->behind++;
 }
 
@@ -557,11 +563,7 @@ void jobs_pump(struct jobs *js) {
     jobs_publish(js);
 }
 
-int jobs_of_model(const struct jobs *js, int model) {
-    int n = 0;
-    for (const struct job *job = js->first; job; job = job->next) n += job->request.model == model;
-    return n;
-}
+int jobs_of_model(const struct jobs *js, int model) { return js->of_model[model]; }
 
 bool jobs_command(const struct jobs *js, int model) {
     for (int d = 0; d < js->sched.n_devices; d++)

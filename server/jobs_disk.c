@@ -387,7 +387,9 @@ void jobs_models_known(struct jobs *js) {
         struct api_error e = {0};
         int k = models_find(&js->ports.status->models, job->model);
         next = job->next;
+        jobs_tally(js, job, -1);
         if (job->model[0] && k >= 0) job->request.model = k;
+        jobs_tally(js, job, 1);
         job->unplaced = false;
         if (!job->model[0] || (k >= 0 && models_info(&js->ports.status->models, k))) continue;
         api_fail(&e, 404, "model_not_found", "model",

@@ -53,7 +53,9 @@ struct jobs {
     struct job *asleep;       /* durable ones that the next process makes */
     bool closing;             /* no durable job is begun any more */
     int ending[MODELS_MAX];   /* of each model: jobs that are over but for their way to the disk */
-    bool stopped;             /* the encoder is gone */
+    int of_model[MODELS_MAX]; /* count and queued, of each */
+    int queued_of_model[MODELS_MAX];
+    bool stopped; /* the encoder is gone */
     struct op ops[SCHED_DEVICES][OP_KINDS];
     bool overlaps[SCHED_DEVICES];
     bool measured[SCHED_DEVICES][SCHED_MODELS]; /* or not wanted */
@@ -110,6 +112,8 @@ void jobs_finish(struct jobs *js, struct job *job, const char *outcome, int stat
 size_t jobs_result_bytes(const struct job *job);
 void jobs_settle(struct jobs *js, struct job *job); /* its end is on the disk, or is not meant to */
 void jobs_append(struct jobs *js, struct job *job);
+/* A job of its model and state is there, or (-1) is not any more. */
+void jobs_tally(struct jobs *js, const struct job *job, int by);
 /* Out of the table, and the worker forgets it; twice is fine. */
 void jobs_take_out(struct jobs *js, struct job *job);
 /* Reason as in METRIC_CANCELLED. */

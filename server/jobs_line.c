@@ -245,19 +245,15 @@ int jobs_queued_behind(struct jobs *js) {
     return behind == 0 && place ? -1 : queued;
 }
 
-static void publish_model(const struct jobs *js, int model) {
-    int waiting = 0, there = 0;
-    double backlog_ms = 0;
-    for (const struct job *job = js->first; job; job = job->next) {
-        if (job->request.model != model) continue;
-        there++;
-        waiting += job->state == JOB_QUEUED;
+static void publish_models(const struct jobs *js) {
+    double backlog_ms[MODELS_MAX] = {0};
+    for (int i = 0; i < js->n_line; i++) backlog_ms[js->seqs[i].model] += js->seqs[i].left_ms;
+    for (int m = 0; m < atomic_load(&js->ports.status->models.n); m++) {
+        const int waiting = js->queued_of_model[m];
+        metric_set_of(METRIC_WAITING, m, waiting);
+        metric_set_of(METRIC_RUNNING, m, js->of_model[m] - waiting + js->ending[m]);
+        metric_set_of(METRIC_BACKLOG_SECONDS, m, backlog_ms[m] / 1000);
     }
-    for (int i = 0; i < js->n_line; i++)
-        if (js->seqs[i].model == model) backlog_ms += js->seqs[i].left_ms;
-    metric_set_of(METRIC_WAITING, model, waiting);
-    metric_set_of(METRIC_RUNNING, model, there - waiting + js->ending[model]);
-    metric_set_of(METRIC_BACKLOG_SECONDS, model, backlog_ms / 1000);
 }
 
 /* With many jobs not after every event. */
@@ -269,7 +265,7 @@ void jobs_publish(struct jobs *js) {
     js->unpublished = js->count > SHORT_LINE && taca_now_us() - js->published_us < PUBLISH_US;
     if (js->unpublished) return;
     js->published_us = taca_now_us();
-    for (int m = 0; m < atomic_load(&js->ports.status->models.n); m++) publish_model(js, m);
+    publish_models(js);
     metric_set(METRIC_STORED_JOBS, store_kept(js->store));
     metric_set(METRIC_STORED_BYTES, (double)store_bytes(js->store));
 }

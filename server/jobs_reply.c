@@ -70,8 +70,9 @@ static void put_started(struct taca_buf *b, const struct jobs *js, const struct 
 
 void tell_started(struct jobs *js, struct job *job) {
     struct taca_buf b;
-    js->queued -= job->state == JOB_QUEUED;
+    jobs_tally(js, job, -1);
     job->state = JOB_RUNNING;
+    jobs_tally(js, job, 1);
     job->started_us = taca_now_us();
     job->started_s = time(NULL);
     job->timings.queue_ms = (double)(job->started_us - job->received_us) / 1000.0;
