@@ -12,8 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "engine/io/checkpoint.h"
 #include "engine/text/tok.h"
+#include "engine/text/tok_dir.h"
 
 enum {
     MAX_ID = 1 << 24,
@@ -26,28 +26,11 @@ enum {
 /* Everything parsed while loading; the vocabulary itself is not kept. */
 struct files {
     struct tok_bpe *t;
-    const char *dir;
+    struct tok_dir at;
     json_t *vocab_file, *tokenizer, *config, *map; /* NULL when the file is not there */
     const json_t *vocab;                           /* token -> id, in one of the above */
-    char path[PATH_MAX];
-    char vocab_path[PATH_MAX]; /* for messages */
+    char vocab_path[PATH_MAX];                     /* for messages */
 };
-
-static enum taca_code set_path(struct files *f, const char *name, struct taca_err *err) {
-    int n = snprintf(f->path, sizeof f->path, "%s/%s", f->dir, name);
-    if (n < 0 || (size_t)n >= sizeof f->path)
-        return taca_fail(err, TACA_EINVAL, "%s: the path is too long", f->dir);
-    return TACA_OK;
-}
-
-/* *out = NULL when there is no such file. */
-static enum taca_code load_json(struct files *f, json_t **out, const char *name,
-                                struct taca_err *err) {
-    enum taca_code rc = set_path(f, name, err);
-    *out = NULL;
-    if (rc != TACA_OK || access(f->path, F_OK) != 0) return rc;
-    return taca_json_load(out, f->path, err);
-}
 
 /* ---- vocabulary ------------------------------------------------------------------------------ */
 
@@ -93,8 +76,8 @@ static void read_alphabet(struct files *f) {
 static enum taca_code bad_merge(const struct files *f, size_t number, const char *what,
                                 struct taca_err *err) {
     if (f->tokenizer)
-        return taca_fail(err, TACA_EFORMAT, "%s: model.merges[%zu]: %s", f->path, number, what);
-    return taca_fail(err, TACA_EFORMAT, "%s:%zu: %s", f->path, number, what);
+        return taca_fail(err, TACA_EFORMAT, "%s: model.merges[%zu]: %s", f->at.path, number, what);
+    return taca_fail(err, TACA_EFORMAT, "%s:%zu: %s", f->at.path, number, what);
 }
 
 /* Adds the merge "left right" of that rank. */
@@ -149,27 +132,27 @@ static enum taca_code read_merge_lines(struct files *f, FILE *in, struct taca_er
         rc = add_merge(f, line, (size_t)n, rank++, number, err);
     }
     if (rc == TACA_OK && ferror(in))
-        rc = taca_fail(err, TACA_EIO, "%s: %s", f->path, strerror(errno));
+        rc = taca_fail(err, TACA_EIO, "%s: %s", f->at.path, strerror(errno));
     else if (rc == TACA_OK && !feof(in))
-        rc = taca_fail(err, TACA_ENOMEM, "%s: out of memory", f->path);
+        rc = taca_fail(err, TACA_ENOMEM, "%s: out of memory", f->at.path);
     else if (rc == TACA_OK && rank == 0)
-        rc = no_merges(f->path, err);
+        rc = no_merges(f->at.path, err);
     free(line);
     return rc;
 }
 
 static enum taca_code load_merges_txt(struct files *f, struct taca_err *err) {
     struct stat st;
-    enum taca_code rc = set_path(f, "merges.txt", err);
+    enum taca_code rc = tok_dir_path(&f->at, "merges.txt", err);
     if (rc != TACA_OK) return rc;
-    FILE *in = fopen(f->path, "re");
+    FILE *in = fopen(f->at.path, "re");
     if (!in || fstat(fileno(in), &st) != 0)
-        rc = taca_fail(err, TACA_EIO, "%s: %s", f->path, strerror(errno));
+        rc = taca_fail(err, TACA_EIO, "%s: %s", f->at.path, strerror(errno));
     else if (!S_ISREG(st.st_mode) || st.st_size > MAX_MERGES_FILE)
-        rc = taca_fail(err, TACA_EFORMAT, "%s: wanted a file of at most %d bytes", f->path,
+        rc = taca_fail(err, TACA_EFORMAT, "%s: wanted a file of at most %d bytes", f->at.path,
                        MAX_MERGES_FILE);
     else if (!tok_merges_init(&f->t->merges, count_lines(in)))
-        rc = taca_fail(err, TACA_ENOMEM, "%s: out of memory", f->path);
+        rc = taca_fail(err, TACA_ENOMEM, "%s: out of memory", f->at.path);
     else
         rc = read_merge_lines(f, in, err);
     if (in) fclose(in);
@@ -255,47 +238,42 @@ static bool name_merges(json_t *vocab, FILE *in) {
            !json_object_set_new(vocab, "<|endoftext|>", json_integer(id + 1));
 }
 
-/* f->path is that of merges.txt. */
+/* f->at.path is that of merges.txt. */
 static enum taca_code make_vocab(struct files *f, struct taca_err *err) {
     struct stat st;
-    FILE *in = fopen(f->path, "re");
+    FILE *in = fopen(f->at.path, "re");
     if (!in || fstat(fileno(in), &st) != 0 || st.st_size > MAX_MERGES_FILE) {
         if (in) fclose(in);
-        return taca_fail(err, TACA_EIO, "%s: wanted a file of at most %d bytes", f->path,
+        return taca_fail(err, TACA_EIO, "%s: wanted a file of at most %d bytes", f->at.path,
                          MAX_MERGES_FILE);
     }
     f->vocab_file = json_object();
     bool ok = f->vocab_file && name_bytes(f->vocab_file) && name_merges(f->vocab_file, in);
     fclose(in);
     f->vocab = f->vocab_file;
-    memcpy(f->vocab_path, f->path, sizeof f->path);
-    return ok ? TACA_OK : taca_fail(err, TACA_ENOMEM, "%s: out of memory", f->path);
-}
-
-static bool is_there(struct files *f, const char *name) {
-    struct taca_err ignored = {0};
-    return set_path(f, name, &ignored) == TACA_OK && access(f->path, F_OK) == 0;
+    memcpy(f->vocab_path, f->at.path, sizeof f->at.path);
+    return ok ? TACA_OK : taca_fail(err, TACA_ENOMEM, "%s: out of memory", f->at.path);
 }
 
 static enum taca_code load_model(struct files *f, struct taca_err *err) {
     const json_t *model = NULL;
-    enum taca_code rc = load_json(f, &f->vocab_file, "vocab.json", err);
+    enum taca_code rc = tok_dir_json(&f->at, &f->vocab_file, "vocab.json", err);
     if (rc == TACA_OK && f->vocab_file) {
-        memcpy(f->vocab_path, f->path, sizeof f->path);
+        memcpy(f->vocab_path, f->at.path, sizeof f->at.path);
         f->vocab = f->vocab_file;
-        rc = set_path(f, "merges.txt", err);
+        rc = tok_dir_path(&f->at, "merges.txt", err);
     }
-    if (rc == TACA_OK && !f->vocab_file && !is_there(f, "tokenizer.json") &&
-        is_there(f, "merges.txt"))
+    if (rc == TACA_OK && !f->vocab_file && !tok_dir_has(&f->at, "tokenizer.json") &&
+        tok_dir_has(&f->at, "merges.txt"))
         rc = make_vocab(f, err);
-    if (rc == TACA_OK && (!f->vocab_file || access(f->path, F_OK) != 0)) {
-        rc = load_json(f, &f->tokenizer, "tokenizer.json", err);
+    if (rc == TACA_OK && (!f->vocab_file || access(f->at.path, F_OK) != 0)) {
+        rc = tok_dir_json(&f->at, &f->tokenizer, "tokenizer.json", err);
         if (rc == TACA_OK && !f->tokenizer)
             rc = taca_fail(err, TACA_ENOTFOUND,
                            "%s: no CLIP tokenizer here, wanted vocab.json and merges.txt or "
                            "tokenizer.json",
-                           f->dir);
-        memcpy(f->vocab_path, f->path, sizeof f->path);
+                           f->at.name);
+        memcpy(f->vocab_path, f->at.path, sizeof f->at.path);
         model = json_object_get(f->tokenizer, "model");
         f->vocab = json_object_get(model, "vocab");
         if (rc == TACA_OK) rc = check_model(f, model, err);
@@ -318,14 +296,14 @@ static enum taca_code put_special(struct files *f, const struct tok_special *s,
         if (strcmp(t->special[i].text, s->text) == 0) at = &t->special[i];
     if (!at) {
         at = realloc(t->special, (t->n_special + 1) * sizeof *at);
-        if (!at) return taca_fail(err, TACA_ENOMEM, "%s: out of memory", f->dir);
+        if (!at) return taca_fail(err, TACA_ENOMEM, "%s: out of memory", f->at.name);
         t->special = at;
         at += t->n_special;
         *at = (struct tok_special){.text = taca_arena_strndup(&t->arena, s->text, s->len),
                                    .len = s->len};
         if (!at->text || !tok_normalize(&at->cps, s->text, s->len)) {
             tok_cps_finish(&at->cps);
-            return taca_fail(err, TACA_ENOMEM, "%s: out of memory", f->dir);
+            return taca_fail(err, TACA_ENOMEM, "%s: out of memory", f->at.name);
         }
         t->n_special++;
     } else if (at->listed && !s->listed) {
@@ -344,11 +322,11 @@ static enum taca_code put_listed(struct files *f, const json_t *v, json_int_t id
     const json_t *content = json_object_get(v, "content");
     const char *text = json_string_value(content);
     if (!text || !text[0] || id < 0 || id >= MAX_ID)
-        return taca_fail(err, TACA_EFORMAT, "%s: an added token without content or id", f->dir);
+        return taca_fail(err, TACA_EFORMAT, "%s: an added token without content or id", f->at.name);
     static const char *const flags[] = {"lstrip", "rstrip", "single_word"};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
         if (json_is_true(json_object_get(v, flags[i])))
-            return taca_fail(err, TACA_EUNSUPPORTED, "%s: %s of added token \"%.40s\"", f->dir,
+            return taca_fail(err, TACA_EUNSUPPORTED, "%s: %s of added token \"%.40s\"", f->at.name,
                              flags[i], text);
     struct tok_special s = {.text = text,
                             .len = json_string_length(content),
@@ -388,7 +366,8 @@ static enum taca_code load_role(struct files *f, const char *role, const char *f
     const char *text = v ? json_string_value(content) : fallback;
     if (!text || !text[0])
         return taca_fail(err, TACA_EFORMAT,
-                         "%s: %s is neither a string nor an object with \"content\"", f->dir, role);
+                         "%s: %s is neither a string nor an object with \"content\"", f->at.name,
+                         role);
     struct tok_special s = {.text = text,
                             .len = strlen(text),
                             .id = id_of(f, text, strlen(text)),
@@ -396,7 +375,7 @@ static enum taca_code load_role(struct files *f, const char *role, const char *f
     for (size_t i = 0; i < f->t->n_special && s.id < 0; i++)
         if (strcmp(f->t->special[i].text, text) == 0) s.id = f->t->special[i].id;
     if (s.id < 0)
-        return taca_fail(err, TACA_EFORMAT, "%s: %s \"%.40s\" is not in %s", f->dir, role, text,
+        return taca_fail(err, TACA_EFORMAT, "%s: %s \"%.40s\" is not in %s", f->at.name, role, text,
                          f->vocab_path);
     *id = s.id;
     return put_special(f, &s, err);
@@ -412,7 +391,7 @@ static enum taca_code load_roles(struct files *f, struct taca_err *err) {
     if (rc == TACA_OK) rc = load_role(f, "pad_token", end, &t->pad, err);
     if (rc == TACA_OK && (t->bos < 0 || t->eos < 0))
         rc = taca_fail(err, TACA_EFORMAT, "%s: a CLIP tokenizer needs bos_token and eos_token",
-                       f->dir);
+                       f->at.name);
     if (t->pad < 0) t->pad = t->eos;
     return rc;
 }
@@ -423,7 +402,7 @@ static enum taca_code load_length(struct files *f, struct taca_err *err) {
     double n = json_is_number(v) ? json_number_value(v) : DEFAULT_LENGTH;
     if ((v && !json_is_number(v) && !json_is_null(v)) || !(n >= 2))
         return taca_fail(err, TACA_EFORMAT, "%s: model_max_length is not a number of 2 or more",
-                         f->dir);
+                         f->at.name);
     f->t->max_length = n < INT_MAX ? (int)n : INT_MAX;
     return TACA_OK;
 }
@@ -432,10 +411,10 @@ enum taca_code tok_files_load(struct tok_bpe *t, const char *dir, struct taca_er
     struct files *f = calloc(1, sizeof *f);
     if (!f) return taca_fail(err, TACA_ENOMEM, "%s: out of memory", dir);
     f->t = t;
-    f->dir = dir;
+    f->at.name = dir;
     enum taca_code rc = load_model(f, err);
-    if (rc == TACA_OK) rc = load_json(f, &f->config, "tokenizer_config.json", err);
-    if (rc == TACA_OK) rc = load_json(f, &f->map, "special_tokens_map.json", err);
+    if (rc == TACA_OK) rc = tok_dir_json(&f->at, &f->config, "tokenizer_config.json", err);
+    if (rc == TACA_OK) rc = tok_dir_json(&f->at, &f->map, "special_tokens_map.json", err);
     if (rc == TACA_OK) rc = load_listed(f, err);
     if (rc == TACA_OK) rc = load_roles(f, err);
     if (rc == TACA_OK) rc = load_length(f, err);

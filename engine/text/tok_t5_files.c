@@ -2,16 +2,15 @@
  * tokenizer_config.json adds. See tok_t5.h, tok_uni.h. */
 #include <errno.h>
 #include <jansson.h>
-#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/utf8.h"
 #include "engine/io/checkpoint.h"
+#include "engine/text/tok_dir.h"
 #include "engine/text/tok_uni.h"
 
 enum { MAX_SPIECE = 64 << 20, MAX_EXTRA = 1000, DEFAULT_EXTRA = 100 };
@@ -19,29 +18,12 @@ enum { MAX_SPIECE = 64 << 20, MAX_EXTRA = 1000, DEFAULT_EXTRA = 100 };
 
 struct files {
     struct tok_t5 *t;
-    const char *dir;
+    struct tok_dir at;
     json_t *tokenizer, *config; /* NULL when the file is not there */
-    char path[PATH_MAX];        /* of the file at work, for messages */
 };
 
 static enum taca_code no_memory(const struct files *f, struct taca_err *err) {
-    return taca_fail(err, TACA_ENOMEM, "%s: out of memory", f->dir);
-}
-
-static enum taca_code set_path(struct files *f, const char *name, struct taca_err *err) {
-    int n = snprintf(f->path, sizeof f->path, "%s/%s", f->dir, name);
-    if (n < 0 || (size_t)n >= sizeof f->path)
-        return taca_fail(err, TACA_EINVAL, "%s: the path is too long", f->dir);
-    return TACA_OK;
-}
-
-/* *out = NULL when there is no such file. */
-static enum taca_code load_json(struct files *f, json_t **out, const char *name,
-                                struct taca_err *err) {
-    enum taca_code rc = set_path(f, name, err);
-    *out = NULL;
-    if (rc != TACA_OK || access(f->path, F_OK) != 0) return rc;
-    return taca_json_load(out, f->path, err);
+    return taca_fail(err, TACA_ENOMEM, "%s: out of memory", f->at.name);
 }
 
 /* ---- pieces ---------------------------------------------------------------------------------- */
@@ -66,7 +48,7 @@ static enum taca_code add_special(struct files *f, const char *text, size_t len,
                                   const bool strip[2], struct taca_err *err) {
     struct tok_t5 *t = f->t;
     if (!text || !len || len > UNI_MAX_PIECE || id < 0 || id >= UNI_MAX_ID)
-        return taca_fail(err, TACA_EFORMAT, "%s: an added token without content or id", f->path);
+        return taca_fail(err, TACA_EFORMAT, "%s: an added token without content or id", f->at.path);
     struct uni_piece p = {.len = (uint32_t)len, .id = id, .lstrip = strip[0], .rstrip = strip[1]};
     p.text = taca_arena_strndup(&t->arena, text, len);
     if (!p.text || !uni_vocab_add(&t->special, &p)) return no_memory(f, err);
@@ -82,7 +64,7 @@ static enum taca_code add_listed(struct files *f, const json_t *v, json_int_t id
     static const char *const flags[] = {"normalized", "single_word"};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
         if (json_is_true(json_object_get(v, flags[i])))
-            return taca_fail(err, TACA_EUNSUPPORTED, "%s: %s of added token \"%.40s\"", f->path,
+            return taca_fail(err, TACA_EUNSUPPORTED, "%s: %s of added token \"%.40s\"", f->at.path,
                              flags[i], text ? text : "");
     const bool strip[2] = {json_is_true(json_object_get(v, "lstrip")),
                            json_is_true(json_object_get(v, "rstrip"))};
@@ -92,7 +74,7 @@ static enum taca_code add_listed(struct files *f, const json_t *v, json_int_t id
 
 /* Of one token declared twice the later declaration counts: tokenizer.json's. */
 static enum taca_code add_all_listed(struct files *f, struct taca_err *err) {
-    enum taca_code rc = set_path(f, "tokenizer_config.json", err);
+    enum taca_code rc = tok_dir_path(&f->at, "tokenizer_config.json", err);
     const char *key;
     json_t *v;
     size_t i;
@@ -101,7 +83,7 @@ static enum taca_code add_all_listed(struct files *f, struct taca_err *err) {
         long long id = strtoll(key, &end, 10);
         if (rc == TACA_OK) rc = add_listed(f, v, *end || end == key ? -1 : id, err);
     }
-    if (rc == TACA_OK) rc = set_path(f, "tokenizer.json", err);
+    if (rc == TACA_OK) rc = tok_dir_path(&f->at, "tokenizer.json", err);
     json_array_foreach(json_object_get(f->tokenizer, "added_tokens"), i, v) {
         const json_t *id = json_object_get(v, "id");
         if (rc == TACA_OK)
@@ -119,8 +101,8 @@ static const char *type_of(const json_t *v) {
 
 static enum taca_code unsupported(const struct files *f, const char *what, const json_t *v,
                                   struct taca_err *err) {
-    return taca_fail(err, TACA_EUNSUPPORTED, "%s: %s %.40s is not one that T5 has", f->path, what,
-                     type_of(v));
+    return taca_fail(err, TACA_EUNSUPPORTED, "%s: %s %.40s is not one that T5 has", f->at.path,
+                     what, type_of(v));
 }
 
 static int base64_digit(char c) {
@@ -155,8 +137,8 @@ static enum taca_code load_charsmap(struct files *f, const json_t *v, struct tac
     if (!bytes) return no_memory(f, err);
     enum taca_code rc =
         base64(bytes, &n, json_string_value(map), len)
-            ? uni_charsmap_load(&f->t->map, &f->t->arena, bytes, n, f->path, err)
-            : taca_fail(err, TACA_EFORMAT, "%s: precompiled_charsmap is not base64", f->path);
+            ? uni_charsmap_load(&f->t->map, &f->t->arena, bytes, n, f->at.path, err)
+            : taca_fail(err, TACA_EFORMAT, "%s: precompiled_charsmap is not base64", f->at.path);
     free(bytes);
     return rc;
 }
@@ -216,7 +198,7 @@ static enum taca_code load_split_step(struct files *f, const json_t *v, struct t
     else if (strcmp(name, "never") == 0)
         f->t->prepend = UNI_NEVER;
     else
-        return taca_fail(err, TACA_EUNSUPPORTED, "%s: prepend_scheme \"%.40s\"", f->path, name);
+        return taca_fail(err, TACA_EUNSUPPORTED, "%s: prepend_scheme \"%.40s\"", f->at.path, name);
     return TACA_OK;
 }
 
@@ -228,15 +210,15 @@ static enum taca_code load_pieces(struct files *f, const json_t *model, struct t
         const json_t *text = json_array_get(v, 0), *score = json_array_get(v, 1);
         if (!json_is_string(text) || !json_is_number(score))
             return taca_fail(err, TACA_EFORMAT, "%s: model.vocab[%zu]: wanted [piece, score]",
-                             f->path, i);
+                             f->at.path, i);
         rc = tok_t5_add(f->t, json_string_value(text), json_string_length(text),
-                        json_number_value(score), f->path, err);
+                        json_number_value(score), f->at.path, err);
         if (rc != TACA_OK) return rc;
     }
     int64_t unk;
     rc = taca_cfg_int(model, "unk_id", -1, 0, f->t->n_ids - 1, &unk, err);
     if (rc == TACA_OK && unk < 0)
-        rc = taca_fail(err, TACA_EFORMAT, "%s: model has no unk_id among its %d pieces", f->path,
+        rc = taca_fail(err, TACA_EFORMAT, "%s: model has no unk_id among its %d pieces", f->at.path,
                        f->t->n_ids);
     f->t->model.unk = (int32_t)unk;
     return rc;
@@ -244,12 +226,12 @@ static enum taca_code load_pieces(struct files *f, const json_t *model, struct t
 
 static enum taca_code load_tokenizer(struct files *f, struct taca_err *err) {
     const json_t *model = json_object_get(f->tokenizer, "model");
-    enum taca_code rc = set_path(f, "tokenizer.json", err);
+    enum taca_code rc = tok_dir_path(&f->at, "tokenizer.json", err);
     if (rc == TACA_OK && strcmp(type_of(model), "Unigram") != 0)
         rc = taca_fail(err, TACA_EUNSUPPORTED, "%s: a %.32s tokenizer, wanted T5's Unigram",
-                       f->path, type_of(model));
+                       f->at.path, type_of(model));
     if (rc == TACA_OK && json_is_true(json_object_get(model, "byte_fallback")))
-        rc = taca_fail(err, TACA_EUNSUPPORTED, "%s: model.byte_fallback", f->path);
+        rc = taca_fail(err, TACA_EUNSUPPORTED, "%s: model.byte_fallback", f->at.path);
     if (rc == TACA_OK) rc = load_pieces(f, model, err);
     if (rc == TACA_OK)
         rc = each_step(f, json_object_get(f->tokenizer, "normalizer"), "normalizers",
@@ -265,16 +247,16 @@ static enum taca_code load_tokenizer(struct files *f, struct taca_err *err) {
 static enum taca_code read_spiece(struct files *f, FILE *in, struct taca_err *err) {
     struct stat st;
     if (fstat(fileno(in), &st) != 0)
-        return taca_fail(err, TACA_EIO, "%s: %s", f->path, strerror(errno));
+        return taca_fail(err, TACA_EIO, "%s: %s", f->at.path, strerror(errno));
     if (!S_ISREG(st.st_mode) || st.st_size < 1 || st.st_size > MAX_SPIECE)
-        return taca_fail(err, TACA_EFORMAT, "%s: wanted a file of 1 to %d bytes", f->path,
+        return taca_fail(err, TACA_EFORMAT, "%s: wanted a file of 1 to %d bytes", f->at.path,
                          MAX_SPIECE);
     const size_t size = (size_t)st.st_size;
     unsigned char *data = malloc(size);
     if (!data) return no_memory(f, err);
     enum taca_code rc = fread(data, 1, size, in) == size
-                            ? tok_spiece_read(f->t, data, size, f->path, err)
-                            : taca_fail(err, TACA_EIO, "%s: cannot be read", f->path);
+                            ? tok_spiece_read(f->t, data, size, f->at.path, err)
+                            : taca_fail(err, TACA_EIO, "%s: cannot be read", f->at.path);
     free(data);
     return rc;
 }
@@ -288,7 +270,7 @@ static enum taca_code add_extra(struct files *f, struct taca_err *err) {
         char text[32];
         int len = snprintf(text, sizeof text, "<extra_id_%d>", (int)n);
         const int32_t id = f->t->n_ids;
-        rc = tok_t5_add(f->t, text, (size_t)len, 0, f->path, err);
+        rc = tok_t5_add(f->t, text, (size_t)len, 0, f->at.path, err);
         if (rc == TACA_OK) rc = add_special(f, text, (size_t)len, id, strip, err);
     }
     return rc;
@@ -296,13 +278,14 @@ static enum taca_code add_extra(struct files *f, struct taca_err *err) {
 
 static enum taca_code load_spiece(struct files *f, struct taca_err *err) {
     bool legacy = true;
-    enum taca_code rc = set_path(f, "spiece.model", err);
+    enum taca_code rc = tok_dir_path(&f->at, "spiece.model", err);
     if (rc != TACA_OK) return rc;
-    FILE *in = fopen(f->path, "re");
+    FILE *in = fopen(f->at.path, "re");
     if (!in && errno == ENOENT)
         return taca_fail(err, TACA_ENOTFOUND,
-                         "%s: no T5 tokenizer here, wanted tokenizer.json or spiece.model", f->dir);
-    if (!in) return taca_fail(err, TACA_EIO, "%s: %s", f->path, strerror(errno));
+                         "%s: no T5 tokenizer here, wanted tokenizer.json or spiece.model",
+                         f->at.name);
+    if (!in) return taca_fail(err, TACA_EIO, "%s: %s", f->at.path, strerror(errno));
     rc = read_spiece(f, in, err);
     fclose(in);
     if (rc == TACA_OK) rc = add_extra(f, err);
@@ -323,12 +306,13 @@ static enum taca_code load_role(struct files *f, const char *role, const char *f
     const char *text = v && !json_is_null(v) ? json_string_value(content) : fallback;
     if (!text)
         return taca_fail(err, TACA_EFORMAT,
-                         "%s: %s is neither a string nor an object with \"content\"", f->dir, role);
+                         "%s: %s is neither a string nor an object with \"content\"", f->at.name,
+                         role);
     const struct uni_piece *listed = uni_vocab_find(&f->t->special, text, strlen(text));
     const struct uni_piece *p = uni_vocab_find(&f->t->model.vocab, text, strlen(text));
     if (!p) p = listed;
     if (!p)
-        return taca_fail(err, TACA_EFORMAT, "%s: %s \"%.40s\" is not in the vocabulary", f->dir,
+        return taca_fail(err, TACA_EFORMAT, "%s: %s \"%.40s\" is not in the vocabulary", f->at.name,
                          role, text);
     *id = p->id;
     if (f->tokenizer || listed) return TACA_OK;
@@ -345,8 +329,8 @@ static void set_unk_score(struct uni_model *m) {
 static enum taca_code load_all(struct files *f, struct taca_err *err) {
     struct tok_t5 *t = f->t;
     int32_t unk;
-    enum taca_code rc = load_json(f, &f->config, "tokenizer_config.json", err);
-    if (rc == TACA_OK) rc = load_json(f, &f->tokenizer, "tokenizer.json", err);
+    enum taca_code rc = tok_dir_json(&f->at, &f->config, "tokenizer_config.json", err);
+    if (rc == TACA_OK) rc = tok_dir_json(&f->at, &f->tokenizer, "tokenizer.json", err);
     if (rc == TACA_OK) rc = f->tokenizer ? load_tokenizer(f, err) : load_spiece(f, err);
     if (rc != TACA_OK) return rc;
     uni_vocab_sort(&t->model.vocab);
@@ -364,7 +348,7 @@ enum taca_code tok_t5_load(struct tok_t5 *t, const char *dir, struct taca_err *e
     struct files *f = calloc(1, sizeof *f);
     if (!f) return taca_fail(err, TACA_ENOMEM, "%s: out of memory", dir);
     f->t = t;
-    f->dir = dir;
+    f->at.name = dir;
     enum taca_code rc = load_all(f, err);
     json_decref(f->tokenizer);
     json_decref(f->config);
