@@ -56,6 +56,13 @@ void queue_answer(const struct routes *r, const struct http_request *q, struct h
     reply_when_asked(r, job_ask_open(ASK_QUEUE, API_REPLY_JSON, q), out);
 }
 
+/* A header that is no id counts as not sent, which repeats what is known and loses nothing. */
+static uint64_t event_id_of(const char *s) {
+    enum { MOST_DIGITS = 18 };
+    const size_t digits = s ? strspn(s, "0123456789") : 0;
+    return digits > 0 && digits <= MOST_DIGITS && !s[digits] ? strtoull(s, NULL, 10) : 0;
+}
+
 /* An image may be large: its event here says where it is, so every line stays short. */
 void job_events_answer(const struct routes *r, const struct http_request *q,
                        struct http_reply *out) {
@@ -65,9 +72,7 @@ void job_events_answer(const struct routes *r, const struct http_request *q,
     if (a) {
         a->head = head;
         a->reader->urls = true;
-        /* not a number: as if it had not been sent, which repeats what is known and loses nothing
-         */
-        if (q->last_event_id) a->reader->after = strtoull(q->last_event_id, NULL, 10);
+        a->reader->after = event_id_of(q->last_event_id);
     }
     reply_when_asked(r, a, out);
 }

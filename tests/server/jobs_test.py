@@ -428,6 +428,9 @@ def test_events_of_a_job_live_late_and_from_where_one_was():
             rest = s.request("GET", f"/v1/jobs/{job}/events", None,
                              {"Last-Event-ID": str(e["event_id"])})[2]
             assert events_of(rest) == finals[i + 1:]
+        for no_id in ("-1", "+3", "x", "", "99999999999999999999"):
+            rest = s.request("GET", f"/v1/jobs/{job}/events", None, {"Last-Event-ID": no_id})[2]
+            assert events_of(rest) == finals, no_id
         head = s.request("HEAD", f"/v1/jobs/{job}/events")
         assert head[0] == 200 and head[1]["content-type"] == "text/event-stream" and head[2] == b""
 
