@@ -128,6 +128,16 @@ void tell_retrying(struct job *job, const char *reason) {
     push(job, false, STREAM_KEEP, 0, &b);
 }
 
+/* A picture that the reader still gets came before the last progress: told after that, its id would
+ * be lower, and whoever comes back with the last id would miss it. */
+static bool picture_is_older(const struct job *job, const struct reader *r) {
+    for (int i = 0; i < job->request.n; i++)
+        if ((job->made >> i & 1) && job->results[i].event_id > r->after &&
+            job->results[i].event_id < job->progress_event)
+            return true;
+    return false;
+}
+
 /* For one who comes later: how it stands, and no more than it does not know. */
 void tell_so_far(struct jobs *js, struct job *job, struct reader *r) {
     struct taca_buf b;
@@ -153,7 +163,7 @@ void tell_so_far(struct jobs *js, struct job *job, struct reader *r) {
         put_started(&b, js, job);
         push_to(r, &b);
     }
-    if (job->progress_event > r->after) {
+    if (job->progress_event > r->after && !picture_is_older(job, r)) {
         taca_buf_init(&b, SMALL_FRAME);
         api_event_progress(&b, job->progress_event, job->id, &job->progress);
         push_to(r, &b);

@@ -455,6 +455,23 @@ def test_a_stream_that_broke_is_taken_up_again():
         assert "started" not in kinds and kinds[-2:] == ["image", "completed"], kinds
 
 
+def test_a_late_watcher_sees_ids_rise_too():
+    """One who breaks off between two frames would miss for good what came with a lower id."""
+    with Service("--max-batch-images", 1, step_ms=20) as s, \
+            concurrent.futures.ThreadPoolExecutor() as pool:
+        job = start(s, prompt="a", steps=20, n=2)["id"]
+        first = pool.submit(s.request, "GET", f"/v1/jobs/{job}/events")
+        while s.request("GET", f"/v1/jobs/{job}/images/0")[0] != 200:
+            time.sleep(0.02)
+        time.sleep(0.1)  # some steps of the second
+        late = events_of(s.request("GET", f"/v1/jobs/{job}/events")[2])
+        for told in (events_of(first.result()[2]), late):
+            ids = [e["event_id"] for e in told]
+            assert ids == sorted(set(ids)), [(e["type"], e["event_id"]) for e in told]
+            assert [e["index"] for e in told if e["type"] == "image"] == [0, 1], told
+        assert "progress" in [e["type"] for e in late], late
+
+
 def test_a_watcher_does_not_keep_a_job_alive():
     with Service(step_ms=20) as s, concurrent.futures.ThreadPoolExecutor(1) as pool:
         x = s.open_raw(prompt="a", steps=500 // 5, stream=True)
