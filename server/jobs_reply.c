@@ -10,7 +10,8 @@
 #include "server/jobs_internal.h"
 #include "server/metrics.h"
 
-enum { SMALL_FRAME = 4096, STATUS_BODY = 256 * 1024, LONGEST_LOG = 4096 };
+enum { SMALL_FRAME = 4096, STATUS_BODY = 256 * 1024 };
+enum { LONGEST_LOG = 4096, LONGEST_PROMPT = 2500 }; /* a record is written whole or not at all */
 
 double jobs_since_ms(int64_t from_us) { return (double)(taca_now_us() - from_us) / 1000.0; }
 
@@ -350,11 +351,29 @@ void tell_joined(const struct job *job, const struct job *there) {
     taca_buf_finish(&b);
 }
 
+/* As much of it as there is room for. A restored job that cannot be read has none. */
+static void put_prompt(struct taca_buf *out, const char *prompt) {
+    if (!prompt) return;
+    const size_t whole = strlen(prompt);
+    size_t len = whole;
+    struct taca_buf text;
+    taca_buf_init(&text, LONGEST_PROMPT);
+    for (taca_buf_json(&text, prompt, len); text.failed && len > 0;) {
+        len /= 2;
+        while (len > 0 && ((unsigned char)prompt[len] & 0xC0) == 0x80) len--;
+        taca_buf_reset(&text);
+        taca_buf_json(&text, prompt, len);
+    }
+    if (!text.failed) taca_buf_printf(out, ",\"prompt\":%s", text.data);
+    if (len < whole) taca_buf_printf(out, ",\"prompt_bytes\":%zu", whole);
+    taca_buf_finish(&text);
+}
+
 void tell_log(const struct jobs *js, const struct job *job, int status, const char *error_code) {
     const struct taca_gen_params *p = &job->request.params;
     const struct api_timings *t = &job->timings;
     struct taca_buf b;
-    taca_buf_init(&b, js->opts.log_prompts ? 4 * LONGEST_LOG : LONGEST_LOG);
+    taca_buf_init(&b, LONGEST_LOG);
     put_request(&b, job);
     taca_buf_printf(&b, ",\"job\":\"%s\",\"model\":", job->id);
     const char *model = jobs_model(js, job)->id;
@@ -370,10 +389,7 @@ void tell_log(const struct jobs *js, const struct job *job, int status, const ch
     if (job->client.name[0]) taca_buf_printf(&b, ",\"key\":\"%s\"", job->client.name);
     if (error_code) taca_buf_printf(&b, ",\"error\":\"%s\"", error_code);
     if (job->cancel_reason) taca_buf_printf(&b, ",\"cancelled\":\"%s\"", job->cancel_reason);
-    if (js->opts.log_prompts) {
-        taca_buf_puts(&b, ",\"prompt\":");
-        taca_buf_json(&b, p->prompt, strlen(p->prompt));
-    }
+    if (js->opts.log_prompts) put_prompt(&b, p->prompt);
     taca_log_fields(TACA_LOG_INFO, b.failed ? NULL : b.data, "request");
     taca_buf_finish(&b);
 }

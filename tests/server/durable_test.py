@@ -604,7 +604,7 @@ def test_requests_of_another_version_fail_and_say_so():
         with sqlite3.connect(f.db) as c:
             c.execute("UPDATE job SET request=x'00112233' WHERE id=?", (jobs[1],))
         c.close()
-        with f.service("--max-batch-images", 1, step_ms=1) as s:
+        with f.service("--max-batch-images", 1, "--log-prompts", step_ms=1) as s:
             j = finish(s, jobs[1])
             assert j["status"] == "failed" and j["error"]["code"] == "job_unreadable", j
             assert finish(s, jobs[0])["status"] == "completed"

@@ -904,6 +904,14 @@ def test_one_log_line_per_request_and_no_prompt_in_it():
     with Service("--log-prompts") as s:
         s.png(prompt="no secret", steps=2)
         s.wait_for(lambda r: r.get("prompt") == "no secret")
+        # however long a prompt is, there is a record of its request
+        for i, prompt in enumerate(("x" * 8000, "\u0085" * 4000, "\u20ac" * 2600)):
+            s.request("POST", "/v1/generate", json.dumps({"prompt": prompt, "steps": 1}),
+                      {"X-Request-Id": f"long-{i}", "Content-Type": "application/json"})
+            line = s.wait_for(lambda r, i=i: r.get("request_id") == f"long-{i}")
+            assert line["msg"] == "request" and line["code"] == 200 and line["job"], line
+            assert 100 < len(line["prompt"]) and prompt.startswith(line["prompt"]), line
+            assert line["prompt_bytes"] == len(prompt.encode()), line
 
 
 def test_metrics_please_promtool_and_never_fall():
