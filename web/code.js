@@ -3,8 +3,10 @@ import { hasKey } from "./access.js";
 
 const url = () => new URL("v1/generate", document.baseURI).href;
 export const endingOf = (format) => (format === "jpeg" ? ".jpg" : ".png");
-const fileName = (params) => `taca-${params.seed ?? "random"}${endingOf(params.output_format)}`;
-const typeOf = (params) => `image/${params.output_format ?? "png"}`;
+/** Of a picture of strangers' settings only what can be nothing else gets into a command as it is. */
+const fileName = (params) =>
+  `taca-${/^\d+$/.test(params.seed) ? params.seed : "random"}${endingOf(params.output_format)}`;
+const typeOf = (params) => (params.output_format === "jpeg" ? "image/jpeg" : "image/png");
 
 /** Pictures are pasted as files of these names, not as their bytes. */
 const FILES = { image: "start", mask: "mask" };

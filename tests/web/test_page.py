@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 
 from service import Service, need, run, skip
 
@@ -488,6 +489,36 @@ def copied_commands_carry_the_request(browser, service):
         os.unlink(name)
 
 
+def says(png, settings):
+    """The picture with these settings inside, whatever they are."""
+    chunk = b"tEXttaca\0" + json.dumps(settings).encode()
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return png[:33] + chunk + png[33:]  # behind the first chunk
+
+
+def a_picture_of_strangers_commands_nothing(browser, service):
+    """Whoever copies a command that came out of somebody's picture runs no other."""
+    folder = service.folder.name
+    _, _, png = service.request("/v1/generate", {"prompt": "a", "steps": 1, "metadata": False}, {"Accept": "image/png"})
+    hostile = "1; touch one; echo $(touch two) `touch three` 'x'; touch four; '\n touch five\n"
+    settings = {"prompt": hostile, "seed": hostile, "output_format": hostile, hostile: hostile}
+    with Page(browser, service, expect=("Failed to load resource",)) as page:
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        drop(page, "x.png", "image/png", says(png, settings))
+        made(page)
+        for where in ("#panes .links", "#settings .links"):
+            for kind, command in (("Copy curl", ["sh", "-c"]), ("Copy Python", [sys.executable, "-c"])):
+                page.locator(where).last.get_by_text(kind).click()
+                page.wait_for_selector(f"{where} >> text=Copied")
+                copied = page.evaluate("navigator.clipboard.readText()")
+                before = sorted(os.listdir(folder))
+                done = subprocess.run(command + [copied], cwd=folder, capture_output=True, timeout=60, check=False)
+                assert done.returncode != 0, done
+                new = [f for f in sorted(os.listdir(folder)) if f not in before]
+                assert all(f.startswith("taca-") for f in new), (copied, new)
+                page.wait_for_selector(f"{where} >> text={kind}")
+
+
 def a_service_with_keys_is_asked_for_one(browser, _):
     with tempfile.NamedTemporaryFile("w", suffix=".keys") as keys:
         keys.write("me:" + hashlib.sha256(b"secret-of-mine").hexdigest() + "\n")
@@ -515,7 +546,7 @@ TESTS = [a_picture_comes_with_previews_and_progress, stop_ends_a_long_run_in_pag
          adapters_are_chosen_and_come_back_from_a_picture, the_form_follows_the_chosen_model,
          what_is_no_picture_of_ours_is_told, an_error_stands_at_its_field,
          the_keyboard_alone_is_enough, a_phone_of_360_px_never_scrolls_sideways,
-         copied_commands_carry_the_request, a_service_with_keys_is_asked_for_one]
+         copied_commands_carry_the_request, a_picture_of_strangers_commands_nothing, a_service_with_keys_is_asked_for_one]
 
 
 def main():
