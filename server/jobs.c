@@ -149,11 +149,23 @@ void jobs_append(struct jobs *js, struct job *job) {
     jobs_expires(js, deadline_us(job));
 }
 
+/* True when its model was unloaded while the request was on its way here: the job is then used up.
+ */
+static bool refuse_for_gone(struct jobs *js, struct job *job) {
+    struct api_error e = {0};
+    for (int d = 0; d < js->sched.n_devices; d++)
+        if (fleet_worker(js->ports.fleet, d, job->request.model)) return false;
+    api_fail(&e, 404, "model_not_found", "model", "model \"%s\" is not loaded",
+             jobs_model(js, job)->id);
+    jobs_refuse(js, job, &e);
+    return true;
+}
+
 void jobs_add(struct jobs *js, struct job *job) {
     job->state = JOB_QUEUED;
     job->waits_since_us = job->received_us;
     job->warnings = job->request.warnings;
-    if (jobs_join(js, job) || jobs_refuse_client(js, job)) return;
+    if (jobs_join(js, job) || refuse_for_gone(js, job) || jobs_refuse_client(js, job)) return;
     job->flow = jobs_key(job->client.name[0] ? job->client.name : job->request.user);
     bool memory = jobs_line_about(js);
     if (memory && !admit(js, job)) return;

@@ -14,10 +14,12 @@ import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 
 import service_test as base
 from service_test import BINARY, MODEL, PATIENCE, Chaos, Service, error_of, events_of
@@ -401,6 +403,20 @@ def test_what_was_accepted_is_made_before_a_model_goes():
             status, answer = s.admin("POST", "/v1/models/load", {"model": "two"})
             assert status in (202, 409), answer
             assert [p.result()[0] for p in pending] == [200] * 3
+
+
+def test_a_model_that_goes_while_a_picture_is_unpacked_is_not_waited_for():
+    side = 4000  # a small file that takes a while
+    png = base.png_of(struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0), zlib.compress(bytes(side * (3 * side + 1)), 1))
+    image = base64.b64encode(png).decode()
+    with Fleet("--max-image-pixels", str(side**2), models=("one", "two")) as s, \
+            concurrent.futures.ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(s.post, prompt="a", steps=1, width=64, height=64, model="two", image=image) for _ in range(3)]
+        time.sleep(0.1)
+        s.admin("POST", "/v1/models/unload", {"model": "two"})
+        for status, _, body in (a.result() for a in asked):  # in time, or refused at once
+            assert status == 200 or (status, error_of(body)["code"]) == (404, "model_not_found"), (status, body)
+        s.until_state("two", "unloaded")
 
 
 def test_a_model_that_cannot_be_loaded_says_why_and_leaves_the_others_alone():
