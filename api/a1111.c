@@ -1,6 +1,7 @@
 /* a1111.c - requests in the words of AUTOMATIC1111's API to ours; see fields.h. What asks for
  * something that this server cannot do is refused by name, what cannot matter (a neutral value, a
  * file that is not saved) is passed over, and the rest is told as ignored. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -268,7 +269,7 @@ static bool read_lora(struct lora *l, const char *s) {
     if (*colon == '>') return true;
     char *stop;
     l->scale = strtod(colon + 1, &stop);
-    return stop > colon + 1 && (*stop == '>' || *stop == ':');
+    return stop > colon + 1 && (*stop == '>' || *stop == ':') && isfinite(l->scale);
 }
 
 static int set_prompt(struct api_draft *d, json_t *ours, const json_t *v) {

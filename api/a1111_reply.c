@@ -319,6 +319,8 @@ int api_a1111_png_info(struct taca_buf *out, const char *body, size_t len,
         if (there) taca_buf_json(out, text.data ? text.data : "", text.len);
         taca_buf_puts(out, "},\"parameters\":{}}");
     }
+    if (!rc && out->failed)
+        rc = api_refuse(err, name, "image: its %zu bytes of text are too many to tell", text.len);
     taca_buf_finish(&text);
     api_pictures_finish(&d);
     json_decref(root);

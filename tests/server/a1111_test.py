@@ -8,9 +8,11 @@ import concurrent.futures
 import hashlib
 import io
 import json
+import struct
 import sys
 import tempfile
 import time
+import zlib
 
 try:
     import webuiapi
@@ -135,8 +137,9 @@ def test_adapters_of_the_prompt():
         assert "<lora:style:0.5>" in r.info["infotexts"][0]
         status, _, body = post(s, "txt2img", {"prompt": "a <lora:none:1>"})
         assert status == 404 and body["error"]["code"] == "lora_not_found", body
-        status, _, body = post(s, "txt2img", {"prompt": "a <lora:> <lora:style", "steps": 1, "width": 64, "height": 64})
-        assert status == 200, body
+        for text in ("<lora:> <lora:style", "<lora:style:-inf>", "<lora:style:1e999>"):
+            status, _, body = post(s, "txt2img", {"prompt": "a " + text, "steps": 1, "width": 64, "height": 64})
+            assert status == 200 and body["images"], body
 
 
 def test_what_cannot_be_done_is_refused_and_what_does_not_matter_is_told():
@@ -223,6 +226,13 @@ def test_a_picture_tells_how_it_was_made():
         assert sum((a - b) ** 2 for a, b in pairs) / (3 * 96 * 64) < 255 ** 2 / 10 ** 4.9
         status, _, body = post(s, "png-info", {"image": "aGVsbG8="})
         assert status == 400 and body["error"]["param"] == "image", body
+        png = s.png(prompt="a cat", steps=1, width=64, height=64)
+        for length, expect in ((400000, 200), (700000, 400)):  # it is told twice, in 1 MiB
+            text = b"tEXtparameters\0" + b"x" * length
+            chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+            status, _, body = post(s, "png-info", {"image": base64.b64encode(png[:33] + chunk + png[33:]).decode()})
+            assert status == expect, (length, status)
+            assert len(body["info"]) == length if status == 200 else body["error"]["param"] == "image"
 
 
 def test_pictures_are_pngs_unless_our_own_field_says_otherwise():
