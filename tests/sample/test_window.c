@@ -99,6 +99,26 @@ static void test_both_bounds_of_the_noise_level_are_inside(void) {
     CHECK(taca_gamma(&w, 0, 30, nextafter(0.98, 1)) == 1.0);
 }
 
+/* Twenty even steps are at timesteps 1000, 950, 900 and so on, as floats: some a little below, some
+ * a little above the number that a request names. */
+static void test_levels_that_floats_cannot_hold_are_on_their_bound(void) {
+    static const struct taca_scheduler schnell = {
+        .spacing = TACA_SPACING_EVEN, .shift = 1, .train_steps = 1000};
+    struct taca_schedule s;
+    struct taca_err err = {0};
+    CHECK_OK(taca_schedule_init(&s, &schnell, 20, 0, 0, &err), err);
+    for (int i = 0; i < 20; i++) {
+        const double sigma = (1000 - 50 * i) / 1000.0;
+        struct taca_window w = {.rule = TACA_WINDOW_SIGMA, .gamma = 1.2, .sigma_max = 1};
+        w.sigma_min = sigma;
+        CHECK_INT(active(&w, &s), i + 1);
+        w.sigma_min = 0;
+        w.sigma_max = sigma;
+        for (int k = 0; k < 20; k++)
+            CHECK(taca_window_has(&w, k, 20, (double)s.sigma[k]) == (k >= i));
+    }
+}
+
 static void test_edges_are_finer_than_bf16(void) {
     /* bf16 rounds 0.9703 to 0.96875, which would fall out of the window, and knows no level
      * between 0.96875 and 0.97265625 */
@@ -152,6 +172,7 @@ int main(void) {
     TEST(test_fractions_that_double_cannot_hold);
     TEST(test_step_rule_is_half_open);
     TEST(test_both_bounds_of_the_noise_level_are_inside);
+    TEST(test_levels_that_floats_cannot_hold_are_on_their_bound);
     TEST(test_edges_are_finer_than_bf16);
     TEST(test_off_is_exactly_one);
     return TEST_END();
