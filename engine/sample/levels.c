@@ -53,7 +53,7 @@ void levels_fill(struct taca_schedule *r, enum taca_levels levels, const struct 
         double t;
         int entry = -1; /* from 0 */
         if (levels == TACA_LEVELS_SIMPLE)
-            entry = m->entries - 1 - (int)((double)i * m->entries / n);
+            entry = m->entries - 1 - (int)(i * ((double)m->entries / n)); /* as it rounds there */
         else if (levels == TACA_LEVELS_BETA)
             entry = beta_entry(m, i, n);
         if (entry >= 0 && entry == before) continue;

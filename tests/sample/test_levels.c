@@ -48,6 +48,24 @@ static void test_levels_are_the_published_ones(void) {
     }
 }
 
+/* ComfyUI multiplies by a quotient, which may fall short of the entry that a division would find:
+ * entry int(19 * (1000 / 38)) is the 499th, 19 * 1000 / 38 is 500. */
+static void test_simple_levels_are_found_by_the_same_product(void) {
+    static const struct {
+        const struct taca_scheduler *scheduler;
+        int n, i, entry, entries;
+    } want[] = {{&schnell, 38, 19, 499, 1000},  {&schnell, 38, 18, 473, 1000},
+                {&schnell, 152, 76, 499, 1000}, {&dev, 95, 76, 7999, 10000},
+                {&dev, 132, 99, 7499, 10000},   {&dev, 132, 98, 7424, 10000}};
+    for (size_t k = 0; k < sizeof want / sizeof *want; k++) {
+        struct taca_schedule s;
+        struct taca_err err = {0};
+        const struct taca_schedule_want w = {TACA_LEVELS_SIMPLE, want[k].n, 4096, 1};
+        CHECK_OK(taca_schedule_make(&s, want[k].scheduler, &w, &err), err);
+        CHECK_NEAR(s.sigma[want[k].i], 1 - (double)want[k].entry / want[k].entries, 1e-7);
+    }
+}
+
 /* Karras and exponential are between the ends of the model's own levels, whatever those are. */
 static void test_every_walk_falls_from_its_start_to_zero(void) {
     static const struct taca_scheduler *const all[] = {&sd3, &schnell, &dev};
@@ -90,6 +108,7 @@ static void test_the_quantile_is_the_inverse_of_the_integral(void) {
 
 int main(void) {
     TEST(test_levels_are_the_published_ones);
+    TEST(test_simple_levels_are_found_by_the_same_product);
     TEST(test_every_walk_falls_from_its_start_to_zero);
     TEST(test_the_quantile_is_the_inverse_of_the_integral);
     return TEST_END();
