@@ -2,6 +2,7 @@
 #include "engine/text/table.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 
 #include "base/mem.h"
@@ -39,6 +40,13 @@ size_t text_table_kept(const struct text_table *t) {
 
 size_t text_table_mapped(const struct text_table *t) { return t->ckpt ? t->stored.bytes : 0; }
 
+/* Values beyond what e4m3 holds have become NaN where a file was narrowed to it. Those of a token
+ * would be all that a picture is made of: the reference takes 0 for them. */
+static void drop_nan(const struct text_table *t, float *x, int64_t n) {
+    for (int64_t i = 0; t->stored.type == TACA_STORED_F8_E4M3 && i < n; i++)
+        if (isnan(x[i])) x[i] = 0;
+}
+
 static enum taca_code check_ids(const struct text_table *t, const int32_t *ids, int64_t n,
                                 struct taca_err *err) {
     for (int64_t r = 0; r < n; r++)
@@ -64,6 +72,7 @@ enum taca_code text_table_embed(const struct text_table *t, struct taca_backend 
     for (int64_t r = 0; r < y.rows; r++)
         taca_stored_read(rows + r * t->cols, &t->stored, ids[r] * t->cols, (size_t)t->cols);
     taca_stored_let_go(&t->stored);
+    drop_nan(t, rows, y.rows * t->cols);
     if (y.ld == y.cols) taca_upload(b, y.data, rows, bytes);
     for (int64_t r = 0; y.ld != y.cols && r < y.rows; r++)
         taca_upload(b, taca_mat_rows(y, r, 1).data, rows + r * t->cols, bytes / (size_t)y.rows);

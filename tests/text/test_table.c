@@ -63,6 +63,32 @@ static void test_rows_are_those_of_the_whole_table(void) {
     taca_buf_finish(&gg);
 }
 
+/* Whoever narrowed the table to 8 bits may have had values for which there is no number left. */
+static void test_what_8_bits_could_not_hold_is_zero(void) {
+    static const int32_t ids[] = {1, 0};
+    float y[2 * COLS];
+    const struct taca_mat m = {y, TACA_F32, 2, COLS, COLS};
+    struct taca_err err = {0};
+    struct taca_ckpt *c = NULL;
+    struct text_table t = {0};
+    /* bytes 1, 2, 3, ...: the 127th, in row 1, is NaN */
+    CHECK_OK(taca_ckpt_open(&c,
+                            tmp_tensors("e4m3.safetensors",
+                                        "{\"t\":{\"dtype\":\"F8_E4M3\",\"shape\":[3,64],"
+                                        "\"data_offsets\":[0,192]}}",
+                                        192),
+                            &err),
+             err);
+    CHECK_OK(text_table_open(&t, b, c, "t", (int64_t[]){ROWS, COLS}, &err), err);
+    taca_ckpt_close(c);
+    CHECK_OK(text_table_embed(&t, b, m, ids, &err), err);
+    CHECK_NEAR(y[61], 448, 0); /* 0x7E */
+    CHECK_NEAR(y[62], 0, 0);
+    CHECK_NEAR(y[63], 0, 0); /* 0x80 */
+    for (int i = 0; i < 2 * COLS; i++) CHECK(isfinite(y[i]));
+    text_table_close(&t);
+}
+
 static void test_another_shape_is_refused(void) {
     struct text_table t;
     struct taca_err err = {0};
@@ -81,6 +107,7 @@ int main(void) {
     tmp_begin();
     CHECK_OK(taca_cpu_open(&b, &o, &err), err);
     TEST(test_rows_are_those_of_the_whole_table);
+    TEST(test_what_8_bits_could_not_hold_is_zero);
     TEST(test_another_shape_is_refused);
     taca_backend_close(b);
     tmp_end();
