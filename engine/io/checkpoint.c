@@ -416,7 +416,7 @@ bool taca_ckpt_raw(struct taca_ckpt *c, const char *name, struct taca_stored *ou
     out->bytes = (size_t)(n / s->block * s->bytes);
     out->rank = v->t.rank;
     memcpy(out->dim, v->t.dim, sizeof out->dim);
-    if (raw->scales)
+    if (raw->scales && n) /* without columns there are no rows to count */
         out->scales = (const unsigned char *)raw->scales +
                       (size_t)(v->first / (taca_stored_count(raw) / raw->dim[0])) * sizeof(float);
     return true;

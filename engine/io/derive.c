@@ -67,6 +67,7 @@ static void derive_sd3(struct deriver *d) {
     const int64_t width = dim(d, "pos_embed.proj.weight", 0);
     const int64_t layers = count(d, "transformer_blocks.%d.attn.to_q.weight");
     const int64_t patch = dim(d, "pos_embed.proj.weight", 2);
+    const int64_t side = (int64_t)lround(sqrt((double)dim(d, "pos_embed.pos_embed", 1)));
     put(d, d->sure, "_class_name", json_string("SD3Transformer2DModel"));
     put_int(d, d->sure, "caption_projection_dim", width);
     put_int(d, d->sure, "in_channels", dim(d, "pos_embed.proj.weight", 1));
@@ -75,14 +76,13 @@ static void derive_sd3(struct deriver *d) {
     put_int(d, d->sure, "joint_attention_dim", dim(d, "context_embedder.weight", 1));
     put_int(d, d->sure, "pooled_projection_dim",
             dim(d, "time_text_embed.text_embedder.linear_1.weight", 1));
-    put_int(d, d->sure, "pos_embed_max_size",
-            (int64_t)lround(sqrt((double)dim(d, "pos_embed.pos_embed", 1))));
-    if (patch) put_int(d, d->sure, "out_channels", dim(d, "proj_out.weight", 0) / (patch * patch));
+    put_int(d, d->sure, "pos_embed_max_size", side);
+    if (patch) put_int(d, d->sure, "out_channels", dim(d, "proj_out.weight", 0) / patch / patch);
     put(d, d->sure, "qk_norm", taca_ckpt_has(d->c, norm) ? json_string("rms_norm") : json_null());
     put_dual(d, layers);
     put_heads(d, width);
-    const int64_t table = (int64_t)lround(sqrt((double)dim(d, "pos_embed.pos_embed", 1))) * patch;
-    put_int(d, d->guess, "sample_size", table && table < 128 ? table : 128);
+    const bool small = patch && side && side <= 127 / patch;
+    put_int(d, d->guess, "sample_size", small ? side * patch : 128);
 }
 
 static void derive_flux(struct deriver *d) {

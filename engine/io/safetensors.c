@@ -119,7 +119,7 @@ static enum taca_code read_header(const struct reader *r, json_t **out, size_t *
 
 static enum taca_code read_shape(const struct reader *r, const char *shown, const json_t *shape,
                                  struct entry *e) {
-    size_t rank = json_array_size(shape), count = 1;
+    size_t rank = json_array_size(shape), count = 1, most = 1;
     if (!json_is_array(shape))
         return taca_fail(r->err, TACA_EFORMAT, "%s: tensor %s: no shape", r->path, shown);
     if (rank > TACA_MAX_RANK)
@@ -134,9 +134,11 @@ static enum taca_code read_shape(const struct reader *r, const char *shown, cons
                              "%s: tensor %s: dimension %zu is not a non-negative integer", r->path,
                              shown, i);
         e->t.dim[i] = n;
-        if (!taca_mul(&count, count, (size_t)n) || count > INT64_MAX)
+        /* a 0 among them must not excuse the others: they are multiplied in any order later */
+        if (!taca_mul(&most, most, n ? (size_t)n : 1) || most > INT64_MAX)
             return taca_fail(r->err, TACA_EFORMAT, "%s: tensor %s: shape overflows", r->path,
                              shown);
+        count *= (size_t)n;
     }
     e->elements = count;
     return TACA_OK;

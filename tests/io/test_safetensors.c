@@ -45,6 +45,8 @@ static const struct bad bad_headers[] = {
      "shape overflows"},
     {"a shape that overflows before its zero",
      "{" T("a", "U8", "[4611686018427387904, 8, 0]", 0, 0) "}", 0, "shape overflows"},
+    {"a shape that overflows behind its zero",
+     "{" T("a", "U8", "[0, 4611686018427387904, 8]", 0, 0) "}", 0, "shape overflows"},
     {"bits that overflow", "{" T("a", "I64", "[4611686018427387904]", 0, 0) "}", 0,
      "shape overflows"},
     {"reversed offsets", "{" T("a", "U8", "[2]", 2, 0) "}", 2, "reversed"},

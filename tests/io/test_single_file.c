@@ -413,6 +413,11 @@ static void test_a_wrong_part_is_answered_by_what_it_is(void) {
     refuse(&(struct taca_model_paths){.model = lora}, TACA_EFORMAT, "this is a LoRA adapter");
     refuse(&(struct taca_model_paths){.model = vae}, TACA_EFORMAT, "give it with --vae");
     refuse(&(struct taca_model_paths){0}, TACA_EINVAL, "give --model or --transformer");
+    const char *absurd = tmp_tensors("absurd.safetensors", /* no patch has so many rows */
+                                     "{\"pos_embed.proj.weight\":{\"dtype\":\"F32\","
+                                     "\"shape\":[0,0,4294967296,1],\"data_offsets\":[0,0]}}",
+                                     0);
+    refuse(&(struct taca_model_paths){.model = absurd}, TACA_EFORMAT, "attention heads");
     refuse(&(struct taca_model_paths){.model = NULL, .part = {[TACA_DIT] = DEMO "/transformer"}},
            TACA_ENOTFOUND, "no vae in it; give one with --vae");
 }

@@ -174,6 +174,17 @@ static void test_scaled_8_bit_floats_are_multiplied(void) {
     taca_ckpt_close(c);
 }
 
+/* Rows of no columns have their factors all the same. */
+static void test_an_empty_matrix_may_be_scaled(void) {
+    struct taca_stored raw;
+    struct taca_ckpt *c = with_data(
+        "{" E("a.weight", "F8_E4M3", "[2,0]", 0, 0) "," E("a.weight_scale", "F32", "[2]", 0, 8) "}",
+        (const float[]){1, 2}, 8);
+    if (!c) return;
+    CHECK(taca_ckpt_raw(c, "a.weight", &raw) && raw.bytes == 0);
+    taca_ckpt_close(c);
+}
+
 static void test_bf16_conversions_round_to_even(void) {
     /* 1.5 * (1 + 2^-8) lies between 1.5 and 1.5078125: 1.505859375 -> 1.5078125 */
     static const float scale = 1.00390625f;
@@ -278,6 +289,7 @@ int main(void) {
     TEST(test_blocks_have_the_values_of_ggml);
     TEST(test_8_bit_floats_have_their_published_values);
     TEST(test_scaled_8_bit_floats_are_multiplied);
+    TEST(test_an_empty_matrix_may_be_scaled);
     TEST(test_bf16_conversions_round_to_even);
     TEST(test_formats_that_are_packed_are_named);
     TEST(test_4_bit_packing_is_named_before_its_odd_shape);
