@@ -502,8 +502,8 @@ void taca_map_to_chw(struct taca_backend *b, struct taca_chw y, struct taca_map 
     if (live(b) && chw_map_ok(b, "map_to_chw", x, y) && !dry(b)) b->ops->map_to_chw(b, y, x);
 }
 
-void taca_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
-                 const struct taca_conv *w) {
+static void conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
+                   const struct taca_conv *w, bool add) {
     char ty[TEXT], tx[TEXT];
     if (!live(b) || !map_ok(b, "conv2d", "y", y) || !map_ok(b, "conv2d", "x", x)) return;
     int64_t h = x.h + w->pad_top + w->pad_bottom - w->kh;
@@ -515,7 +515,17 @@ void taca_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
             map_text(ty, y), map_text(tx, x), w->c_out, w->c_in, w->kh, w->kw, w->stride);
         return;
     }
-    b->ops->conv2d(b, y, x, w);
+    b->ops->conv2d(b, y, x, w, add);
+}
+
+void taca_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
+                 const struct taca_conv *w) {
+    conv2d(b, y, x, w, false);
+}
+
+void taca_conv2d_add(struct taca_backend *b, struct taca_map y, struct taca_map x,
+                     const struct taca_conv *w) {
+    conv2d(b, y, x, w, true);
 }
 
 static bool same_map(struct taca_backend *b, const char *op, struct taca_map y, struct taca_map x,

@@ -455,6 +455,9 @@ void taca_map_to_chw(struct taca_backend *b, struct taca_chw y, struct taca_map 
  * pad_left, c], zero outside x. */
 void taca_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
                  const struct taca_conv *w);
+/* y += that, rounded once. */
+void taca_conv2d_add(struct taca_backend *b, struct taca_map y, struct taca_map x,
+                     const struct taca_conv *w);
 
 /* y = act((x - mean_g) / sqrt(var_g + eps) * gain_c + bias_c); mean and biased variance over the
  * h * w * c/groups values of image n and group g. act is NONE or SILU. In place allowed. */

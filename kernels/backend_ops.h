@@ -99,7 +99,7 @@ struct taca_backend_ops {
     void (*chw_to_map)(struct taca_backend *b, struct taca_map y, struct taca_chw x);
     void (*map_to_chw)(struct taca_backend *b, struct taca_chw y, struct taca_map x);
     void (*conv2d)(struct taca_backend *b, struct taca_map y, struct taca_map x,
-                   const struct taca_conv *w);
+                   const struct taca_conv *w, bool add); /* add: to what y holds */
     void (*group_norm)(struct taca_backend *b, struct taca_map y, struct taca_map x,
                        const float *gain, const float *bias, int groups, float eps,
                        enum taca_act act);
@@ -121,7 +121,7 @@ struct taca_backend_ops {
     void (*foresee_linear)(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
                            const struct taca_linear *w, enum taca_act act);
     void (*foresee_conv2d)(struct taca_backend *b, struct taca_map y, struct taca_map x,
-                           const struct taca_conv *w);
+                           const struct taca_conv *w, bool add);
     void (*foresee_attention)(struct taca_backend *b, const struct taca_qkv *img,
                               const struct taca_qkv *txt, const struct taca_layout *l,
                               const struct taca_attn *a);

@@ -117,12 +117,12 @@ static void count_linear(struct taca_backend *b, struct taca_mat y, struct taca_
 }
 
 static void count_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
-                         const struct taca_conv *w) {
+                         const struct taca_conv *w, bool add) {
     const double n = (double)w->c_in * (double)w->c_out * (double)(w->kh * w->kw);
     const double flops = 2 * n * (double)(y.n * y.h * y.w);
     struct taca_counts *c = &count_of(b)->counts;
     struct taca_backend *real = count_of(b)->real;
-    if (real && real->ops->foresee_conv2d) real->ops->foresee_conv2d(real, y, x, w);
+    if (real && real->ops->foresee_conv2d) real->ops->foresee_conv2d(real, y, x, w, add);
     c->flops += flops;
     c->conv_flops += flops;
     c->weight_bytes += n * (double)taca_dtype_bytes(w->dtype) + (double)w->c_out * sizeof(float);

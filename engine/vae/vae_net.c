@@ -14,12 +14,12 @@ static struct taca_map buffer_map(struct vae_pass *p, enum vae_buffer i, enum ta
     return (struct taca_map){p->data[at], dtype, like.n, like.h, like.w, c};
 }
 
-/* The residual stream moves to what was just written into H. */
-static void become_stream(struct vae_pass *p, struct taca_map h) {
+/* The residual stream moves to what was just written into `from`. */
+static void become_stream(struct vae_pass *p, enum vae_buffer from, struct taca_map x) {
     int at = p->place[VAE_X];
-    p->place[VAE_X] = p->place[VAE_H];
-    p->place[VAE_H] = at;
-    p->x = h;
+    p->place[VAE_X] = p->place[from];
+    p->place[from] = at;
+    p->x = x;
 }
 
 static void group_norm(struct vae_pass *p, struct taca_map y, struct taca_map x,
@@ -35,15 +35,12 @@ static void resnet(struct vae_pass *p, const struct vae_resnet *r) {
     group_norm(p, t, x, &r->norm1, TACA_ACT_SILU);
     taca_conv2d(p->b, h, t, r->conv1);
     group_norm(p, h, h, &r->norm2, TACA_ACT_SILU);
-    t = buffer_map(p, VAE_T, TACA_F32, x, r->c_out);
-    taca_conv2d(p->b, t, h, r->conv2);
     if (r->shortcut) {
-        h = buffer_map(p, VAE_H, TACA_F32, x, r->c_out);
-        taca_linear(p->b, taca_map_rows(h), taca_map_rows(x), r->shortcut, TACA_ACT_NONE);
-        p->x = buffer_map(p, VAE_X, TACA_F32, x, r->c_out);
-        x = h;
+        t = buffer_map(p, VAE_T, TACA_F32, x, r->c_out);
+        taca_linear(p->b, taca_map_rows(t), taca_map_rows(x), r->shortcut, TACA_ACT_NONE);
+        become_stream(p, VAE_T, t);
     }
-    taca_add(p->b, taca_map_rows(p->x), taca_map_rows(x), taca_map_rows(t));
+    taca_conv2d_add(p->b, p->x, h, r->conv2);
 }
 
 /* x += out(softmax(q k^T / sqrt(c)) v): every pixel is a token, one head as wide as the map. */
@@ -80,7 +77,7 @@ static void upsample(struct vae_pass *p, const struct taca_conv *conv) {
     struct taca_map h = buffer_map(p, VAE_H, TACA_F32, twice, twice.c);
     taca_upsample2(p->b, t, p->x);
     taca_conv2d(p->b, h, t, conv);
-    become_stream(p, h);
+    become_stream(p, VAE_H, h);
 }
 
 /* x as a convolution wants it: itself, or a narrower copy in T. */
@@ -99,7 +96,7 @@ static void downsample(struct vae_pass *p, const struct taca_conv *conv) {
     struct taca_map x = as_input(p, p->x);
     struct taca_map h = buffer_map(p, VAE_H, TACA_F32, half, half.c);
     taca_conv2d(p->b, h, x, conv);
-    become_stream(p, h);
+    become_stream(p, VAE_H, h);
 }
 
 /* y = conv_out(silu(norm_out(x))) */

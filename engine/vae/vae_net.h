@@ -55,8 +55,9 @@ enum taca_code vae_load(struct vae *v, struct taca_backend *b, struct taca_ckpt 
                         const struct vae_shape *s, struct taca_err *err) TACA_MUST_USE;
 
 /* A pass keeps three buffers and no more: X holds the residual stream (f32), T what a convolution
- * reads, H what it writes. A change of resolution writes into H, which then becomes X. The first
- * walk over the net runs on the planner and only learns how large each of them gets. */
+ * reads, H what it writes. A change of resolution writes into H, a change of channels into T, which
+ * then becomes X. The first walk over the net runs on the planner and only learns how large each of
+ * them gets. */
 enum vae_buffer { VAE_X, VAE_T, VAE_H, VAE_BUFFERS };
 struct vae_pass {
     struct taca_backend *b;

@@ -2,7 +2,9 @@
  *
  * Weights are laid out once. An image is cut into strips of output rows, one or more per thread;
  * a strip reads the input rows it needs and pads only where the image ends. A oneDNN primitive is
- * made per strip size and the last few are kept. */
+ * made per strip size and the last few are kept. What is added to the output is worked out in
+ * memory of the thread, in strips that the caches hold: the library's own sum takes longer than
+ * that. */
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -12,6 +14,7 @@
 #include "kernels/cpu/dnn.h"
 
 enum { PRIMS = 16, LAYOUT_SIDE = 64, MAX_STRIPS = 64 };
+static const int64_t ADDED = 1 << 18; /* values of a strip that is added */
 
 /* Input rows and columns, padding above and below (left and right are the weight's). */
 struct prim_key {
@@ -192,6 +195,7 @@ struct map_job {
     const struct cpu_kernels *k;
     const struct cpu_conv *v;
     struct taca_map y, x;
+    bool add; /* of plain_rows */
 };
 
 static void convert_rows(void *ctx, int64_t first, int64_t last) {
@@ -211,10 +215,10 @@ static bool work_map(struct cpu *c, struct cpu_buf *buf, struct taca_map *m, enu
     return m->data != NULL;
 }
 
-/* Rows [y, ...) of an output image, and where its input starts. */
+/* Rows [y, y + rows) of an output image, and where its input starts. */
 struct strip {
     const struct cpu_prim *prim;
-    int64_t y, x;
+    int64_t y, rows, x;
 };
 struct strip_job {
     struct cpu *c;
@@ -222,8 +226,9 @@ struct strip_job {
     struct taca_map y, x;
     struct strip strip[MAX_STRIPS];
     int64_t strips;
-    size_t pad_bytes;
-    char *pad;
+    bool add;
+    size_t pad_bytes, own_bytes; /* a thread's */
+    char *pad, *own;             /* own: strips that are to be added */
     _Atomic int status;
 };
 
@@ -236,22 +241,41 @@ static void run_strip(void *ctx, int64_t i, int worker) {
     struct strip_job *j = ctx;
     const struct strip *s = &j->strip[i % j->strips];
     const int64_t image = i / j->strips;
+    const struct cpu_run y = {map_row(j->y, image, s->y), j->y.dtype};
+    const struct cpu_run own = {j->add ? j->own + (size_t)worker * j->own_bytes : NULL, TACA_F32};
     const struct cpu_prim_data data = {.src = map_row(j->x, image, s->x),
                                        .weights = j->v->w,
                                        .bias = j->v->bias,
-                                       .dst = map_row(j->y, image, s->y),
+                                       .dst = j->add ? own.p : y.p,
                                        .pad = j->pad + (size_t)worker * j->pad_bytes};
     dnnl_status_t rc = cpu_prim_run(s->prim, j->c->dnn, &data);
-    if (rc != dnnl_success) atomic_store(&j->status, (int)rc);
+    if (rc != dnnl_success)
+        atomic_store(&j->status, (int)rc);
+    else if (j->add)
+        j->c->k->add(y, y, own, s->rows * j->y.w * j->y.c);
 }
 
 /* Strips of equal height, not lower than the kernel so that few sizes arise, and each worth a
- * thread. */
-static int64_t strip_rows(const struct cpu *c, const struct taca_conv *p, struct taca_map y) {
+ * thread. Those that are added are as low as is worth a call. */
+static int64_t strip_rows(const struct cpu *c, const struct taca_conv *p, struct taca_map y,
+                          bool add) {
     const double flops = 2.0 * (double)(y.h * y.w * y.c) * (double)(p->c_in * p->kh * p->kw);
-    int64_t n = flops < 2e6 ? 1 : c->threads < MAX_STRIPS ? c->threads : MAX_STRIPS;
+    const int64_t floats = y.h * y.w * y.c;
+    int64_t n = flops < 2e6 ? 1 : c->threads;
+    if (add && n < floats / ADDED) n = floats / ADDED;
+    if (n > MAX_STRIPS) n = MAX_STRIPS;
     int64_t rows = (y.h + n - 1) / n;
     return rows < p->kh ? p->kh : rows;
+}
+
+/* What the primitives write. */
+static enum taca_dtype strip_type(const struct strip_job *j) {
+    return j->add ? TACA_F32 : j->y.dtype;
+}
+/* Of a thread, for strips that are added. */
+static size_t own_bytes(const struct strip_job *j, int64_t rows) {
+    const int64_t n = (rows < j->y.h ? rows : j->y.h) * j->y.w * j->y.c;
+    return ((size_t)n * sizeof(float) + 63) / 64 * 64;
 }
 
 /* The strip of output rows from y on, `rows` of them or what is left; *from = its first input row.
@@ -263,18 +287,20 @@ static struct prim_key strip_key(const struct taca_conv *p, const struct strip_j
     const int64_t below = (end - 1) * p->stride + p->kh - p->pad_top; /* one after the last */
     const int64_t to = below < j->x.h ? below : j->x.h;
     *from = above > 0 ? above : 0;
-    return (struct prim_key){to - *from, j->x.w, *from - above, below - to, j->y.dtype};
+    return (struct prim_key){to - *from, j->x.w, *from - above, below - to, strip_type(j)};
 }
 
 /* Cuts j's images and finds the primitives; false with the error set. */
 static bool cut(struct strip_job *j, struct cpu_conv *v) {
     const struct taca_conv *p = &v->pub;
-    const int64_t rows = strip_rows(j->c, p, j->y);
+    const int64_t rows = strip_rows(j->c, p, j->y, j->add);
+    if (j->add) j->own_bytes = own_bytes(j, rows);
     for (int64_t y = 0; y < j->y.h; y += rows) {
         int64_t from;
         const struct prim_key key = strip_key(p, j, y, rows, &from);
         struct strip *s = &j->strip[j->strips++];
-        *s = (struct strip){prim_for(j->c, v, &key), y, from};
+        const int64_t end = y + rows < j->y.h ? y + rows : j->y.h;
+        *s = (struct strip){prim_for(j->c, v, &key), y, end - y, from};
         if (!s->prim) return false;
         if (s->prim->pad_bytes > j->pad_bytes) j->pad_bytes = s->prim->pad_bytes;
     }
@@ -282,15 +308,23 @@ static bool cut(struct strip_job *j, struct cpu_conv *v) {
     return true;
 }
 
-static void run_dnn(struct cpu *c, struct cpu_conv *v, struct taca_map y, struct taca_map x) {
+/* The library has no bf16 result of an f32 convolution: it comes out in work memory. */
+static bool comes_wide(const struct taca_conv *w, struct taca_map y, bool add) {
+    return !add && y.dtype == TACA_BF16 && w->dtype == TACA_F32;
+}
+
+static void run_dnn(struct cpu *c, struct cpu_conv *v, struct taca_map y, struct taca_map x,
+                    bool add) {
     const enum taca_dtype t = v->pub.dtype;
-    struct strip_job j = {.c = c, .v = v, .y = y, .x = x, .status = dnnl_success};
+    struct strip_job j = {.c = c, .v = v, .y = y, .x = x, .add = add, .status = dnnl_success};
     if (x.dtype != t) {
         if (!work_map(c, &c->in, &j.x, t)) return;
         copy_map(c, j.x, x);
     }
-    if (y.dtype == TACA_BF16 && t == TACA_F32 && !work_map(c, &c->out, &j.y, t)) return;
+    if (comes_wide(&v->pub, y, add) && !work_map(c, &c->out, &j.y, t)) return;
     if (!cut(&j, v)) return;
+    if (add) j.own = cpu_buf_get(c, &c->out, j.own_bytes * (size_t)c->threads, "conv2d");
+    if (add && !j.own) return;
     j.pad = cpu_buf_get(c, &c->pad, j.pad_bytes * (size_t)c->threads, "conv2d");
     if (!j.pad) return;
     cpu_parallel(c->pool, x.n * j.strips, run_strip, &j);
@@ -324,21 +358,24 @@ static void plain_rows(void *ctx, int64_t first, int64_t last) {
     const struct map_job *j = ctx;
     for (int64_t r = first; r < last; r++)
         for (int64_t l = 0; l < j->y.w; l++)
-            for (int64_t o = 0; o < j->y.c; o++)
-                cpu_put(j->y.data, j->y.dtype, (r * j->y.w + l) * j->y.c + o,
-                        plain_value(j, r / j->y.h, r % j->y.h, l, o));
+            for (int64_t o = 0; o < j->y.c; o++) {
+                const int64_t at = (r * j->y.w + l) * j->y.c + o;
+                const float was = j->add ? cpu_get(j->y.data, j->y.dtype, at) : 0;
+                cpu_put(j->y.data, j->y.dtype, at,
+                        plain_value(j, r / j->y.h, r % j->y.h, l, o) + was);
+            }
 }
 
 void cpu_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
-                const struct taca_conv *w) {
+                const struct taca_conv *w, bool add) {
     struct cpu *c = cpu_of(b);
     struct cpu_conv *v = conv_of(w);
     if (c->dnn) {
         cpu_dnn_bind(c->dnn);
-        run_dnn(c, v, y, x);
+        run_dnn(c, v, y, x, add);
         return;
     }
-    struct map_job j = {c->k, v, y, x};
+    struct map_job j = {c->k, v, y, x, add};
     cpu_split(c, y.n * y.h, y.w * y.c * w->c_in * w->kh * w->kw, plain_rows, &j);
 }
 
@@ -381,17 +418,18 @@ static void foresee_strip(struct cpu *c, const struct taca_conv *w, const struct
 }
 
 void cpu_foresee_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
-                        const struct taca_conv *w) {
+                        const struct taca_conv *w, bool add) {
     struct cpu *c = cpu_of(b);
-    struct strip_job j = {.c = c, .x = x, .y = y};
+    struct strip_job j = {.c = c, .x = x, .y = y, .add = add};
     const size_t ins = (size_t)(x.n * x.h * x.w * x.c), outs = (size_t)(y.n * y.h * y.w * y.c);
     if (!c->dnn) return;
     if (x.dtype != w->dtype) cpu_buf_foresee(&c->in, ins * taca_dtype_bytes(w->dtype));
-    if (y.dtype == TACA_BF16 && w->dtype == TACA_F32) {
+    if (comes_wide(w, y, add)) {
         cpu_buf_foresee(&c->out, outs * sizeof(float));
         j.y.dtype = TACA_F32;
     }
-    const int64_t rows = strip_rows(c, w, y);
+    const int64_t rows = strip_rows(c, w, y, add);
+    if (add) cpu_buf_foresee(&c->out, own_bytes(&j, rows) * (size_t)c->threads);
     for (int64_t at = 0; at < y.h; at += rows) {
         int64_t from;
         const struct prim_key key = strip_key(w, &j, at, rows, &from);

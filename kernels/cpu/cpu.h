@@ -78,10 +78,10 @@ enum taca_code cpu_conv_open(struct taca_backend *b, struct taca_conv **out,
                              const struct taca_tensor *weight, const struct taca_tensor *bias,
                              const struct taca_conv *shape, struct taca_err *err); /* conv.c */
 void cpu_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
-                const struct taca_conv *w);
+                const struct taca_conv *w, bool add);
 struct taca_weight_bytes cpu_weigh_conv(struct taca_backend *b, struct taca_conv *w);
 void cpu_foresee_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
-                        const struct taca_conv *w);
+                        const struct taca_conv *w, bool add);
 void cpu_foresee_attention(struct taca_backend *b, const struct taca_qkv *img,
                            const struct taca_qkv *txt, const struct taca_layout *l,
                            const struct taca_attn *a);

@@ -125,7 +125,7 @@ template <class Y, class X> static __global__ void conv_f32_kernel(conv_call a) 
         for (int n = 0; n < SIDE; n++) {
             const int64_t at = p + row * SIDE + m, to = o + col + n;
             if (at < a.y.n * a.y.h * a.y.w && to < a.y.c)
-                ((Y *)a.y.data)[at * a.y.c + to] = from_float<Y>(sum[m][n] + a.bias[to]);
+                put_output<Y>(a, at * a.y.c + to, sum[m][n] + a.bias[to]);
         }
 }
 
@@ -140,10 +140,10 @@ static void conv_f32(struct cuda *c, const conv_call &a) {
 /* ---- op -------------------------------------------------------------------------------------- */
 
 void cuda_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
-                 const struct taca_conv *conv) {
+                 const struct taca_conv *conv, bool add) {
     struct cuda *c = cuda_of(b);
     const struct cuda_conv *w = (const struct cuda_conv *)conv;
-    const conv_call a = {y, x, w->weight, w->bias, w->base, depth_of(conv), row_of(conv)};
+    const conv_call a = {y, x, w->weight, w->bias, w->base, depth_of(conv), row_of(conv), add};
     if (conv->dtype == TACA_BF16)
         conv_mma(c, a);
     else
@@ -163,6 +163,6 @@ struct taca_weight_bytes cuda_weigh_conv(struct taca_backend *b, struct taca_con
 
 /* Nets with convolutions have group norms. */
 void cuda_foresee_conv2d(struct taca_backend *b, struct taca_map, struct taca_map,
-                         const struct taca_conv *) {
+                         const struct taca_conv *, bool) {
     cuda_buf_foresee(&cuda_of(b)->out, CUDA_GROUP_BYTES);
 }

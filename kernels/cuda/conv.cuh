@@ -9,7 +9,15 @@ struct conv_call {
     const float *bias;
     struct taca_conv g;
     int64_t k, k_ld; /* kh * kw * c_in */
+    bool add;        /* to what y holds */
 };
+
+/* An output value joins the map. */
+template <class Y>
+static __device__ __forceinline__ void put_output(const conv_call &a, int64_t at, float v) {
+    Y *y = (Y *)a.y.data + at;
+    *y = from_float<Y>(a.add ? to_float(*y) + v : v);
+}
 
 /* An output pixel's window: where its first tap lies. Pixels past the last are outside. */
 struct conv_pixel {

@@ -113,8 +113,7 @@ static __device__ __forceinline__ void store(const conv_call &a, const warp_tile
 #pragma unroll
                 for (int h = 0; h < 2; h++) {
                     const int64_t at = p + m * 16 + lane / 4 + h * 8;
-                    if (at < pixels)
-                        ((Y *)a.y.data)[at * c + to] = from_float<Y>(t.sum[m][n][2 * h + j] + bias);
+                    if (at < pixels) put_output<Y>(a, at * c + to, t.sum[m][n][2 * h + j] + bias);
                 }
         }
 }

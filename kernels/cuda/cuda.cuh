@@ -267,9 +267,9 @@ enum taca_code cuda_conv_open(struct taca_backend *b, struct taca_conv **out,
                               const struct taca_conv *shape, struct taca_err *err);
 struct taca_weight_bytes cuda_weigh_conv(struct taca_backend *b, struct taca_conv *w);
 void cuda_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
-                 const struct taca_conv *w);
+                 const struct taca_conv *w, bool add);
 void cuda_foresee_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
-                         const struct taca_conv *w);
+                         const struct taca_conv *w, bool add);
 /* group_norm.cu */
 static const size_t CUDA_GROUP_BYTES = 4 << 20; /* its work memory */
 void cuda_group_norm(struct taca_backend *b, struct taca_map y, struct taca_map x,

@@ -221,6 +221,10 @@ static void one_conv(const int64_t xs[3], int64_t c_in, int64_t c_out, int64_t k
     taca_conv2d(fx, as_map(&y, ys[0], ys[1], ys[2], c_out), as_map(&x, xs[0], xs[1], xs[2], c_in),
                 v);
     fx_check("conv2d", &y, want, 3e-6);
+    for (int64_t i = 0; i < ys[0] * ys[1] * ys[2] * c_out; i++) want[i] += y.v[i]; /* as it is */
+    taca_conv2d_add(fx, as_map(&y, ys[0], ys[1], ys[2], c_out),
+                    as_map(&x, xs[0], xs[1], xs[2], c_in), v);
+    fx_check("conv2d_add", &y, want, 3e-6);
     free(want), free(w.f), free(bias.f);
     fx_free(&x), fx_free(&y);
 }
