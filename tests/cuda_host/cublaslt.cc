@@ -7,6 +7,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 
+#include "products.h"
+
 #include <atomic>
 #include <vector>
 
@@ -113,7 +115,6 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
 /* ---- the product ----------------------------------------------------------------------------- */
 
 static float load(const void *p, int type, size_t i) {
-    if (type == CUDA_R_8F_E4M3) return cuda_host_e4m3(((const uint8_t *)p)[i]);
     return type == CUDA_R_32F ? ((const float *)p)[i]
                               : __bfloat162float(((const __nv_bfloat16 *)p)[i]);
 }
@@ -138,15 +139,30 @@ static bool inputs_ok(const cuda_host_desc *d, const cuda_host_layout *a, const 
            d->scale_mode[1] == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
 }
 
-/* op(M) as rows of floats: [rows(op), inner] when `rows`, else [cols(op), inner]. */
-static std::vector<float> gather(const void *p, const cuda_host_layout *l, bool by_column) {
+/* op(M) as rows: [rows(op), inner] when `by_column`, else [cols(op), inner]; at: a value's place to
+ * itself */
+template <class F>
+static std::vector<float> gather(const cuda_host_layout *l, bool by_column, F at) {
     const size_t outer = by_column ? l->cols : l->rows, inner = by_column ? l->rows : l->cols;
+    const size_t far = by_column ? (size_t)l->ld : 1, near = by_column ? 1 : (size_t)l->ld;
     std::vector<float> out(outer * inner);
     for (size_t o = 0; o < outer; o++)
-        for (size_t i = 0; i < inner; i++)
-            out[o * inner + i] =
-                load(p, l->type, by_column ? o * (size_t)l->ld + i : i * (size_t)l->ld + o);
+        for (size_t i = 0; i < inner; i++) out[o * inner + i] = at(o * far + i * near);
     return out;
+}
+
+static std::vector<float> gather(const void *p, const cuda_host_layout *l, bool by_column) {
+    static const std::vector<float> of_byte = [] {
+        std::vector<float> all(256);
+        for (int i = 0; i < 256; i++) all[(size_t)i] = cuda_host_e4m3((uint8_t)i);
+        return all;
+    }();
+    if (l->type == CUDA_R_8F_E4M3)
+        return gather(l, by_column, [p](size_t i) { return of_byte[((const uint8_t *)p)[i]]; });
+    if (l->type == CUDA_R_32F)
+        return gather(l, by_column, [p](size_t i) { return ((const float *)p)[i]; });
+    return gather(l, by_column,
+                  [p](size_t i) { return __bfloat162float(((const __nv_bfloat16 *)p)[i]); });
 }
 
 static float epilogue(const cuda_host_desc *d, float v, int out_type, size_t row) {
@@ -179,14 +195,14 @@ static bool signed_by(const void *workspace, uint64_t turn) {
 
 static void multiply(const product &p) {
     const cuda_host_desc *d = &p.d;
-    const size_t m = p.m, n = p.n, k = p.k;
-    const std::vector<float> x = gather(p.a, &p.la, d->trans_a == CUBLAS_OP_T);
-    const std::vector<float> y = gather(p.b, &p.lb, d->trans_b != CUBLAS_OP_T);
+    const size_t m = p.m, n = p.n;
+    const std::vector<float> w = gather(p.a, &p.la, d->trans_a == CUBLAS_OP_T);
+    const std::vector<float> x = gather(p.b, &p.lb, d->trans_b != CUBLAS_OP_T);
+    std::vector<float> y(m * n);
+    cuda_host::multiply_rows(y.data(), w.data(), x.data(), m, n, p.k);
     for (size_t j = 0; j < n; j++)
         for (size_t i = 0; i < m; i++) {
-            double s = 0;
-            for (size_t t = 0; t < k; t++) s += (double)x[i * k + t] * (double)y[j * k + t];
-            float v = p.alpha * (float)s;
+            float v = p.alpha * y[j * m + i];
             if (d->scale[0]) v *= d->scale[0][i] * d->scale[1][j];
             if (p.beta != 0) v += p.beta * load(p.c, p.lc.type, j * (size_t)p.lc.ld + i);
             store(p.out, p.lout.type, j * (size_t)p.lout.ld + i, epilogue(d, v, p.lout.type, i));

@@ -3,16 +3,9 @@
 
 #include "wgmma.h"
 
-#include <sys/mman.h>
-
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
-
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#endif
 
 namespace cuda_host {
 
@@ -20,13 +13,22 @@ fiber *cur;
 dim3 grid_dim, block_dim, block_idx;
 char *shared_block;
 
+enum { MOST = 1024 / WARP }; /* warps of a block */
+
+struct warp {
+    fiber *ready[WARP]; /* lanes that may run, the next one last */
+    unsigned n;
+    int met; /* lanes that wait in a collective */
+};
+
 static std::vector<fiber> fibers;
-static std::vector<int> met;   /* lanes of each warp that wait in a collective */
-static std::vector<int> ready; /* indices of fibers that may run, in no order */
-static std::vector<int> late;  /* those of the warp that is held back in this block */
-static int slow_warp;          /* -1: none */
+static warp warps[MOST];
+static warp *able[MOST]; /* those with lanes that may run, but for these two */
+static unsigned n_able;
+static warp *now, *slow; /* whose lanes run; who is held back in this block, if any */
+static bool leave;       /* another warp than `now` may go on */
+static size_t left;      /* threads of the block that have not ended */
 static std::function<void()> kernel_body;
-static void *scheduler_pointer;
 static uint64_t rng = [] {
     const char *seed = getenv("TACA_CUDA_HOST_SEED");
     return seed ? strtoull(seed, nullptr, 10) * 2 + 1 : 1;
@@ -47,11 +49,12 @@ void die(const char *why) {
 
 /* Saves what a call must keep, leaves this stack's pointer in *from and goes on where the stack
  * `to` was left. */
-extern "C" void taca_host_switch(void **from, void *to);
+extern "C" __attribute__((visibility("hidden"))) void taca_host_switch(void **from, void *to);
 #if defined(__x86_64__)
 asm(R"(
 .text
 .globl taca_host_switch
+.hidden taca_host_switch
 .type taca_host_switch, @function
 taca_host_switch:
     pushq %rbp
@@ -76,108 +79,152 @@ enum { SAVED_WORDS = 6 };
 #error "the executor's stack switch is written for x86-64"
 #endif
 
-static void to_scheduler() {
-    fiber *f = cur;
-    taca_host_switch(&f->stack_pointer, scheduler_pointer);
-}
+/* ---- threads on stacks ----------------------------------------------------------------------- */
 
-static void entry() {
-    kernel_body();
-    cur->st = DONE;
-    to_scheduler();
-    die("a finished thread was woken");
-}
+/* A stack serves one thread after the other: whoever ends makes room for one that has not begun, so
+ * threads that never wait need one stack and no switch. */
+static void *home;               /* the stack of run_block */
+static std::vector<void *> idle; /* the pointers of stacks whose thread has ended */
+static fiber *next();
 
-/* A stack that returns into entry() when it is switched to. */
-static void prepare(fiber &f) {
-    void **top = (void **)(f.stack + STACK);
-    *--top = nullptr; /* entry's return address, and what keeps its frame 16-aligned */
-    *--top = (void *)entry;
+static void serve();
+
+/* A stack that returns into serve() when it is switched to. Tops lie at different distances from a
+ * page's beginning, or all would want the same few lines of the cache. */
+static void *new_stack() {
+    static std::vector<std::unique_ptr<char[]>> stacks;
+    const size_t lower = stacks.size() * 11 % 64 * 64;
+    stacks.emplace_back(new char[STACK]);
+    void **top = (void **)(((uintptr_t)stacks.back().get() + STACK - lower) & ~(uintptr_t)15);
+    *--top = nullptr; /* serve's return address, and what keeps its frame 16-aligned */
+    *--top = (void *)serve;
     for (int i = 0; i < SAVED_WORDS; i++) *--top = nullptr;
-    f.stack_pointer = top;
-    f.st = READY;
-    f.copies.clear();
-    f.copies.resize(1);
-    f.unseen.clear();
-#if defined(__SANITIZE_ADDRESS__)
-    ASAN_UNPOISON_MEMORY_REGION(f.stack, STACK);
-#endif
+    return top;
+}
+
+static void *free_stack() {
+    if (idle.empty()) return new_stack();
+    void *stack = idle.back();
+    idle.pop_back();
+    return stack;
+}
+
+/* On with f, or home without one; this stack's pointer stays in *from. */
+static void go_on(void **from, fiber *f) {
+    cur = f;
+    taca_host_switch(from, !f ? home : f->stack_pointer ? f->stack_pointer : free_stack());
+}
+
+static void serve() {
+    for (;;) {
+        kernel_body();
+        left--;
+        fiber *f = next();
+        cur = f;
+        if (f && !f->stack_pointer) continue;
+        idle.push_back(nullptr);
+        go_on(&idle.back(), f);
+    }
 }
 
 /* ---- meeting --------------------------------------------------------------------------------- */
 
 void yield(state s) {
-    cur->st = s;
-    to_scheduler();
+    fiber *self = cur;
+    self->st = s;
+    fiber *f = next();
+    if (f != self) go_on(&self->stack_pointer, f);
 }
 
-static void wake(fiber &f) {
-    f.st = READY;
-    (f.warp == slow_warp ? late : ready).push_back((int)(&f - fibers.data()));
+static void wake(fiber *f) {
+    warp *w = &warps[f->warp];
+    f->st = READY;
+    w->ready[w->n++] = f;
+    if (w->n == 1 && w != now && w != slow) able[n_able++] = w;
 }
 
-/* One that may run; of the slow warp only when nobody else can. */
-static fiber *next() {
-    std::vector<int> &from = ready.empty() ? late : ready;
-    size_t k = chance() % from.size();
-    fiber *f = &fibers[(size_t)from[k]];
-    from[k] = from.back();
-    from.pop_back();
-    return f;
-}
-
-void meet(const void *in, void *out, const std::function<void(fiber *)> &f) {
-    fiber *self = cur, *w = &fibers[(size_t)self->warp * WARP];
-    self->in = in;
-    self->out = out;
-    if (++met[(size_t)self->warp] < WARP) {
-        yield(AT_WARP);
-        return;
+/* Those lanes of a warp that are meant, in some order of many. */
+template <class F> static void wake_lanes(fiber *lanes, F meant) {
+    const unsigned order = chance(), step = order / WARP | 1;
+    for (unsigned i = 0; i < WARP; i++) {
+        fiber &f = lanes[(order + i * step) % WARP];
+        if (meant(f)) wake(&f);
     }
-    met[(size_t)self->warp] = 0;
-    f(w);
-    for (int l = 0; l < WARP; l++)
-        if (&w[l] != self) wake(w[l]);
+}
+template <class F> static void wake_all(F meant) {
+    for (size_t i = 0; i < fibers.size(); i += WARP) wake_lanes(&fibers[i], meant);
 }
 
-static void release_barrier(size_t left) {
+static void release_barrier() {
     size_t at_block = 0;
     for (auto &f : fibers) at_block += f.st == AT_BLOCK;
     if (at_block != left)
         die("deadlock: some threads wait at a barrier, others in a warp collective");
-    for (auto &f : fibers)
-        if (f.st == AT_BLOCK) wake(f);
+    wake_all([](const fiber &f) { return f.st == AT_BLOCK; });
 }
+
+/* One with lanes that may run; the slow one only when there is no other. */
+static warp *next_warp() {
+    if (now && now->n && now != slow) able[n_able++] = now;
+    now = nullptr;
+    if (!n_able && !(slow && slow->n)) release_barrier();
+    if (!n_able) return slow;
+    const unsigned k = chance() % n_able;
+    warp *w = able[k];
+    able[k] = able[--n_able];
+    return w;
+}
+
+/* A thread that may run; nullptr: all have ended. */
+static fiber *next() {
+    if (!left) return nullptr;
+    if (leave || !now->n) now = next_warp();
+    leave = false;
+    return now->ready[--now->n];
+}
+
+fiber *gather(const void *in, void *out) {
+    fiber *self = cur;
+    self->in = in;
+    self->out = out;
+    if (++warps[self->warp].met == WARP) return self - self->lane;
+    yield(AT_WARP);
+    return nullptr;
+}
+
+void part(fiber *lanes) {
+    warps[cur->warp].met = 0;
+    wake_lanes(lanes, [](const fiber &f) { return &f != cur; });
+    leave = chance() % 4 == 0;
+}
+
+/* ---- blocks ---------------------------------------------------------------------------------- */
 
 static void run_block() {
-    size_t left = fibers.size();
-    ready.clear();
-    late.clear();
-    slow_warp = chance() & 1 ? (int)(chance() % (left / WARP)) : -1;
-    met.assign(left / WARP, 0);
-    for (auto &f : fibers) {
-        prepare(f);
-        wake(f);
+    const unsigned n = (unsigned)(fibers.size() / WARP);
+    left = fibers.size();
+    n_able = 0;
+    now = nullptr;
+    slow = chance() & 1 ? &warps[chance() % n] : nullptr;
+    leave = true;
+    for (unsigned i = 0; i < n; i++) warps[i].n = 0, warps[i].met = 0;
+    for (fiber &f : fibers) {
+        f.stack_pointer = nullptr;
+        f.copies.clear();
+        f.copy_group = 0;
+        f.unseen.clear();
     }
-    while (left) {
-        if (ready.empty() && late.empty()) release_barrier(left);
-        cur = next();
-        taca_host_switch(&scheduler_pointer, cur->stack_pointer);
-        if (cur->st == DONE) left--;
-    }
+    wake_all([](const fiber &) { return true; });
+    go_on(&home, next());
 }
 
-/* Stacks are kept from launch to launch. */
 static void set_block(dim3 block) {
-    static std::vector<std::unique_ptr<char[]>> stacks;
     size_t n = (size_t)block.x * block.y * block.z;
-    if (n == 0 || n > 1024 || n % WARP)
+    if (n == 0 || n > MOST * WARP || n % WARP)
         die("the size of a block must be a multiple of 32, at most 1024");
-    while (stacks.size() < n) stacks.emplace_back(new char[STACK]);
     fibers.resize(n);
     for (size_t i = 0; i < n; i++) {
         fiber &f = fibers[i];
-        f.stack = (char *)(((uintptr_t)stacks[i].get()) & ~(uintptr_t)15);
         f.tid = dim3((unsigned)(i % block.x), (unsigned)(i / block.x % block.y),
                      (unsigned)(i / block.x / block.y));
         f.lane = (int)(i % WARP);

@@ -101,6 +101,14 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
     return lost() ? keep(cudaErrorIllegalAddress) : cudaSuccess;
 }
 
+/* NaN in every float type, an index out of bounds as an integer. Of blocks like the library's
+ * workspace the ends will do. */
+static void poison(void *p, size_t bytes) {
+    const size_t large = 16 << 20, end = 1 << 16;
+    memset(p, 0xff, bytes > large ? end : bytes);
+    if (bytes > large) memset((char *)p + bytes - end, 0xff, end);
+}
+
 cudaError_t cudaMalloc(void **p, size_t bytes) {
     guard g(device_lock);
     counted.allocations++;
@@ -109,7 +117,7 @@ cudaError_t cudaMalloc(void **p, size_t bytes) {
     if (attempts++ == faults.fail_alloc || bytes > memory() - in_use)
         return keep(cudaErrorMemoryAllocation);
     if (posix_memalign(p, 256, bytes ? bytes : 1)) return keep(cudaErrorMemoryAllocation);
-    memset(*p, 0xff, bytes); /* NaN in every float type, an index out of bounds as an integer */
+    poison(*p, bytes);
     blocks[(uintptr_t)*p] = bytes;
     in_use += bytes;
     return cudaSuccess;
@@ -123,7 +131,7 @@ cudaError_t cudaFree(void *p) {
     if (it == blocks.end()) return keep(cudaErrorInvalidValue);
     drain(nullptr);
     in_use -= it->second;
-    memset(p, 0xff, it->second); /* as new memory: who still uses it is found */
+    poison(p, it->second); /* as new memory: who still uses it is found */
     blocks.erase(it);
     free(p);
     return cudaSuccess;

@@ -1,6 +1,8 @@
 /* wgmma.cc - Hopper's asynchronous products; see wgmma.h. */
 #include "wgmma.h"
 
+#include "products.h"
+
 #include <cmath>
 #include <deque>
 #include <map>
@@ -9,8 +11,8 @@
 
 namespace cuda_host {
 
-static constexpr int INNER = 16, ROWS = 16; /* of a product; of a warp */
-static const uint32_t WINDOW = 1 << 18;     /* what a descriptor can address */
+static constexpr int INNER = 16, ROWS = 16, MOST_N = 256; /* of a product; of a warp */
+static const uint32_t WINDOW = 1 << 18;                   /* what a descriptor can address */
 
 /* Sums of a warp that are on their way, in the order of the lanes' registers. */
 struct sums {
@@ -32,13 +34,25 @@ struct warp_state {
 
 static std::vector<warp_state> warps;
 static std::vector<char> seen; /* shared memory as products see it */
+static size_t threads, bytes;  /* of the block; threads 0: the above are ready for it */
 static uint32_t base;          /* the address of shared memory's first byte */
+
+/* Most blocks come to no product. */
+static void make_ready() {
+    if (!threads) return;
+    if (threads / WARP % 4) die("wgmma: the block is not made of warpgroups");
+    warps.assign(threads / WARP, {});
+    for (warp_state &w : warps) w.groups.resize(1);
+    seen.assign(bytes, (char)0xff);
+    threads = 0;
+}
 
 /* ---- shared memory --------------------------------------------------------------------------- */
 
 uint32_t shared_offset(const void *p) { return base + (uint32_t)((const char *)p - shared_block); }
 
 void fence_async() {
+    make_ready();
     for (const void *p : cur->unseen) {
         const size_t at = (size_t)((const char *)p - shared_block);
         if (at + 16 > seen.size()) die("cp.async wrote outside shared memory");
@@ -67,21 +81,27 @@ uint32_t wgmma_address(uint64_t desc, int line, int k, bool across) {
     return at ^ ((at >> 7 & (width / 16 - 1)) << 4);
 }
 
-static float shared_value(uint64_t desc, int line, int k, bool across) {
+static const int PIECE = 8; /* values that always lie side by side: 16 bytes */
+
+/* The piece of `line` from k on, or of the lines from `line` on at k. */
+static void shared_piece(float (&to)[PIECE], uint64_t desc, int line, int k, bool across) {
     const uint32_t at = wgmma_address(desc, line, k, across);
-    uint16_t x;
-    if (at >= WINDOW || at < base || at - base + 2 > seen.size())
+    uint16_t x[PIECE];
+    if (at >= WINDOW || at < base || at - base + sizeof x > seen.size())
         die("wgmma: an operand lies outside shared memory");
-    memcpy(&x, &seen[at - base], 2);
-    return __bfloat162float({x});
+    memcpy(x, &seen[at - base], sizeof x);
+    for (int i = 0; i < PIECE; i++) to[i] = __bfloat162float({x[i]});
 }
 
 /* ---- one product ----------------------------------------------------------------------------- */
 
 static void read_a(const product &p, int warp, float (*a)[INNER]) {
     for (int r = 0; r < ROWS && !p.lane[0].a_regs; r++)
-        for (int k = 0; k < INNER; k++)
-            a[r][k] = shared_value(p.lane[0].a_desc, warp % 4 * ROWS + r, k, false);
+        for (int k = 0; k < INNER; k += PIECE) {
+            float x[PIECE];
+            shared_piece(x, p.lane[0].a_desc, warp % 4 * ROWS + r, k, false);
+            memcpy(&a[r][k], x, sizeof x);
+        }
     for (int l = 0; l < WARP && p.lane[0].a_regs; l++)
         for (int i = 0; i < 8; i++) {
             const uint16_t x = (uint16_t)(p.lane[l].a_regs[i / 2] >> i % 2 * 16);
@@ -89,22 +109,33 @@ static void read_a(const product &p, int warp, float (*a)[INNER]) {
         }
 }
 
+/* b [INNER][n], a square of pieces at a time */
+static void read_b(const wgmma_op &op, float *b) {
+    for (int k = 0; k < INNER; k += PIECE)
+        for (int j = 0; j < op.n; j += PIECE) {
+            float x[PIECE][PIECE];
+            for (int i = 0; i < PIECE; i++)
+                shared_piece(x[i], op.b_desc, op.b_trans ? j : j + i, op.b_trans ? k + i : k,
+                             op.b_trans);
+            for (int q = 0; q < PIECE; q++)
+                for (int i = 0; i < PIECE; i++)
+                    b[(k + q) * op.n + j + i] = op.b_trans ? x[q][i] : x[i][q];
+        }
+}
+
 /* a b of this warp's rows, as its lanes hold it. */
 static void multiply(product *p, int warp) {
     const int n = p->lane[0].n;
-    float a[ROWS][INNER], b[INNER][256], c[ROWS][256] = {};
+    if (n % 16 || n > MOST_N) die("wgmma: an n that is not modelled");
+    float a[ROWS][INNER], b[INNER * MOST_N], c[ROWS * MOST_N];
     read_a(*p, warp, a);
-    for (int k = 0; k < INNER; k++)
-        for (int j = 0; j < n; j++)
-            b[k][j] = shared_value(p->lane[0].b_desc, j, k, p->lane[0].b_trans);
-    for (int r = 0; r < ROWS; r++)
-        for (int k = 0; k < INNER; k++)
-            for (int j = 0; j < n; j++) c[r][j] += a[r][k] * b[k][j];
+    read_b(p->lane[0], b);
+    multiply_tile(c, a[0], b, n);
     p->part.resize((size_t)(WARP * n / 2));
     for (int l = 0; l < WARP; l++)
         for (int i = 0; i < n / 2; i++)
             p->part[(size_t)(l * n / 2 + i)] =
-                c[l / 4 + i / 2 % 2 * 8][i / 4 * 8 + l % 4 * 2 + i % 2];
+                c[(l / 4 + i / 2 % 2 * 8) * n + i / 4 * 8 + l % 4 * 2 + i % 2];
     if (wgmma_is_wrong()) p->part[0] += 1;
     p->read = true;
 }
@@ -138,14 +169,14 @@ static void land(warp_state &w, product &p, int warp) {
 /* ---- instructions ---------------------------------------------------------------------------- */
 
 static warp_state &mine() {
-    if (warps.size() % 4) die("wgmma: the block is not made of warpgroups");
+    make_ready();
     return warps[(size_t)cur->warp];
 }
 
 /* f(warp) once all lanes are here. */
-static void together(const std::function<void(warp_state &, fiber *)> &f) {
+template <class F> static void together(F f) {
     warp_state &w = mine();
-    meet(nullptr, nullptr, [&](fiber *lanes) { f(w, lanes); });
+    meet(nullptr, nullptr, [&](fiber *) { f(w); });
 }
 
 static void issue(warp_state &w, int warp, fiber *lanes) {
@@ -174,16 +205,16 @@ void wgmma(const wgmma_op &op) {
 }
 
 void wgmma_fence() {
-    together([](warp_state &w, fiber *) { w.fenced = true; });
+    together([](warp_state &w) { w.fenced = true; });
 }
 
 void wgmma_commit() {
-    together([](warp_state &w, fiber *) { w.groups.push_back({}); });
+    together([](warp_state &w) { w.groups.push_back({}); });
 }
 
 void wgmma_wait(size_t left) {
     const int warp = cur->warp;
-    together([=](warp_state &w, fiber *) {
+    together([=](warp_state &w) {
         for (; w.groups.size() > left + 1; w.groups.pop_front())
             for (product &p : w.groups.front()) land(w, p, warp);
         w.fenced = false;
@@ -192,14 +223,14 @@ void wgmma_wait(size_t left) {
 
 /* ---- blocks ---------------------------------------------------------------------------------- */
 
-void wgmma_begin_block(size_t threads, size_t shared_bytes) {
-    warps.assign(threads / WARP, {});
-    for (warp_state &w : warps) w.groups.resize(1);
-    seen.assign(shared_bytes, (char)0xff);
+void wgmma_begin_block(size_t block_threads, size_t shared_bytes) {
+    threads = block_threads;
+    bytes = shared_bytes;
     base = 1024 + chance() % 64 * 16; /* a kernel may count on 16 bytes, on no more */
 }
 
 void wgmma_end_block() {
+    if (threads) return;
     for (size_t i = 0; i < warps.size(); i++) {
         if (!warps[i].flying.empty()) die("wgmma: a product was never waited for");
         const warp_state &first = warps[i / 4 * 4];

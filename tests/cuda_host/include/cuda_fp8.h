@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 typedef uint8_t __nv_fp8_storage_t;
 enum __nv_saturation_t { __NV_NOSAT, __NV_SATFINITE };
@@ -11,16 +12,13 @@ enum __nv_fp8_interpretation_t { __NV_E4M3, __NV_E5M2 };
 inline __nv_fp8_storage_t __nv_cvt_float_to_fp8(float x, __nv_saturation_t,
                                                 __nv_fp8_interpretation_t) {
     const uint8_t sign = std::signbit(x) ? 0x80 : 0;
-    float a = fabsf(x);
+    const float a = fabsf(x);
     if (a != a) return 0x7f;
     if (a >= 448) return sign | 0x7e;
-    int e;
-    (void)frexpf(a, &e);
-    if (e < -5) e = -5; /* subnormals share the step of the smallest normals, 2^-6 */
-    const int steps = (int)nearbyintf(ldexpf(a, 4 - e)); /* of 2^(e - 4): 8 to 16, less below */
-    if (steps == 16) return sign | (uint8_t)((e + 1 + 6) << 3);
-    if (steps < 8) return sign | (uint8_t)steps;
-    return sign | (uint8_t)((e + 6) << 3 | (steps - 8));
+    if (a < 0x1p-6f) return sign | (uint8_t)nearbyintf(a * 0x1p9f);
+    uint32_t bits; /* of which 3 stay behind the point; the exponent is 120 less */
+    memcpy(&bits, &a, sizeof bits);
+    return sign | (uint8_t)((bits + 0x7ffff + (bits >> 20 & 1) - (120u << 23)) >> 20);
 }
 
 inline float cuda_host_e4m3(uint8_t b) {

@@ -4,91 +4,72 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include "products.h"
 #include "wgmma.h"
 
-struct host_frag4 {
-    uint32_t r[4];
+/* The 16-bit value `c` of a row. */
+inline uint32_t host_half(const void *row, int c) {
+    uint16_t x;
+    memcpy(&x, (const char *)row + 2 * c, 2);
+    return x;
+}
+struct host_ldmatrix_op {
+    const void *row;
+    uint32_t *d;
 };
-
 inline void host_ldmatrix(uint32_t (&d)[4], const void *row, bool trans) {
     if ((uintptr_t)row % 16) cuda_host::die("ldmatrix: a row is not 16-byte aligned");
-    auto f = [trans](const void **rows, host_frag4 *o) {
-        for (int l = 0; l < 32; l++)
-            for (int m = 0; m < 4; m++) {
-                uint16_t e[2];
-                for (int j = 0; j < 2; j++) {
-                    int r = trans ? l % 4 * 2 + j : l / 4, c = trans ? l / 4 : l % 4 * 2 + j;
-                    memcpy(&e[j], (const char *)rows[8 * m + r] + 2 * c, 2);
-                }
-                o[l].r[m] = e[0] | (uint32_t)e[1] << 16;
+    const host_ldmatrix_op mine = {row, d};
+    cuda_host::meet(&mine, nullptr, [trans](cuda_host::fiber *w) {
+        for (int m = 0; m < 4; m++) {
+            const void *rows[8];
+            for (int r = 0; r < 8; r++) rows[r] = ((const host_ldmatrix_op *)w[8 * m + r].in)->row;
+            for (int l = 0; l < 32; l++) {
+                const int a = l / 4, b = l % 4 * 2;
+                ((const host_ldmatrix_op *)w[l].in)->d[m] =
+                    trans ? host_half(rows[b], a) | host_half(rows[b + 1], a) << 16
+                          : host_half(rows[a], b) | host_half(rows[a], b + 1) << 16;
             }
-    };
-    host_frag4 r = cuda_host::collective<const void *, host_frag4>(row, f);
-    memcpy(d, r.r, sizeof r.r);
+        }
+    });
 }
 inline void ldmatrix_x4(uint32_t (&d)[4], const void *row) { host_ldmatrix(d, row, false); }
 inline void ldmatrix_x4_trans(uint32_t (&d)[4], const void *row) { host_ldmatrix(d, row, true); }
 
-struct host_mma_in {
-    uint32_t a[4], b[2];
-    float c[4];
-};
-struct host_mma_out {
-    float d[4];
-};
-inline float host_bf16(uint32_t two, int half) {
-    return __bfloat162float({(uint16_t)(two >> 16 * half)});
-}
-/* Products are exact in double; the sum is rounded once. */
-inline void host_mma_warp(const host_mma_in *x, host_mma_out *o) {
-    float a[16][16], b[16][8];
-    for (int l = 0; l < 32; l++) {
-        int g = l / 4, t = l % 4 * 2;
-        for (int q = 0; q < 4; q++)
-            for (int j = 0; j < 2; j++)
-                a[g + q % 2 * 8][t + q / 2 * 8 + j] = host_bf16(x[l].a[q], j);
-        for (int q = 0; q < 2; q++)
-            for (int j = 0; j < 2; j++) b[t + q * 8 + j][g] = host_bf16(x[l].b[q], j);
-    }
-    for (int l = 0; l < 32; l++)
-        for (int q = 0; q < 4; q++) {
-            int r = l / 4 + q / 2 * 8, n = l % 4 * 2 + q % 2;
-            double s = (double)x[l].c[q];
-            for (int k = 0; k < 16; k++) s += (double)a[r][k] * (double)b[k][n];
-            o[l].d[q] = (float)s;
-        }
-}
 inline void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    host_mma_in in = {{a[0], a[1], a[2], a[3]}, {b0, b1}, {c[0], c[1], c[2], c[3]}};
-    host_mma_out out = cuda_host::collective<host_mma_in, host_mma_out>(
-        in, [](host_mma_in *x, host_mma_out *o) { host_mma_warp(x, o); });
-    memcpy(c, out.d, sizeof out.d);
+    const cuda_host::mma_op mine = {a, {b0, b1}, c};
+    cuda_host::meet(&mine, nullptr, [](cuda_host::fiber *w) {
+        const cuda_host::mma_op *lane[32];
+        for (int l = 0; l < 32; l++) lane[l] = (const cuda_host::mma_op *)w[l].in;
+        cuda_host::mma_warp(lane);
+    });
 }
 
 /* A copy happens at once or as late as the program allows, at the wait, as chance has it: a
  * forgotten wait shows as stale data, a forgotten barrier as data overwritten under a reader. */
+inline void host_copy16(void *dst, const void *src) {
+    if (src)
+        memcpy(dst, src, 16);
+    else
+        memset(dst, 0, 16);
+    cuda_host::cur->unseen.push_back(dst);
+}
 inline void cp_async16(void *dst, const void *src, bool valid) {
     if ((uintptr_t)dst % 16 || (valid && (uintptr_t)src % 16))
         cuda_host::die("cp.async: an address is not 16-byte aligned");
-    auto copy = [=] {
-        if (valid)
-            memcpy(dst, src, 16);
-        else
-            memset(dst, 0, 16);
-        cuda_host::cur->unseen.push_back(dst);
-    };
+    if (!valid) src = nullptr;
     if (cuda_host::chance() & 1)
-        copy();
+        host_copy16(dst, src);
     else
-        cuda_host::cur->copies.back().push_back(copy);
+        cuda_host::cur->copies.push_back({dst, src, cuda_host::cur->copy_group});
 }
-inline void cp_async_commit() { cuda_host::cur->copies.push_back({}); }
+inline void cp_async_commit() { cuda_host::cur->copy_group++; }
 template <int N> inline void cp_async_wait() {
-    auto &c = cuda_host::cur->copies;
-    while (c.size() > (size_t)N + 1) {
-        for (auto &f : c.front()) f();
-        c.erase(c.begin());
-    }
+    auto &late = cuda_host::cur->copies;
+    size_t n = 0;
+    for (; n < late.size() && late[n].group + N < cuda_host::cur->copy_group; n++)
+        host_copy16(late[n].dst, late[n].src);
+    late.erase(late.begin(), late.begin() + (ptrdiff_t)n);
 }
 
 inline uint32_t shared_address(const void *p) { return cuda_host::shared_offset(p); }
