@@ -4,7 +4,9 @@
  * attention_wgmma.cu was never run on a GPU by its authors. So a device has to show first that it
  * gives what a plain sum in double gives, on a made-up problem, and then, unless results must not
  * depend on time, that it is not slower there than attention_mma.cu. TACA_CUDA_ATTENTION=mma asks
- * for neither, =wgmma for the first alone: for measurements, and for a device that this crashes. */
+ * for neither, =wgmma for the first alone: for measurements, and for a device that this crashes:
+ * its error stays until the process ends, so the way round must be asked for, and the message says
+ * how. */
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -182,18 +184,27 @@ static void note(struct cuda *c, const char *const why[KINDS]) {
         snprintf(text, room, ", attention: mma (wgmma: %s)", why[1]);
 }
 
+/* A device that is lost here is lost to this process, whatever it asks for next. */
+static enum taca_code failed(struct cuda *c, const struct taca_err *why, struct taca_err *err) {
+    const struct taca_err *e = why->code ? why : &c->base.error;
+    const bool lost = e->code == TACA_EDEVICE;
+    return c->host->fail(err, e->code, "%s%s", e->text,
+                         lost ? "; with TACA_CUDA_ATTENTION=mma in the environment the check of "
+                                "attention by wgmma is left out"
+                              : "");
+}
+
 enum taca_code cuda_attention_open(struct cuda *c, struct taca_err *err) {
+    struct taca_err trouble = {};
     const char *asked = getenv("TACA_CUDA_ATTENTION"), *why[KINDS] = {};
     const bool never = asked && strcmp(asked, "mma") == 0;
     const bool always = c->deterministic || (asked && strcmp(asked, "wgmma") == 0);
     if (c->base.precision != TACA_BF16 || c->arch != 90) return TACA_OK;
     for (int i = 0; i < KINDS; i++) {
-        const bool right = !never && is_right(c, dims[i], err);
-        c->wgmma[i] = right && (always || is_faster(c, dims[i], err));
+        const bool right = !never && is_right(c, dims[i], &trouble);
+        c->wgmma[i] = right && (always || is_faster(c, dims[i], &trouble));
         why[i] = never ? "not asked for" : right ? "slower" : "wrong";
-        if (c->base.error.code && !err->code)
-            (void)c->host->fail(err, c->base.error.code, "%s", c->base.error.text);
-        if (err->code) return err->code;
+        if (trouble.code || c->base.error.code) return failed(c, &trouble, err);
     }
     note(c, why);
     return TACA_OK;

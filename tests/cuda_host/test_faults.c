@@ -196,20 +196,33 @@ static void test_devices_are_counted_and_named(void) {
     }
 }
 
-/* Its check may lose the device or run out of memory, too; every third call is enough. */
+/* With that in TACA_CUDA_ATTENTION. */
+static long long calls_of_an_opening(const char *attention) {
+    const struct taca_backend_opts opts = {.precision = TACA_BF16};
+    struct taca_backend *b = NULL;
+    struct taca_err err = {0};
+    set(-1, -1);
+    if (attention) setenv("TACA_CUDA_ATTENTION", attention, 1);
+    CHECK_OK(taca_backend_open(&b, "cuda", &opts, &err), err);
+    unsetenv("TACA_CUDA_ATTENTION");
+    const long long calls = cuda_host_calls();
+    taca_backend_close(b);
+    return calls;
+}
+
+/* Its check may lose the device, which says how to do without it, or run out of memory; every
+ * third call is enough. */
 static void test_the_check_of_attention_may_fail(void) {
     const struct taca_backend_opts opts = {.precision = TACA_BF16};
     struct taca_backend *b = NULL;
     struct taca_err err = {0};
     int failed = 0;
-    set(-1, -1);
-    CHECK_OK(taca_backend_open(&b, "cuda", &opts, &err), err);
-    const long long all = cuda_host_calls();
-    taca_backend_close(b);
+    const long long before = calls_of_an_opening("mma"), all = calls_of_an_opening(NULL);
     for (long long at = all % 3; at < all; at += 3) {
         set(-1, at);
         err = (struct taca_err){0};
         CHECK_INT(taca_backend_open(&b, "cuda", &opts, &err), TACA_EDEVICE);
+        CHECK((strstr(err.text, "TACA_CUDA_ATTENTION=mma") != NULL) == (at >= before));
         CHECK_INT(cuda_host_live_blocks(), 0);
     }
     for (bool more = true; more && failed < 50; failed += more) {
