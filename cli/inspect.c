@@ -280,7 +280,8 @@ int cli_inspect(int argc, char **argv) {
     struct flag_set set = {
         .usage = "inspect MODEL|PICTURE [options]",
         .about = "Tells what the directory or file MODEL holds, from configs and the headers of\n"
-                 "files, and plans a picture: the memory and the time that making it will take.\n"
+                 "files, and plans a picture: the memory and the time that making it will take\n"
+                 "on the CPU.\n"
                  "Of a PNG or JPEG it tells how it was made, as the picture says itself.",
         .flags = flags,
         .n_flags = FLAGS_COUNT(flags),
