@@ -21,7 +21,8 @@ enum taca_code precision_check(const struct taca_backend *b, enum taca_precision
                                cpu ? "int8 needs a processor with AVX512-VNNI; use auto"
                                    : "int8 is for CPUs; use fp8 or auto");
     return taca_fail_param(err, "precision",
-                           "fp8 needs a CUDA device of compute capability 9.0 or more; use auto");
+                           "fp8 needs a CUDA device for which cuBLASLt scales 8-bit products by "
+                           "row, as for compute capability 9.0; use auto");
 }
 
 const char *precision_narrow_name(enum taca_narrow n) {

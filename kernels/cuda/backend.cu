@@ -286,19 +286,22 @@ static enum taca_code start(struct cuda *c, struct taca_err *err) {
         cuda_graphs_open(c)) {
         c->arch = 10 * p.major + p.minor;
         c->sms = p.multiProcessorCount;
-        if (c->base.narrow_type != TACA_NARROW_FP8 || c->arch < 90)
-            c->base.narrow_type = TACA_NARROW_NONE;
-        snprintf(c->base.detail, sizeof c->base.detail, "%.40s, %s%s", p.name,
-                 c->base.narrow_type              ? "fp8"
-                 : c->base.precision == TACA_BF16 ? "bf16"
-                                                  : "f32",
-                 c->deterministic ? ", deterministic" : "");
+        c->shared_bytes = p.sharedMemPerBlockOptin;
         if (c->arch < 80)
             return c->host->fail(err, TACA_EUNSUPPORTED,
                                  "cuda:%d: %.60s has compute capability %d.%d, wanted 8.0 or more",
                                  c->device, p.name, p.major, p.minor);
         const enum taca_code rc = lt_open(c, err);
-        return rc ? rc : cuda_attention_open(c, err);
+        if (rc) return rc;
+        if (c->base.narrow_type && !lt_has_narrow(c)) c->base.narrow_type = TACA_NARROW_NONE;
+        if (c->base.error.code)
+            return c->host->fail(err, c->base.error.code, "%s", c->base.error.text);
+        snprintf(c->base.detail, sizeof c->base.detail, "%.40s, %s%s", p.name,
+                 c->base.narrow_type              ? "fp8"
+                 : c->base.precision == TACA_BF16 ? "bf16"
+                                                  : "f32",
+                 c->deterministic ? ", deterministic" : "");
+        return cuda_attention_open(c, err);
     }
     return c->host->fail(err, c->base.error.code, "%s", c->base.error.text);
 }
@@ -313,7 +316,7 @@ static enum taca_code cuda_open(struct taca_backend **out, int device,
     c->host = host;
     c->device = device;
     c->deterministic = opts->deterministic;
-    c->base.narrow_type = opts->narrow; /* until the device is known */
+    c->base.narrow_type = opts->narrow == TACA_NARROW_FP8 ? TACA_NARROW_FP8 : TACA_NARROW_NONE;
     enum taca_code rc = start(c, err);
     if (rc == TACA_OK)
         *out = &c->base;

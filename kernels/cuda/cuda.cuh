@@ -61,7 +61,8 @@ struct cuda {
     struct taca_backend base; /* first: the table casts */
     const struct taca_module_host *host;
     int device, sms;
-    int arch; /* 80, 90 */
+    int arch;            /* 10 * major + minor of its compute capability */
+    size_t shared_bytes; /* the most of shared memory that a block may have */
     bool deterministic;
     bool wgmma[2];       /* heads of 64, of 128: attention_wgmma.cu is right here, and not slower */
     cudaStream_t stream; /* these five are of the lane of now, `away` has the other's */
@@ -206,6 +207,9 @@ static inline unsigned blocks_for(int64_t n, int64_t per_block) {
 
 /* matmul.cu */
 enum taca_code lt_open(struct cuda *c, struct taca_err *err);
+/* Has the library 8-bit products with a scale for each row and each output on this device? It is
+ * asked, nothing runs; false as well with the backend's error. */
+bool lt_has_narrow(struct cuda *c);
 void lt_close(struct cuda *c);
 enum taca_code cuda_linear_open(struct taca_backend *b, struct taca_linear **out,
                                 const struct taca_tensor *parts, const struct taca_tensor *biases,

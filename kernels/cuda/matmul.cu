@@ -347,6 +347,28 @@ static const cublasLtMatmulAlgo_t *algorithm(struct cuda *c, const struct produc
     return &t->algo[at];
 }
 
+bool lt_has_narrow(struct cuda *c) {
+    const int64_t side = 256;
+    struct cuda_linear l = {};
+    struct product p = {};
+    cublasLtMatmulHeuristicResult_t found;
+    int n = 0;
+    l.base.in = l.base.out = side;
+    l.base.dtype = TACA_U8;
+    l.scale = (float *)c->workspace; /* no value of it is looked at */
+    p.l = &l;
+    p.to = {c->workspace, TACA_BF16, side, side, side};
+    p.from = {c->workspace, TACA_U8, side, side, side};
+    p.scale = l.scale;
+    const bool has = product_open(c, &p, CUBLASLT_EPILOGUE_DEFAULT) &&
+                     c->lt->f.MatmulAlgoGetHeuristic(c->lt->handle, p.desc, p.w, p.x, p.y, p.y,
+                                                     c->lt->preference, 1, &found,
+                                                     &n) == CUBLAS_STATUS_SUCCESS &&
+                     n > 0;
+    product_close(c, &p);
+    return has;
+}
+
 /* ---- the op ---------------------------------------------------------------------------------- */
 
 /* p->to = epilogue(p->from W^T); types as the library takes them. */

@@ -95,13 +95,20 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
     return CUBLAS_STATUS_SUCCESS;
 }
 
+/* 8-bit products with outer vectors of scales are Hopper's alone. */
+static bool type_ok(const cuda_host_layout *a) {
+    return a->type != CUDA_R_8F_E4M3 || cuda_host::major() == 9;
+}
+
 /* Addresses must be as aligned as the fast algorithms want them, or the list is empty: as on a
  * device, a caller needs an answer for odd shapes. Three candidates, the last of them slow. */
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t,
-                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t,
                                               cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
                                               cublasLtMatmulPreference_t p, int wanted,
                                               cublasLtMatmulHeuristicResult_t *results, int *got) {
+    *got = 0;
+    if (!type_ok(a)) return CUBLAS_STATUS_NOT_SUPPORTED;
     *got = wanted < 3 ? wanted : 3;
     for (int i = 0; i < *got; i++) {
         results[i] = {};
@@ -130,7 +137,7 @@ static bool float_type(int t) { return t == CUDA_R_32F || t == CUDA_R_16BF; }
  * others: no scales. */
 static bool inputs_ok(const cuda_host_desc *d, const cuda_host_layout *a, const cuda_host_layout *b,
                       const cuda_host_layout *out) {
-    if (a->type != b->type) return false;
+    if (a->type != b->type || !type_ok(a)) return false;
     if (a->type != CUDA_R_8F_E4M3) return float_type(a->type) && !d->scale[0] && !d->scale[1];
     return d->trans_a == CUBLAS_OP_T && d->trans_b == CUBLAS_OP_N && a->rows % 16 == 0 &&
            a->cols % 16 == 0 && a->ld % 16 == 0 && b->ld % 16 == 0 && out->type == CUDA_R_16BF &&

@@ -48,6 +48,7 @@ void cuda_host_set_faults(const cuda_host_faults *f) {
     counted = {};
 }
 
+bool cuda_host::has_wgmma() { return major() == 9; }
 bool cuda_host::wgmma_is_wrong() { return faults.wgmma_wrong > 0; }
 
 long long cuda_host_calls(void) { return calls; }
@@ -63,6 +64,14 @@ bool cuda_host::is_lost() { return faults.lost_at >= 0 && calls > faults.lost_at
 bool cuda_host::lost() {
     calls++;
     return is_lost();
+}
+
+int cuda_host::major() { return faults.major ? (int)faults.major : 9; }
+
+/* Of a block, on the devices x.0. */
+static size_t shared_limit() {
+    if (major() == 12) return 99 << 10;
+    return (major() == 8 ? 163 : 227) << 10;
 }
 
 static size_t memory() { return (size_t)faults.memory; }
@@ -88,8 +97,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
     *p = {};
     snprintf(p->name, sizeof p->name, "host executor");
     p->totalGlobalMem = memory();
-    p->sharedMemPerBlockOptin = 227 << 10;
-    p->major = faults.major ? (int)faults.major : 9;
+    p->sharedMemPerBlockOptin = shared_limit();
+    p->major = major();
     p->multiProcessorCount = 4;
     return cudaSuccess;
 }
@@ -223,8 +232,8 @@ const char *cudaGetErrorString(cudaError_t e) {
 static bool may_launch(dim3 grid, dim3 block, size_t shared) {
     size_t threads = (size_t)block.x * block.y * block.z;
     if (lost()) return keep(cudaErrorIllegalAddress), false;
-    if (threads == 0 || threads > 1024 || shared > (227u << 10) || !grid.x || !grid.y || !grid.z ||
-        grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
+    if (threads == 0 || threads > 1024 || shared > shared_limit() || !grid.x || !grid.y ||
+        !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
         return keep(cudaErrorInvalidConfiguration), false;
     return true;
 }

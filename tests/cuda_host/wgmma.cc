@@ -40,6 +40,7 @@ static uint32_t base;          /* the address of shared memory's first byte */
 /* Most blocks come to no product. */
 static void make_ready() {
     if (!threads) return;
+    if (!has_wgmma()) die("wgmma: this device has no such products");
     if (threads / WARP % 4) die("wgmma: the block is not made of warpgroups");
     warps.assign(threads / WARP, {});
     for (warp_state &w : warps) w.groups.resize(1);

@@ -34,6 +34,7 @@ uint32_t wgmma_address(uint64_t desc, int line, int k, bool across);
 
 uint32_t shared_offset(const void *p); /* of a pointer into shared memory, as its address */
 void fence_async();                    /* fence.proxy.async */
+bool has_wgmma();                      /* devices of compute capability 9 do */
 bool wgmma_is_wrong();                 /* a fault, see faults.h */
 void wgmma_begin_block(size_t threads, size_t shared_bytes);
 void wgmma_end_block();

@@ -142,6 +142,9 @@ cudaError_t cudaGraphDestroy(cudaGraph_t g);
 cudaError_t cudaGetLastError();
 const char *cudaGetErrorString(cudaError_t e);
 
+namespace cuda_host {
+int major(); /* of the device's compute capability, see faults.h */
+}
 /* A launch on a stream; what is wrong with it is left for cudaGetLastError. */
 void cuda_host_launch(cudaStream_t s, dim3 grid, dim3 block, size_t shared,
                       const std::function<void()> &body);
