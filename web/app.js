@@ -97,7 +97,7 @@ async function make(shot, pane, abort) {
 }
 
 async function start() {
-  if (current) return;
+  if ($("generate").disabled) return; // at work, or the form does not know the service yet
   form.clearErrors();
   alertOf("");
   if (!$("prompt").value.trim()) {

@@ -526,13 +526,18 @@ def a_service_with_keys_is_asked_for_one(browser, _):
         service = Service("--api-key-file", keys.name)
         try:
             with Page(browser, service, ready="#login:visible", expect=("401",)) as page:
+                asked = []
+                page.on("request", lambda r: asked.append(r.url) if r.method == "POST" else None)
+                page.fill("#prompt", PROMPT)
+                page.keyboard.press("Control+Enter")  # not before the form knows the service
+                page.focus("#key")
                 page.keyboard.type("wrong-key")
                 page.keyboard.press("Enter")
                 page.wait_for_selector("#login:visible")
                 page.fill("#key", "secret-of-mine")
                 page.keyboard.press("Enter")
                 page.wait_for_selector("#generate:enabled")
-                page.fill("#prompt", PROMPT)
+                assert not asked and page.input_value("#prompt") == PROMPT
                 page.fill("#steps", "3")
                 page.keyboard.press("Control+Enter")
                 made(page)
