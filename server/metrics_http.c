@@ -1,5 +1,5 @@
 /* metrics_http.c - requests by route, method and status: the one family whose label values are not
- * known beforehand. A bounded table behind a mutex; what no longer fits is counted as "other". */
+ * known beforehand. A bounded table behind a mutex; of what no longer fits the status is told. */
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -7,7 +7,8 @@
 #include "server/metrics.h"
 #include "server/metrics_internal.h"
 
-enum { MAX_ROWS = 192 };
+/* FOR_STATUSES: so many of them are kept for rows of other routes, one for each status. */
+enum { MAX_ROWS = 256, FOR_STATUSES = 32 };
 
 struct row {
     const char *route, *method; /* constants */
@@ -29,13 +30,14 @@ static const char *known_method(const char *method) {
     return "other";
 }
 
-static struct row *find_row(const char *route, const char *method, int code) {
+/* NULL: it is not there, and `most` are. */
+static struct row *find_row(const char *route, const char *method, int code, int most) {
     for (int i = 0; i < table.n; i++) {
         struct row *r = &table.rows[i];
         if (r->code == code && strcmp(r->route, route) == 0 && strcmp(r->method, method) == 0)
             return r;
     }
-    if (table.n == MAX_ROWS) return NULL;
+    if (table.n >= most) return NULL;
     struct row *r = &table.rows[table.n++];
     r->route = route;
     r->method = method;
@@ -46,8 +48,9 @@ static struct row *find_row(const char *route, const char *method, int code) {
 void metric_http(const char *route, const char *method, int code, double seconds) {
     method = known_method(method);
     pthread_mutex_lock(&table.lock);
-    struct row *r = find_row(route ? route : "other", method, code);
-    if (!r) r = &table.rows[MAX_ROWS - 1];
+    struct row *r = find_row(route ? route : "other", method, code, MAX_ROWS - FOR_STATUSES);
+    if (!r) r = find_row("other", "other", code, MAX_ROWS);
+    if (!r) r = &table.rows[MAX_ROWS - 1]; /* never: there are not so many */
     r->count++;
     histogram_add(&r->seconds, metrics_seconds, seconds);
     pthread_mutex_unlock(&table.lock);

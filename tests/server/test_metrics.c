@@ -100,11 +100,23 @@ static void test_each_model_has_rows_of_its_own(void) {
 }
 
 static void test_more_routes_than_the_table_holds_do_not_grow_it(void) {
+    static char routes[300][8];
+    for (int i = 0; i < 300; i++) {
+        snprintf(routes[i], sizeof routes[i], "/%d", i);
+        metric_http(routes[i], "GET", 404, 0.1);
+    }
+    metric_http("/late", "POST", 503, 0.1); /* no 404, whoever came before */
+    metric_http("/late", "PUT", 503, 0.1);
+    struct taca_buf full = render();
+    CHECK_HAS(full.data, "{route=\"other\",method=\"other\",code=\"503\"} 2\n");
+    CHECK_HAS(full.data, "{route=\"/100\",method=\"GET\",code=\"404\"} 1\n");
+    CHECK(!strstr(full.data, "/late"));
+    taca_buf_finish(&full);
     for (int code = 0; code < 2000; code++) metric_http("/flood", "GET", code, 0.1);
     struct taca_buf b = render();
     int rows = 0;
     for (const char *at = b.data; (at = strstr(at, "taca_http_requests_total{")); at++) rows++;
-    CHECK_INT(rows, 192);
+    CHECK_INT(rows, 256);
     taca_buf_finish(&b);
 }
 
