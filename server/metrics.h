@@ -99,6 +99,7 @@ void metric_key(const char *name, const char *outcome);
 void metric_key_work(const char *name, double pixel_steps);
 void metrics_set_model(int model, const char *name); /* once for each, by the loop */
 /* Prometheus text format 0.0.4. */
+enum { METRICS_MAX_BYTES = 4 << 20 }; /* as many models, devices and keys as there may be fit */
 void metrics_render(struct taca_buf *out);
 
 #endif

@@ -126,6 +126,7 @@ static void metrics(const struct routes *r, const struct http_request *q, struct
     (void)q;
     out->status = 200;
     out->content_type = "text/plain; version=0.0.4; charset=utf-8";
+    out->body.max = METRICS_MAX_BYTES;
     r->hooks.metrics(r->hooks.ctx, &out->body);
 }
 

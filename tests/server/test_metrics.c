@@ -7,7 +7,7 @@
 
 static struct taca_buf render(void) {
     struct taca_buf b;
-    taca_buf_init(&b, 4 << 20);
+    taca_buf_init(&b, METRICS_MAX_BYTES);
     metrics_render(&b);
     CHECK(!b.failed);
     return b;
@@ -155,6 +155,30 @@ static void test_promtool_has_nothing_to_say(void) {
     taca_buf_finish(&b);
 }
 
+static void test_all_that_there_may_be_fits_into_an_answer(void) {
+    static char models[METRIC_MODELS][64], keys[200][33];
+    for (int m = 1; m < METRIC_MODELS; m++) { /* the first has its name already */
+        snprintf(models[m], sizeof models[m], "%062d%d", 0, m);
+        metrics_set_model(m, models[m]);
+        for (int d = 0; d < METRIC_DEVICES; d++)
+            metric_step(&(struct metric_step){d, m, 0.02, 2, 300});
+        for (double px = 1e4; px < 1e8; px *= 4) {
+            metric_observe_sized(METRIC_QUEUE_WAIT, m, px, 1);
+            metric_observe_sized(METRIC_REQUEST_DURATION, m, px, 1);
+            metric_observe_sized(METRIC_FIRST_PREVIEW, m, px, 1);
+        }
+        metric_observe_of(METRIC_ETA_ERROR, m, 1);
+    }
+    for (int i = 0; i < 200; i++) {
+        snprintf(keys[i], sizeof keys[i], "%032d", i);
+        metric_key(keys[i], "ok");
+        metric_key_work(keys[i], 1e9);
+    }
+    struct taca_buf b = render(); /* says when not */
+    CHECK(b.len > 1 << 20);
+    taca_buf_finish(&b);
+}
+
 int main(void) {
     fill();
     TEST(test_what_is_counted_is_shown);
@@ -165,5 +189,6 @@ int main(void) {
     TEST(test_no_count_is_lost_between_threads);
     TEST(test_promtool_has_nothing_to_say);
     TEST(test_more_routes_than_the_table_holds_do_not_grow_it);
+    TEST(test_all_that_there_may_be_fits_into_an_answer);
     return TEST_END();
 }
