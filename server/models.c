@@ -103,16 +103,16 @@ void models_offer(const struct models *ms, struct api_offer *out) {
     }
 }
 
-void models_json(const struct models *ms, struct taca_buf *out) {
+void models_json(const struct models *ms, bool operators, struct taca_buf *out) {
     struct api_model list[MODELS_MAX];
     int n = atomic_load(&ms->n);
     for (int k = 0; k < n; k++) {
         enum model_state state = models_state(ms, k);
+        const bool says_why = operators && state == MODEL_FAILED;
         list[k] = (struct api_model){.id = models_id(ms, k),
                                      .info = models_info(ms, k),
                                      .state = models_state_name(state),
-                                     .error = state == MODEL_FAILED ? atomic_load(&ms->at[k].error)
-                                                                    : NULL,
+                                     .error = says_why ? atomic_load(&ms->at[k].error) : NULL,
                                      .workers = atomic_load(&ms->at[k].workers),
                                      .created_s = atomic_load(&ms->at[k].loaded_s)};
     }

@@ -57,6 +57,7 @@ const struct taca_model_info *models_info(const struct models *ms, int k); /* NU
 const struct taca_model_info *models_usual(const struct models *ms);
 /* What requests may ask for now. */
 void models_offer(const struct models *ms, struct api_offer *out);
-void models_json(const struct models *ms, struct taca_buf *out);
+/* Why one failed may name files: that is for operators. */
+void models_json(const struct models *ms, bool operators, struct taca_buf *out);
 
 #endif

@@ -79,7 +79,7 @@ static void root(const struct routes *r, const struct http_request *q, struct ht
 static void models(const struct routes *r, const struct http_request *q, struct http_reply *out) {
     if (!q->admin && refuse_unless_ready(r, out)) return;
     reply_json(out, 200);
-    models_json(&r->hooks.status->models, &out->body);
+    models_json(&r->hooks.status->models, q->admin || q->client.admin, &out->body);
 }
 
 const struct taca_model_info *usual_model(const struct routes *r, struct http_reply *out) {

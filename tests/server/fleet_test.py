@@ -425,6 +425,8 @@ def test_a_model_that_cannot_be_loaded_says_why_and_leaves_the_others_alone():
         s.admin("POST", "/v1/models/load", {"model": "two", "path": broken})
         s.until_state("two", "failed")
         assert "no model here" in s.models()["two"]["error"], s.models()
+        public = s.request("GET", "/v1/models")[2]  # which names no files of this machine
+        assert b'"failed"' in public and os.path.basename(broken).encode() not in public, public
         assert s.png(prompt="a", steps=2) and s.ready()[1]["status"] == "ok"
         status, _, body = s.post(prompt="a", model="two")
         assert status == 404, body
