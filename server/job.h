@@ -11,6 +11,7 @@
 #include "base/mailbox.h"
 #include "server/access.h"
 #include "server/reader.h"
+#include "server/sched.h"
 #include "server/sha256.h"
 #include "server/trace.h"
 
@@ -41,6 +42,9 @@ struct job {
     /* the loop's own */
     enum job_state state;
     struct job *next, *prev;
+    /* how it stands in the line until it begins, while its model is this one: jobs_line.c */
+    const struct taca_model_info *lined_for; /* NULL = that may still change */
+    struct sched_seq lined;
     bool listed;              /* in the table of those that are not over */
     bool asleep;              /* given back to the disk: the next process makes it */
     int64_t waits_since_us;   /* when it was received, or the restart after which it waits again */

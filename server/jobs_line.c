@@ -166,18 +166,44 @@ static void see_devices(struct jobs *js) {
     }
 }
 
+/* Will it be described like this until it begins? With several images it follows the costs. */
+static bool is_settled(const struct job *job) {
+    return job->state == JOB_QUEUED && job->request.n == 1 &&
+           (job->request.deadline_ms > 0 || job->deadline_us > 0);
+}
+
+static void line_up(struct jobs *js, struct job *job, int index, const struct sched_seq *seq) {
+    js->seqs[js->n_line] = *seq;
+    js->seqs[js->n_line].id = js->n_line;
+    js->refs[js->n_line++] = (struct image_ref){job, index};
+}
+
+/* Most of a long line waits and is as it was: that is all that is read of it. */
+static bool line_up_as_before(struct jobs *js, struct job *job) {
+    const struct models *all = &js->ports.status->models;
+    if (!job->lined_for || job->lined_for != models_info(all, job->lined.model)) return false;
+    line_up(js, job, 0, &job->lined);
+    return true;
+}
+
+static void line_up_images(struct jobs *js, struct job *job) {
+    const bool settled = is_settled(job);
+    struct sched_seq seq;
+    for (int i = 0; i < job->request.n; i++) {
+        if (job->images[i].stage >= IMAGE_ENCODING) continue;
+        describe(js, job, i, &seq);
+        line_up(js, job, i, &seq);
+        job->lined = seq;
+        job->lined_for = settled ? models_info(&js->ports.status->models, seq.model) : NULL;
+    }
+}
+
 bool jobs_line_up(struct jobs *js) {
     js->n_line = js->behind = 0;
     see_devices(js);
     for (struct job *job = js->first; job; job = job->next) {
-        if (job->unplaced) continue;
-        if (!line_room(js, js->n_line + job->request.n)) return false;
-        for (int i = 0; i < job->request.n; i++) {
-            if (job->images[i].stage >= IMAGE_ENCODING) continue;
-            describe(js, job, i, &js->seqs[js->n_line]);
-            js->seqs[js->n_line].id = js->n_line;
-            js->refs[js->n_line++] = (struct image_ref){job, i};
-        }
+        if (!line_room(js, js->n_line + (job->lined_for ? 1 : job->request.n))) return false;
+        if (!line_up_as_before(js, job) && !job->unplaced) line_up_images(js, job);
     }
     sched_order(&js->sched, js->seqs, js->n_line, taca_now_ms());
     return true;

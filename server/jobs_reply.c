@@ -73,6 +73,7 @@ void tell_started(struct jobs *js, struct job *job) {
     struct taca_buf b;
     jobs_tally(js, job, -1);
     job->state = JOB_RUNNING;
+    job->lined_for = NULL;
     jobs_tally(js, job, 1);
     job->started_us = taca_now_us();
     job->started_s = time(NULL);
