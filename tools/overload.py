@@ -14,9 +14,9 @@ much of the time went into pictures that were in time (what each takes alone, so
 it more than 1), how soon the others were refused, and how soon /livez answered meanwhile. The last
 table is the verdict. --apart keeps the asker on the first processor and the services on the others,
 as if it were another machine. --flood fills the line with background jobs instead and tells the
-service's CPU time for each. --share asks for pictures one after the other and tells what of the time is
-not the engine's. Wants a quiet machine, or one whose engine only pretends. Standard library
-only."""
+service's CPU time for each, and then the loop's for each step. --share asks for pictures one after
+the other and tells what of the time is not the engine's. Wants a quiet machine, or one whose engine
+only pretends. Standard library only."""
 
 import argparse
 import json
@@ -197,8 +197,19 @@ def verdict(searches):
               f"{milliseconds(ten.get('refused_p99_ms'))} | {ten['livez_ms']:.1f} |")
 
 
+def loop_ms_a_step(service, seconds):
+    def seen():
+        steps = [v for k, v in service.metrics().items() if k.startswith("taca_step_duration_seconds_count")]
+        return service.cpu_s(loop=True), sum(steps)
+
+    cpu, steps = seen()
+    time.sleep(seconds)
+    cpu_after, steps_after = seen()
+    return (cpu_after - cpu) / max(steps_after - steps, 1) * 1e3
+
+
 def flood(o):
-    """The line grows to so many; each tenth of them is told."""
+    """The line grows to so many; each tenth of them is told, and then what a step costs the loop."""
     o.serve_arg += ["--max-queue", str(2 * o.flood), "--max-backlog-seconds", "0", "--start-timeout", "0"]
     service = Service(o, o.policies.split(",")[0])
     print("| waiting | jobs accepted a second | service CPU ms a job |\n|---|---|---|", flush=True)
@@ -214,6 +225,7 @@ def flood(o):
             took = time.monotonic() - begun
             print(f"| {service.waiting()} | {o.flood / 10 / took:.0f} | "
                   f"{(service.cpu_s() - cpu) / (o.flood / 10) * 1e3:.2f} |", flush=True)
+        print(f"\nloop CPU ms a step, while all wait: {loop_ms_a_step(service, o.seconds):.2f}")
     finally:
         service.process.kill()
 
