@@ -316,9 +316,12 @@ static enum taca_code run_batch(struct taca_engine *e, struct taca_seq *const *s
                 .items = items, .n_items = n_items, .layout = layout, .loras = loras.all});
     for (int i = 0; i < n && !rc; i++)
         if (skips_now(seqs[i])) rc = run_skipped(e, seqs[i], err);
+    const enum taca_code ran = taca_queued(e->b, rc ? NULL : err);
+    if (!rc) rc = ran;
+    /* only now: what a sampler draws is gone, and a step that failed may be made again */
     for (int i = 0; i < n && !rc; i++) advance(e, seqs[i]);
-    const enum taca_code queued = taca_queued(e->b, rc ? NULL : err);
-    if (!rc) rc = queued;
+    const enum taca_code moved = taca_queued(e->b, rc ? NULL : err);
+    if (!rc) rc = moved;
     if (rc) {
         (void)!taca_sync(e->b, NULL); /* some of it may be at work */
         taca_layout_finish(layout);

@@ -126,6 +126,44 @@ static void test_an_engine_survives_failed_allocations(void) {
     nomem_sweep("flux, GGUF", open_an_engine, &gguf, 1009);
 }
 
+/* The latent of a walk that draws noise, whose first step has its n-th allocation failing (0: none)
+ * and is then made again. False when so many are not made. */
+static bool walk(long n, float *latent) {
+    const struct taca_engine_opts opts = {.model_path = TACA_SOURCE_DIR "/models/demo",
+                                          .precision = TACA_PRECISION_F32,
+                                          .threads = 1};
+    struct taca_engine *e = NULL;
+    struct taca_seq *s = NULL;
+    struct taca_gen_params p;
+    struct taca_err err = {0}, why = {0};
+    CHECK_OK(taca_engine_open(&e, &opts, &err), err);
+    if (!e) abort();
+    taca_gen_params_init(&p, taca_engine_info(e));
+    p.width_px = p.height_px = 64;
+    p.steps = 2;
+    p.sampler = TACA_EULER_ANCESTRAL;
+    CHECK_OK(taca_seq_open(e, &p, &s, NULL, &err), err);
+    nomem_countdown = n;
+    const enum taca_code rc = taca_step(e, &s, 1, &why);
+    nomem_countdown = 0;
+    if (rc) CHECK_INT(rc, TACA_ENOMEM);
+    while (!err.code && !taca_seq_done(s)) CHECK_OK(taca_step(e, &s, 1, &err), err);
+    CHECK_OK(seq_latent_read(e, s, latent, &err), err);
+    taca_seq_close(e, s);
+    taca_engine_close(e);
+    return rc != TACA_OK;
+}
+
+static void test_a_step_that_failed_is_made_again_as_it_was(void) {
+    enum { VALUES = 16 * 8 * 8 };
+    static float want[VALUES], got[VALUES];
+    long n = 1;
+    CHECK(!walk(0, want));
+    for (; walk(n, got); n++)
+        if (!CHECK(memcmp(got, want, sizeof got) == 0)) printf("        allocation %ld\n", n);
+    CHECK(n > 4);
+}
+
 /* The engine stays open, and goes on: its backend's weights are those from before. */
 static enum taca_code open_an_adapter(void *e, struct taca_err *err) {
     enum taca_code rc = taca_lora_open(e, "a", GOLDEN("lora/lora_flux_tiny_dev_xlabs.safetensors"),
@@ -157,6 +195,7 @@ int main(void) {
     TEST(test_transformers_survive_failed_allocations);
     TEST(test_autoencoders_survive_failed_allocations);
     TEST(test_an_engine_survives_failed_allocations);
+    TEST(test_a_step_that_failed_is_made_again_as_it_was);
     TEST(test_an_adapter_survives_failed_allocations);
     tmp_end();
     return TEST_END();
