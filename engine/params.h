@@ -16,10 +16,12 @@
 enum { TACA_MAX_STEPS = 200, TACA_MAX_T5_TOKENS = 512 };
 
 /* When temperature-adjusted cross-modal attention acts. A step i of n with noise level sigma (after
- * the schedule's shift) is inside when OFF       never FRACTION  i / n < fraction (released code: 3
- * of 30 = 0.1) STEPS     first_step <= i < end_step SIGMA     sigma_min <= sigma <= sigma_max
- * (paper: timestep >= 970, so sigma_min 0.97) Bounds are inclusive where written so, evaluated in
- * double on the host. */
+ * the schedule's shift) is inside when
+ *   - OFF: never;
+ *   - FRACTION: i / n < fraction (released code: 3 of 30 = 0.1);
+ *   - STEPS: first_step <= i < end_step;
+ *   - SIGMA: sigma_min <= sigma <= sigma_max (paper: timestep >= 970, so sigma_min 0.97).
+ * Bounds are inclusive where written so, evaluated in double on the host. */
 enum taca_window_rule {
     TACA_WINDOW_OFF,
     TACA_WINDOW_FRACTION,
@@ -165,7 +167,7 @@ struct taca_model_info {
 struct taca_cost {
     int tokens;           /* image + text tokens of one forward, all CFG branches */
     double step_flops;    /* one step, all CFG branches */
-    double total_flops;   /* text, steps and decoding */
+    double total_flops;   /* steps, and what the autoencoder does */
     size_t seq_bytes;     /* held from admission to image */
     size_t scratch_bytes; /* peak of a step or of decoding, whichever is larger */
 };
