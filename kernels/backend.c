@@ -376,7 +376,9 @@ static bool attention_ok(struct taca_backend *b, struct taca_mat o_img, struct t
     char t[TEXT];
     const bool text = l->txt_rows && txt->q.cols; /* zeroed views leave it out */
     if (a->heads <= 0) return bad(b, op, "%d heads", a->heads);
-    if (l->img_rows && !stream_ok(b, o_img, img, l->img_rows, "image")) return false;
+    /* rows that the layout does not know of would be left as they are, without a word */
+    const bool image = l->img_rows || img->q.rows;
+    if (image && !stream_ok(b, o_img, img, l->img_rows, "image")) return false;
     if (text && !stream_ok(b, o_txt, txt, l->txt_rows, "text")) return false;
     if (l->img_rows && o_img.cols == 0) return bad(b, op, "no output for the image stream");
     struct taca_mat q = l->img_rows ? img->q : txt->q;

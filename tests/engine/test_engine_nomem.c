@@ -164,6 +164,44 @@ static void test_a_step_that_failed_is_made_again_as_it_was(void) {
     CHECK(n > 4);
 }
 
+/* A decoding that lacks memory somewhere says so, or its picture is the same. */
+static void test_a_picture_is_whole_or_refused(void) {
+    const struct taca_engine_opts opts = {.model_path = TACA_SOURCE_DIR "/models/demo",
+                                          .precision = TACA_PRECISION_F32,
+                                          .threads = 1};
+    struct taca_engine *e = NULL;
+    struct taca_seq *s = NULL;
+    struct taca_gen_params p;
+    struct taca_image want = {0}, got = {0};
+    struct taca_err err = {0};
+    enum taca_code rc = TACA_ENOMEM;
+    CHECK_OK(taca_engine_open(&e, &opts, &err), err);
+    if (!e) return;
+    taca_gen_params_init(&p, taca_engine_info(e));
+    p.width_px = p.height_px = 64;
+    p.steps = 1;
+    CHECK_OK(taca_seq_open(e, &p, &s, NULL, &err), err);
+    CHECK_OK(taca_step(e, &s, 1, &err), err);
+    CHECK_OK(taca_decode(e, &s, 1, &want, &err), err);
+    for (long n = 1; rc && want.rgb; n++) {
+        struct taca_err why = {0};
+        nomem_countdown = n;
+        rc = taca_decode(e, &s, 1, &got, &why);
+        const bool failed = nomem_countdown == 0;
+        nomem_countdown = 0;
+        /* for want of a layout it is attention that complains */
+        if (rc) CHECK(rc == TACA_ENOMEM || strstr(why.text, "attention: image q"));
+        if (rc) continue;
+        if (!CHECK(memcmp(got.rgb, want.rgb, 64 * 64 * 3) == 0))
+            printf("        allocation %ld\n", n);
+        taca_image_finish(&got);
+        if (failed) rc = TACA_ENOMEM; /* survived: go on */
+    }
+    taca_image_finish(&want);
+    taca_seq_close(e, s);
+    taca_engine_close(e);
+}
+
 /* The engine stays open, and goes on: its backend's weights are those from before. */
 static enum taca_code open_an_adapter(void *e, struct taca_err *err) {
     enum taca_code rc = taca_lora_open(e, "a", GOLDEN("lora/lora_flux_tiny_dev_xlabs.safetensors"),
@@ -196,6 +234,7 @@ int main(void) {
     TEST(test_autoencoders_survive_failed_allocations);
     TEST(test_an_engine_survives_failed_allocations);
     TEST(test_a_step_that_failed_is_made_again_as_it_was);
+    TEST(test_a_picture_is_whole_or_refused);
     TEST(test_an_adapter_survives_failed_allocations);
     tmp_end();
     return TEST_END();

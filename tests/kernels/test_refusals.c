@@ -85,6 +85,9 @@ static void attention_body(void) {
     txt = (struct taca_qkv){mat(mem, 1, 6), mat(mem, 1, 6), mat(mem, 1, 6)};
     taca_attention(fx, i, none, img, txt, &lay.l, &a);
     expect("attention:", "[1, 6]");
+    txt = (struct taca_qkv){none, none, none};
+    taca_attention(fx, i, none, img, txt, &(struct taca_layout){.b = fx}, &a);
+    expect("attention:", "image q [5, 8]");
     taca_layout_finish(&lay.l);
 }
 static void test_attention_names_what_does_not_fit(void) { fx_each(attention_body); }
