@@ -11,7 +11,7 @@ struct cuda_host_faults {
     long long lost_at; /* from this call on every call fails, as after a bad address; -1 = none */
     long long memory;  /* bytes of the device */
     long long devices;
-    long long major;       /* of the compute capability; 0 = 9 */
+    long long major;       /* of the compute capability x.0: what it has; 0 = 9 */
     long long wgmma_wrong; /* 1: its products are wrong by something */
 };
 /* From now on; counts begin anew. */
