@@ -20,7 +20,7 @@ import threading
 import time
 
 import service_test as base
-from jobs_test import finish, local, look, send, start
+from jobs_test import finish, look, send, start
 from service_test import Service, error_of, events_of, picture
 
 KILLS = int(os.environ.get("TACA_KILLS", "50"))

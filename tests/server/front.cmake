@@ -10,8 +10,10 @@ target_link_libraries(front_main PRIVATE taca_server PkgConfig::UV)
 if(Python3_FOUND)
   add_test(NAME front COMMAND Python3::Interpreter -B ${CMAKE_CURRENT_SOURCE_DIR}/test_front.py
                               $<TARGET_FILE:front_main> $<TARGET_FILE:taca>)
-  set_tests_properties(front PROPERTIES LABELS server TIMEOUT 300 COST 60)
+  add_test(NAME front_limits COMMAND Python3::Interpreter -B
+                              ${CMAKE_CURRENT_SOURCE_DIR}/test_front_limits.py $<TARGET_FILE:front_main>)
+  set_tests_properties(front front_limits PROPERTIES LABELS server TIMEOUT 300 COST 30)
   if(TACA_SANITIZE)
-    set_tests_properties(front PROPERTIES ENVIRONMENT TACA_PATIENCE=5)
+    set_tests_properties(front front_limits PROPERTIES ENVIRONMENT TACA_PATIENCE=5)
   endif()
 endif()

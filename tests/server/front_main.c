@@ -1,4 +1,4 @@
-/* front_main.c - the front door with a make-believe service behind it, for test_front.py.
+/* front_main.c - the front door with a make-believe service behind it, for front.py.
  *
  * The prompt says what becomes of a job: "now", "slow", "hang", "fail", "big", "flood" or "park";
  * but for the last every job has a thread of its own, so that answers come from where the HTTP side
