@@ -18,7 +18,8 @@ enum {
     MAX_FILE_BYTES = 256 << 20, /* far above any image; a bound for the buffer */
     MAX_REPLY_BYTES = 1 << 30,
     MAX_PREVIEW_FRAME = 48 << 10, /* some readers give up on longer lines */
-    MOST_FILE_BYTES = 160 << 20,  /* of pictures that wait to be unpacked */
+    MOST_FILE_BYTES = 160 << 20,  /* of pictures that wait to be unpacked, */
+    MOST_FILE_PIXELS = 512 << 20, /* some seconds' worth: few bytes may be many pixels */
     PREVIEW_PNG_LEVEL = 6,
     PREVIEW_QUALITY = 85
 };
@@ -32,7 +33,7 @@ struct encode {
     pthread_cond_t more;
     struct line line, files; /* the latter: ENCODE_UNPACK */
     int waiting, unpacking, most_unpacking;
-    size_t file_bytes; /* of those in line */
+    size_t file_bytes, file_pixels; /* of those in line */
     bool closing;
     struct taca_mailbox *results;
     pthread_t threads[MAX_THREADS];
@@ -184,6 +185,13 @@ static struct encode_task *take(struct line *l) {
     return t;
 }
 
+/* As their heads say. */
+static size_t pixels_of(const struct job *job) {
+    const struct api_packed *image = &job->request.image, *mask = &job->request.mask;
+    return (size_t)image->width_px * (size_t)image->height_px +
+           (size_t)mask->width_px * (size_t)mask->height_px;
+}
+
 static struct encode_task *next(struct encode *e) {
     struct encode_task *t = take(&e->line);
     if (t) {
@@ -194,6 +202,7 @@ static struct encode_task *next(struct encode *e) {
     if (!t) return NULL;
     e->unpacking++;
     e->file_bytes -= t->job->request.files.total_bytes;
+    e->file_pixels -= pixels_of(t->job);
     return t;
 }
 
@@ -269,14 +278,16 @@ bool encode_submit(struct encode *e, struct encode_task *t) {
 
 bool encode_unpack(struct encode *e, struct job *job) {
     struct encode_task *t = calloc(1, sizeof *t);
-    const size_t bytes = job->request.files.total_bytes;
+    const size_t bytes = job->request.files.total_bytes, pixels = pixels_of(job);
     if (!t) return false;
     *t = (struct encode_task){.kind = ENCODE_UNPACK, .job = job, .slot = -1};
     pthread_mutex_lock(&e->lock);
-    const bool room = !e->files.first || e->file_bytes + bytes <= MOST_FILE_BYTES;
+    const bool room = !e->files.first || (e->file_bytes + bytes <= MOST_FILE_BYTES &&
+                                          e->file_pixels + pixels <= MOST_FILE_PIXELS);
     if (room) {
         append(&e->files, t);
         e->file_bytes += bytes;
+        e->file_pixels += pixels;
         pthread_cond_signal(&e->more);
     }
     pthread_mutex_unlock(&e->lock);

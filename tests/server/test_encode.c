@@ -27,8 +27,8 @@ static void owner_init(struct owner *o) {
     taca_mailbox_init(&o->results, on_result, o);
 }
 
-/* A request that begins with `len` bytes that are no picture. */
-static struct job *job_with(size_t len) {
+/* A request that begins with `len` bytes that are no picture, though they say to be one. */
+static struct job *job_with(size_t len, int side_px) {
     struct job *j = job_open();
     if (!j) abort();
     struct api_packed *image = &j->request.image;
@@ -36,7 +36,7 @@ static struct job *job_with(size_t len) {
     if (!image->bytes) abort();
     image->len = 16;
     image->param = "init_images";
-    image->width_px = image->height_px = 64;
+    image->width_px = image->height_px = side_px;
     return j;
 }
 
@@ -44,7 +44,8 @@ static void test_what_waits_is_bounded_and_all_of_it_comes_back(void) {
     struct owner o;
     struct encode *e = NULL;
     struct taca_err err = {0};
-    struct job *jobs[] = {job_with(16), job_with(100 << 20), job_with(100 << 20), job_with(16)};
+    struct job *jobs[] = {job_with(16, 64), job_with(100 << 20, 64), job_with(100 << 20, 64),
+                          job_with(16, 1 << 14), job_with(16, 1 << 14)};
     int answered = 0;
     owner_init(&o);
     CHECK_OK(encode_open(&e, 1, &o.results, &err), err);
@@ -53,12 +54,14 @@ static void test_what_waits_is_bounded_and_all_of_it_comes_back(void) {
     CHECK(encode_unpack(e, jobs[1]));
     CHECK(!encode_unpack(e, jobs[2])); /* two hundred millions are too much */
     CHECK(encode_unpack(e, jobs[3]));
+    CHECK(!encode_unpack(e, jobs[4])); /* so are 512 Mi pixels and 64 x 64 */
     sem_post(&o.go_on);
     encode_close(e);
     for (struct taca_mail *m = taca_mailbox_take(&o.results), *next; m; m = next) {
         struct encode_task *t = (struct encode_task *)m;
         next = m->next;
-        CHECK(t->kind == ENCODE_UNPACK && t->job != jobs[2] && !t->job->request.image.bytes);
+        CHECK(t->kind == ENCODE_UNPACK && t->job != jobs[2] && t->job != jobs[4]);
+        CHECK(!t->job->request.image.bytes);
         CHECK_INT(t->error.status, 400);
         CHECK_STR(t->error.param, "init_images");
         answered++;
@@ -67,6 +70,7 @@ static void test_what_waits_is_bounded_and_all_of_it_comes_back(void) {
     }
     CHECK_INT(answered, 3);
     job_close(jobs[2]);
+    job_close(jobs[4]);
     taca_mailbox_finish(&o.results);
 }
 
