@@ -37,6 +37,7 @@ static enum taca_code use(struct taca_backend *b, struct taca_err *err) {
     taca_attention(b, mat(outs, TACA_F32, OUT), (struct taca_mat){0}, qkv, none, &lay, &a);
     struct taca_map m = {values, TACA_F32, 1, 4, 4, IN}, y = {outs, TACA_F32, 1, 2, 2, OUT};
     taca_conv2d(b, y, m, v);
+    taca_conv2d_add(b, y, m, v);
     taca_group_norm(b, y, y, &gain, &gain, 4, 1e-6f, TACA_ACT_SILU);
     rc = taca_sync(b, err);
 out:
