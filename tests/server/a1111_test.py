@@ -21,13 +21,13 @@ except ImportError:
     print("skipped: the Python package webuiapi is not here; tests/server/tools.sh installs it")
     sys.exit(77)
 
-import service_test
-from service_test import picture
+import fake_service
+from fake_service import picture
 
-PATIENCE = service_test.PATIENCE
+PATIENCE = fake_service.PATIENCE
 
 
-class Service(service_test.Service):
+class Service(fake_service.Service):
     def __init__(self, *args, **options):
         super().__init__("--enable-a1111", *args, **options)
 
@@ -246,7 +246,7 @@ def test_pictures_are_pngs_unless_our_own_field_says_otherwise():
 
 
 def test_without_the_flag_there_is_nothing():
-    with service_test.Service() as s:
+    with fake_service.Service() as s:
         for method, path in (("POST", "txt2img"), ("GET", "samplers"), ("GET", "progress")):
             assert s.request(method, "/sdapi/v1/" + path)[0] == 404
         paths = json.loads(s.request("GET", "/openapi.json")[2])["paths"]
@@ -254,4 +254,4 @@ def test_without_the_flag_there_is_nothing():
 
 
 if __name__ == "__main__":
-    sys.exit(service_test.run(globals()))
+    sys.exit(fake_service.run(globals()))

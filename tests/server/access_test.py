@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 
-import service_test as base
-from service_test import Service, error_of
+import fake_service as base
+from fake_service import Service, error_of
 
 JSON = {"Content-Type": "application/json"}
 PAGE = "https://app.example:8443"

@@ -10,8 +10,8 @@ import signal
 import sys
 import time
 
-import service_test as base
-from service_test import Service
+import fake_service as base
+from fake_service import Service
 
 BESIDE = "taca_forwards_beside_total"
 SMALL = dict(width=64, height=64, steps=3)

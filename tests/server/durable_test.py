@@ -19,9 +19,9 @@ import tempfile
 import threading
 import time
 
-import service_test as base
+import fake_service as base
 from jobs_test import finish, look, send, start
-from service_test import Service, error_of, events_of, picture
+from fake_service import Service, error_of, events_of, picture
 
 KILLS = int(os.environ.get("TACA_KILLS", "50"))
 JSON = {"Content-Type": "application/json"}

@@ -19,8 +19,8 @@ import sys
 import tempfile
 import time
 
-import service_test as base
-from service_test import MODEL, Service, error_of, events_of
+import fake_service as base
+from fake_service import MODEL, Service, error_of, events_of
 
 SHIM = os.path.abspath(sys.argv.pop(2)) if len(sys.argv) > 2 and ".so" in sys.argv[2] else None
 LIBC = ctypes.CDLL(None, use_errno=True)

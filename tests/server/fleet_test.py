@@ -21,8 +21,9 @@ import tempfile
 import time
 import zlib
 
-import service_test as base
-from service_test import BINARY, MODEL, PATIENCE, Chaos, Service, error_of, events_of
+import fake_service as base
+from chaos import Chaos
+from fake_service import BINARY, MODEL, PATIENCE, Service, error_of, events_of
 
 JSON = {"Content-Type": "application/json"}
 

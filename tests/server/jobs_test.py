@@ -12,8 +12,8 @@ import socket
 import sys
 import time
 
-import service_test as base
-from service_test import Service, chunks, error_of, events_of
+import fake_service as base
+from fake_service import Service, chunks, error_of, events_of
 
 JSON = {"Content-Type": "application/json"}
 

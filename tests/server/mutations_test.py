@@ -15,9 +15,9 @@ import tempfile
 import threading
 import time
 
-import service_test as base
+import fake_service as base
 from payloads import ROWS, get, post, sized
-from service_test import Service
+from fake_service import Service
 
 MUTATE = os.path.abspath(sys.argv[2])
 COUNT = int(os.environ.get("TACA_MUTATIONS", "20000"))

@@ -16,8 +16,8 @@ except ImportError:
     print("skipped: the Python package openai is not here; tests/server/tools.sh installs it")
     sys.exit(77)
 
-import service_test
-from service_test import Service, chunks, jpeg_size, picture, png_of, size_of
+import fake_service
+from fake_service import Service, chunks, jpeg_size, picture, png_of, size_of
 
 
 def client(s, **options):
@@ -241,4 +241,4 @@ def test_models_are_listed():
 
 
 if __name__ == "__main__":
-    sys.exit(service_test.run(globals()))
+    sys.exit(fake_service.run(globals()))

@@ -17,9 +17,9 @@ import tempfile
 import threading
 import time
 
-import service_test as base
+import fake_service as base
 from access_test import as_, key_file, line
-from service_test import PATIENCE, Service, error_of
+from fake_service import PATIENCE, Service, error_of
 
 WORK = tempfile.mkdtemp(prefix="taca-ops-")
 

@@ -16,9 +16,9 @@ import sys
 import tempfile
 import time
 
-import service_test as base
+import fake_service as base
 from payloads import ROWS, get, sized
-from service_test import PATIENCE, Service
+from fake_service import PATIENCE, Service
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 FETCHED = os.path.join(HERE, "../../build/tools/proxies/usr")
