@@ -59,7 +59,6 @@ struct seq_rest {
     struct seq_start start;
     float *draw; /* from the posterior */
     struct seq_encoding encoding;
-    double strength;
 };
 
 /* What is at work beside the steps. */
@@ -208,9 +207,9 @@ enum taca_code seq_draw(struct seq_rest *out, struct taca_engine *e, const struc
 enum taca_code seq_go_on(struct taca_engine *e, struct taca_seq *s, struct seq_rest *rest,
                          struct taca_err *err) TACA_MUST_USE;
 void seq_rest_finish(struct taca_engine *e, struct seq_rest *rest); /* zeroed is fine */
-/* Puts the sequence at its first step. Queued. */
+/* Puts what its first step starts from into the sequence. Queued. */
 enum taca_code seq_begin(struct taca_engine *e, struct taca_seq *s, const struct seq_start *start,
-                         double strength, struct taca_err *err) TACA_MUST_USE;
+                         struct taca_err *err) TACA_MUST_USE;
 /* After a step to noise level sigma (0 = the last): what the mask keeps is the image again, in the
  * latent at that level and in the guess. Queued. */
 void seq_keep_unmasked(struct taca_engine *e, struct taca_seq *s, float sigma);

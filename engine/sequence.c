@@ -98,7 +98,10 @@ static enum taca_code begin(struct taca_engine *e, struct taca_seq *s,
                             const struct taca_gen_params *p, const struct seq_given *given,
                             struct taca_err *err) {
     struct seq_rest own = {0}, *rest = given->rest ? given->rest : &own;
-    if (given->start) return seq_begin(e, s, given->start, p->strength, err);
+    /* known before the image is encoded: whoever opens the sequence asks for its steps meanwhile */
+    if (given->start ? given->start->image != NULL : p->image != NULL)
+        s->walk.first = s->walk.step = taca_first_step(s->schedule.steps, p->strength);
+    if (given->start) return seq_begin(e, s, given->start, err);
     enum taca_code rc = seq_draw(rest, e, s, p, given->rng, err);
     if (!rc && (rest == &own || !rest->encoding.under_way)) rc = seq_go_on(e, s, rest, err);
     if (rc || rest == &own) seq_rest_finish(e, rest);

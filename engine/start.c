@@ -72,7 +72,7 @@ enum taca_code seq_draw(struct seq_rest *out, struct taca_engine *e, const struc
     const struct taca_chw shape = s->latent;
     const size_t n = count(shape), plane = (size_t)(shape.h * shape.w);
     struct seq_start *start = &out->start;
-    *out = (struct seq_rest){.start.noise = malloc(n * sizeof(float)), .strength = p->strength};
+    *out = (struct seq_rest){.start.noise = malloc(n * sizeof(float))};
     if (p->image) start->image = malloc(n * sizeof(float));
     if (p->image) out->draw = malloc(n * sizeof(float));
     if (p->mask) start->mask = malloc(plane * sizeof(float));
@@ -91,7 +91,7 @@ enum taca_code seq_go_on(struct taca_engine *e, struct taca_seq *s, struct seq_r
     enum taca_code rc = TACA_OK;
     if (rest->encoding.under_way)
         rc = seq_encode_end(e, &rest->encoding, rest->start.image, rest->draw, err);
-    return rc ? rc : seq_begin(e, s, &rest->start, rest->strength, err);
+    return rc ? rc : seq_begin(e, s, &rest->start, err);
 }
 
 void seq_rest_finish(struct taca_engine *e, struct seq_rest *rest) {
@@ -106,12 +106,11 @@ void seq_rest_finish(struct taca_engine *e, struct seq_rest *rest) {
 /* ---- in a sequence --------------------------------------------------------------------------- */
 
 enum taca_code seq_begin(struct taca_engine *e, struct taca_seq *s, const struct seq_start *start,
-                         double strength, struct taca_err *err) {
+                         struct taca_err *err) {
     const size_t n = count(s->latent), bytes = n * sizeof(float);
     const float *latent = start->noise;
     float *mixed = NULL;
     if (start->image) {
-        s->walk.first = s->walk.step = taca_first_step(s->schedule.steps, strength);
         const float sigma = s->schedule.sigma[s->walk.first];
         mixed = malloc(bytes);
         if (!mixed) return taca_fail(err, TACA_ENOMEM, "a latent of %zu values", n);

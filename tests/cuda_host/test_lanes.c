@@ -274,6 +274,33 @@ static void test_pictures_that_overlap_are_those_made_alone(void) {
     CHECK_INT(cuda_host_live_blocks(), 0);
 }
 
+/* Where a walk begins is known before its picture has been encoded: whoever opens it asks at once.
+ */
+static void test_a_walk_from_a_picture_knows_its_steps_from_the_beginning(void) {
+    static const double strengths[] = {1, 0.5, 0};
+    struct taca_engine *e = open_engine();
+    for (int steps = 2, k = 0; k < 3; k++, steps--) {
+        struct taca_gen_params p = request(e, 2);
+        struct taca_err err = {0};
+        struct taca_image img = {0};
+        struct taca_seq *s = NULL;
+        p.strength = strengths[k];
+        CHECK_OK(taca_seq_open_begin(e, &p, &s, NULL, &err), err);
+        if (!s) exit(1);
+        CHECK_INT(taca_seq_steps(s), steps);
+        CHECK_INT(taca_seq_step(s), 0);
+        CHECK(taca_seq_done(s) == (steps == 0));
+        for (int i = 0; i < steps; i++) CHECK_OK(taca_step(e, &s, 1, &err), err);
+        CHECK_OK(taca_seq_open_end(e, &err), err);
+        CHECK(taca_seq_done(s));
+        CHECK_OK(taca_decode(e, &s, 1, &img, &err), err);
+        taca_image_finish(&img);
+        taca_seq_close(e, s);
+    }
+    taca_engine_close(e);
+    CHECK_INT(cuda_host_live_blocks(), 0);
+}
+
 /* One opened and stepped once, one done. */
 struct pair {
     struct taca_seq *steps, *done;
@@ -374,6 +401,7 @@ int main(void) {
     TEST(test_lanes_have_rings_of_their_own);
     TEST(test_a_lane_that_follows_a_mark_sees_what_is_before_it);
     TEST(test_pictures_that_overlap_are_those_made_alone);
+    TEST(test_a_walk_from_a_picture_knows_its_steps_from_the_beginning);
     TEST(test_closing_what_a_lane_works_on_waits_for_it);
     TEST(test_an_opening_without_memory_harms_nobody);
     TEST(test_a_device_lost_beside_a_step_is_told_to_both);
