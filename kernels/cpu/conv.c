@@ -191,23 +191,6 @@ static const struct cpu_prim *prim_for(struct cpu *c, struct cpu_conv *v,
     return &v->prim[slot];
 }
 
-struct map_job {
-    const struct cpu_kernels *k;
-    const struct cpu_conv *v;
-    struct taca_map y, x;
-    bool add; /* of plain_rows */
-};
-
-static void convert_rows(void *ctx, int64_t first, int64_t last) {
-    const struct map_job *j = ctx;
-    struct taca_mat y = taca_map_rows(j->y), x = taca_map_rows(j->x);
-    for (int64_t r = first; r < last; r++) j->k->convert(cpu_row(y, r), cpu_row(x, r), x.cols);
-}
-static void copy_map(struct cpu *c, struct taca_map y, struct taca_map x) {
-    struct map_job j = {.k = c->k, .y = y, .x = x};
-    cpu_split(c, x.n * x.h * x.w, x.c, convert_rows, &j);
-}
-
 static bool work_map(struct cpu *c, struct cpu_buf *buf, struct taca_map *m, enum taca_dtype t) {
     m->dtype = t;
     m->data =
@@ -319,7 +302,7 @@ static void run_dnn(struct cpu *c, struct cpu_conv *v, struct taca_map y, struct
     struct strip_job j = {.c = c, .v = v, .y = y, .x = x, .add = add, .status = dnnl_success};
     if (x.dtype != t) {
         if (!work_map(c, &c->in, &j.x, t)) return;
-        copy_map(c, j.x, x);
+        cpu_copy_rows(c, taca_map_rows(j.x), taca_map_rows(x));
     }
     if (comes_wide(&v->pub, y, add) && !work_map(c, &c->out, &j.y, t)) return;
     if (!cut(&j, v)) return;
@@ -332,11 +315,17 @@ static void run_dnn(struct cpu *c, struct cpu_conv *v, struct taca_map y, struct
     if (s != dnnl_success)
         taca_backend_fail(&c->base, cpu_dnn_code(s), "conv2d: oneDNN: %s", cpu_dnn_status(s));
     else if (j.y.data != y.data)
-        copy_map(c, y, j.y);
+        cpu_copy_rows(c, taca_map_rows(y), taca_map_rows(j.y));
 }
 
+struct plain_job {
+    const struct cpu_conv *v;
+    struct taca_map y, x;
+    bool add;
+};
+
 /* One output value: channel o at row i, column l of image n. */
-static float plain_value(const struct map_job *j, int64_t n, int64_t i, int64_t l, int64_t o) {
+static float plain_value(const struct plain_job *j, int64_t n, int64_t i, int64_t l, int64_t o) {
     const struct taca_conv *p = &j->v->pub;
     float sum = j->v->bias[o];
     for (int64_t k = 0; k < p->kh; k++)
@@ -355,7 +344,7 @@ static float plain_value(const struct map_job *j, int64_t n, int64_t i, int64_t 
 
 /* Rows of the output, over all images. */
 static void plain_rows(void *ctx, int64_t first, int64_t last) {
-    const struct map_job *j = ctx;
+    const struct plain_job *j = ctx;
     for (int64_t r = first; r < last; r++)
         for (int64_t l = 0; l < j->y.w; l++)
             for (int64_t o = 0; o < j->y.c; o++) {
@@ -375,7 +364,7 @@ void cpu_conv2d(struct taca_backend *b, struct taca_map y, struct taca_map x,
         run_dnn(c, v, y, x, add);
         return;
     }
-    struct map_job j = {c->k, v, y, x, add};
+    struct plain_job j = {v, y, x, add};
     cpu_split(c, y.n * y.h, y.w * y.c * w->c_in * w->kh * w->kw, plain_rows, &j);
 }
 

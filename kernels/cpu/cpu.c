@@ -49,6 +49,20 @@ void cpu_split(struct cpu *c, int64_t rows, int64_t cost,
         cpu_parallel(c->pool, s.pieces, run_piece, &s);
 }
 
+struct copy {
+    const struct cpu_kernels *k;
+    struct taca_mat y, x;
+};
+static void run_copy(void *ctx, int64_t first, int64_t last) {
+    const struct copy *j = ctx;
+    for (int64_t r = first; r < last; r++)
+        j->k->convert(cpu_row(j->y, r), cpu_row(j->x, r), j->x.cols);
+}
+void cpu_copy_rows(struct cpu *c, struct taca_mat y, struct taca_mat x) {
+    struct copy j = {c->k, y, x};
+    cpu_split(c, x.rows, x.cols, run_copy, &j);
+}
+
 /* ---- memory --------------------------------------------------------------------------------- */
 
 static void *cpu_alloc(struct taca_backend *b, size_t bytes) {

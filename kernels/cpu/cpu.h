@@ -51,6 +51,8 @@ void *cpu_buf_get(struct cpu *c, struct cpu_buf *b, size_t bytes, const char *op
 /* fn(ctx, first, last) over [0, rows), split when `rows * cost` element steps repay a fork. */
 void cpu_split(struct cpu *c, int64_t rows, int64_t cost,
                void (*fn)(void *ctx, int64_t first, int64_t last), void *ctx);
+/* y = x, row by row, in y's type. */
+void cpu_copy_rows(struct cpu *c, struct taca_mat y, struct taca_mat x);
 
 static inline float cpu_get(const void *p, enum taca_dtype t, int64_t i) {
     return t == TACA_F32 ? ((const float *)p)[i] : taca_bf16_to_f32(((const uint16_t *)p)[i]);

@@ -218,20 +218,6 @@ static struct cpu_prim *prim_for(struct cpu *c, struct cpu_linear *l, const stru
     return &l->prim[slot];
 }
 
-struct convert_job {
-    const struct cpu_kernels *k;
-    struct taca_mat y, x;
-};
-static void convert_rows(void *ctx, int64_t first, int64_t last) {
-    const struct convert_job *j = ctx;
-    for (int64_t r = first; r < last; r++)
-        j->k->convert(cpu_row(j->y, r), cpu_row(j->x, r), j->x.cols);
-}
-static void copy_rows(struct cpu *c, struct taca_mat y, struct taca_mat x) {
-    struct convert_job j = {c->k, y, x};
-    cpu_split(c, x.rows, x.cols, convert_rows, &j);
-}
-
 /* A dense [rows, cols] in a work buffer; data NULL (and the error set) when out of memory. */
 static struct taca_mat work_mat(struct cpu *c, struct cpu_buf *buf, enum taca_dtype t, int64_t rows,
                                 int64_t cols) {
@@ -321,10 +307,10 @@ static void run_dnn(struct cpu *c, struct cpu_linear *l, struct taca_mat y, stru
         j.last_y = work_mat(c, &c->tail_out, y.dtype, FIXED_ROWS, y.cols);
         if (!j.last_x.data || !j.last_y.data) return;
         memset(j.last_x.data, 0, (size_t)(FIXED_ROWS * x.cols) * taca_dtype_bytes(x.dtype));
-        copy_rows(c, j.last_x, from);
+        cpu_copy_rows(c, j.last_x, from);
     }
     run_blocks(&j, l, act);
-    if (padded) copy_rows(c, taca_mat_rows(y, done, left), taca_mat_rows(j.last_y, 0, left));
+    if (padded) cpu_copy_rows(c, taca_mat_rows(y, done, left), taca_mat_rows(j.last_y, 0, left));
 }
 
 struct plain_job {
@@ -372,7 +358,7 @@ void cpu_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
     if (x.dtype != w->dtype || !is_dense(x)) {
         in = work_mat(c, &c->in, w->dtype, x.rows, x.cols);
         if (!in.data) return;
-        copy_rows(c, in, x);
+        cpu_copy_rows(c, in, x);
     }
     const bool narrowed = y.dtype == TACA_BF16 && w->dtype == TACA_F32; /* no such primitive */
     if (narrowed || !is_dense(y)) {
@@ -380,7 +366,7 @@ void cpu_linear(struct taca_backend *b, struct taca_mat y, struct taca_mat x,
         if (!out.data) return;
     }
     run_dnn(c, l, out, in, act);
-    if (out.data != y.data) copy_rows(c, y, out);
+    if (out.data != y.data) cpu_copy_rows(c, y, out);
 }
 
 /* ---- foreseen -------------------------------------------------------------------------------- */
