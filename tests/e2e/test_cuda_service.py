@@ -2,6 +2,7 @@
 the command line's pictures over HTTP, two kinds of device beside each other, a device that is lost and one that was
 never there."""
 
+import base64
 import os
 import subprocess
 import tempfile
@@ -14,17 +15,17 @@ SIZE = dict(width=64, height=64, steps=2, metadata=False)
 PROMPT = "a red cube to the left of a blue ball"
 
 
-def picture(s, seed=7):
-    status, _, body = s.post({"prompt": PROMPT, "seed": seed, **SIZE}, accept="image/png")
+def picture(s, seed=7, **more):
+    status, _, body = s.post({"prompt": PROMPT, "seed": seed, **SIZE, **more}, accept="image/png")
     check(status == 200, f"picture {seed}", f"{status} {body[:200]}")
     return png_pixels(body)[:3] if status == 200 else None
 
 
-def local(device, seed=7):
+def local(device, seed=7, *more):
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "x.png")
         subprocess.run([TACA, "generate", PROMPT, "--seed", str(seed), "--size", "64x64", "--steps", "2", "--device",
-                        device, "-q", "-o", path], check=True)
+                        device, "-q", "-o", path, *more], check=True)
         with open(path, "rb") as f:
             return png_pixels(f.read())[:3]
 
@@ -35,6 +36,14 @@ def test_pictures_are_those_of_the_command_line():
         used, total = s.metric("taca_gpu_memory_used_bytes"), s.metric("taca_gpu_memory_total_bytes")
         arena = s.metric("taca_arena_peak_bytes")
         check(0 < arena < used <= total, "the device's memory is told", f"{arena} {used} {total}")
+        # begun half way, and known to be so while it is being encoded
+        with tempfile.NamedTemporaryFile(suffix=".png") as f:
+            f.write(s.post({"prompt": "a cone", "seed": 1, **SIZE}, accept="image/png")[2])
+            f.flush()
+            with open(f.name, "rb") as start:
+                image = base64.b64encode(start.read()).decode()
+            check(picture(s, image=image, strength=0.5) == local("cuda", 7, "--image", f.name, "--strength", "0.5"),
+                  "the same pixels from a picture")
         check(b"host executor" in s.get("/v1/models")[2] or b"cuda" in s.get("/readyz")[2], "the device is named")
 
 
