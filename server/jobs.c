@@ -165,7 +165,9 @@ void jobs_add(struct jobs *js, struct job *job) {
     job->state = JOB_QUEUED;
     job->waits_since_us = job->received_us;
     job->warnings = job->request.warnings;
-    if (jobs_join(js, job) || refuse_for_gone(js, job) || jobs_refuse_client(js, job)) return;
+    if (jobs_join(js, job) || jobs_refuse_given_up(js, job) || refuse_for_gone(js, job) ||
+        jobs_refuse_client(js, job))
+        return;
     job->flow = jobs_key(job->client.name[0] ? job->client.name : job->request.user);
     bool memory = jobs_line_about(js);
     if (memory && !admit(js, job)) return;

@@ -52,6 +52,32 @@ bool jobs_join(struct jobs *js, struct job *job) {
     return true;
 }
 
+/* ---- cancelled before it was here ------------------------------------------------------------ */
+
+static void remember_given_up(struct jobs *js, const struct ask *a) {
+    struct given_up *g = &js->given_up[js->given_up_at++ % GIVEN_UP];
+    *g = (struct given_up){.at_us = taca_now_us()};
+    memcpy(g->id, a->id, sizeof g->id);
+    memcpy(g->client, a->client.name, sizeof g->client);
+}
+
+bool jobs_refuse_given_up(struct jobs *js, struct job *job) {
+    struct api_error e = {0};
+    for (int i = 0; job->named && !e.status && i < GIVEN_UP; i++) {
+        const struct given_up *g = &js->given_up[i];
+        if (job->received_us < g->at_us && strcmp(job->id, g->id) == 0 &&
+            strcmp(job->client.name, g->client) == 0)
+            api_fail(&e, 409, "cancelled", "", "the request was cancelled");
+    }
+    if (!e.status) return false;
+    stream_fail(job->readers->stream, job->id, &e);
+    metric_add(METRIC_CANCELLED, "client", 1);
+    jobs_count(job, "cancelled");
+    tell_log(js, job, 499, "client_gone");
+    job_close(job);
+    return true;
+}
+
 /* ---- questions ------------------------------------------------------------------------------- */
 
 static void answer_unknown(struct jobs *js, struct ask *a) {
@@ -169,10 +195,12 @@ void jobs_ask(struct jobs *js, struct ask *a) {
         jobs_answer_a1111(js, a);
     } else {
         struct job *job = store_find(js->store, a->id);
-        if (job && is_own(&job->client, &a->client)) /* others' jobs are not there at all */
+        if (job && is_own(&job->client, &a->client)) { /* others' jobs are not there at all */
             answer(js, a, job);
-        else
+        } else {
+            if (a->kind == ASK_CANCEL) remember_given_up(js, a);
             answer_unknown(js, a);
+        }
     }
     ask_close(a);
 }

@@ -9,6 +9,13 @@
 #include "server/quota.h"
 #include "server/store.h"
 
+/* A job that was cancelled before it was here: its pictures are being unpacked, maybe. */
+enum { GIVEN_UP = 64 };
+struct given_up {
+    char id[API_ID_MAX + 1], client[CLIENT_NAME_MAX + 1];
+    int64_t at_us;
+};
+
 enum image_stage { IMAGE_WAITING, IMAGE_OPEN, IMAGE_FINISHED, IMAGE_ENCODING, IMAGE_DONE };
 
 struct job_image {
@@ -67,6 +74,8 @@ struct jobs {
     struct sched sched;
     int64_t steps; /* so far */
     struct quota *quota;
+    struct given_up given_up[GIVEN_UP]; /* a ring */
+    unsigned given_up_at;
 
     /* every image that still needs the worker, in the order of service: seqs[i] describes
      * refs[seqs[i].id] */
@@ -156,6 +165,8 @@ void jobs_answer_a1111(struct jobs *js, const struct ask *a);
 /* ---- jobs_ask.c */
 /* True when the request is one that is known, or contradicts one: the job is then used up. */
 bool jobs_join(struct jobs *js, struct job *job);
+/* True when it was cancelled on its way here: the job is then used up. */
+bool jobs_refuse_given_up(struct jobs *js, struct job *job);
 
 /* ---- jobs_quota.c */
 /* True when its client has as many as it may have, or asks too fast: the job is then used up. */

@@ -193,6 +193,26 @@ def test_a_job_is_cancelled_by_name_queued_or_running():
         assert m['taca_requests_total{outcome="cancelled"}'] == 2
 
 
+def test_a_job_is_cancelled_before_it_is_there():
+    """As one whose body is on its way, or whose picture is being unpacked."""
+    with Service() as s:
+        body = json.dumps({"prompt": "a", "steps": 1}).encode()
+        x = socket.create_connection(("127.0.0.1", s.port))
+        x.sendall(b"PUT /v1/jobs/x HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                  b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body))
+        assert b" 100 " in x.recv(4096)
+        assert s.request("DELETE", "/v1/jobs/x")[0] == 404  # not yet
+        x.sendall(body)
+        got = b"".join(iter(lambda: x.recv(4096), b""))
+        assert got.startswith(b"HTTP/1.1 409 ") and b'"cancelled"' in got, got
+        m = s.metrics()
+        assert m['taca_requests_total{outcome="cancelled"}'] == m['taca_cancelled_total{reason="client"}'] == 1
+        # who means it anew comes later, and another is not meant
+        for name in "xy":
+            assert send(s, "PUT", "/v1/jobs/" + name, {"prompt": "a", "steps": 1})[0] == 200
+        assert s.metrics()["taca_steps_total"] == 2
+
+
 def test_those_who_wait_for_a_cancelled_job_are_told():
     with Service(step_ms=30) as s, concurrent.futures.ThreadPoolExecutor(2) as pool:
         plain = pool.submit(send, s, "PUT", "/v1/jobs/x", {"prompt": "a", "steps": 100})
