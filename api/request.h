@@ -18,7 +18,7 @@ enum api_response {
 };
 /* DEFAULT: cancel when the client waits for the result, continue when it will come back for it. */
 enum api_on_disconnect { API_DISCONNECT_DEFAULT, API_DISCONNECT_CANCEL, API_DISCONNECT_CONTINUE };
-enum { API_MAX_N = 64, API_MAX_PREVIEWS = 8, API_MAX_LORAS = 4 };
+enum { API_MAX_N = 64, API_MAX_PREVIEWS = 8, API_MAX_PREVIEW_PX = 256, API_MAX_LORAS = 4 };
 
 /* A picture as it came. */
 struct api_packed {

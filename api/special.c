@@ -95,7 +95,7 @@ static int previews_object(struct api_draft *d, json_t *o, struct api_name name)
             if (!rc) d->r.preview_every = (int)i;
         } else if (strcmp(key, "max_side") == 0) {
             if (json_is_null(v)) continue;
-            rc = api_want_int(&i, v, 16, 256, side, d->err);
+            rc = api_want_int(&i, v, 16, API_MAX_PREVIEW_PX, side, d->err);
             if (!rc) d->r.preview_max_side_px = (int)i;
         } else if (strcmp(key, "method") == 0) {
             if (json_is_null(v)) continue;

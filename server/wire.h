@@ -12,7 +12,8 @@
 #include "base/buf.h"
 #include "engine/params.h"
 
-enum { WIRE_MAX_SEQS = 64, WIRE_MAX_TAIL = 1 << 20 };
+/* TAIL: six prompts of the most --max-prompt-bytes, or a preview. */
+enum { WIRE_MAX_SEQS = 64, WIRE_MAX_TAIL = 8 << 20 };
 
 enum wire_type {
     WIRE_OPEN = 1,   /* to the worker: wire_open, tail = packed taca_gen_params, no pixels */

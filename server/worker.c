@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "api/request.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "server/pool.h"
@@ -209,6 +210,8 @@ static enum taca_code do_preview(struct worker *w, uint64_t id, struct taca_imag
     struct taca_seq *seq = seq_of(w, id, err);
     enum taca_code rc = seq ? taca_seq_preview(w->engine, seq, img, err) : TACA_EPROTO;
     if (rc) return rc;
+    /* a decoder's is as large as the picture, and none is told at this size */
+    api_preview_shrink(img, API_MAX_PREVIEW_PX);
     a->tail = img->rgb;
     a->tail_len = (size_t)img->width_px * (size_t)img->height_px * 3;
     a->u.pixels.width_px = img->width_px;

@@ -40,6 +40,7 @@ struct taca_seq {
     uint64_t state;
     int step, steps, width_px, height_px;
     bool crash, garble, hang, device, nan, together, slow, stuck;
+    enum taca_preview preview;
 };
 
 /* A file KIND-DEVICE or KIND-MODEL in $TACA_FAKE_FAULTS makes a fault while it is there: load (does
@@ -81,6 +82,7 @@ enum taca_code taca_engine_open(struct taca_engine **out, const struct taca_engi
                                        .max_side_px = 2048,
                                        .side_multiple_px = 16,
                                        .takes_images = true,
+                                       .has_taesd = opts->taesd != NULL,
                                        .clip_tokens = 77};
     snprintf(e->info.id, sizeof e->info.id, "%s", opts->model_id ? opts->model_id : "fake");
     snprintf(e->info.family, sizeof e->info.family, "sd3");
@@ -165,6 +167,7 @@ enum taca_code taca_seq_open_begin(struct taca_engine *e, const struct taca_gen_
         s->state = (s->state ^ (p->mask[i] >= 128)) * 0x100000001B3u;
     s->steps = taca_gen_params_forwards(p);
     s->width_px = p->width_px;
+    s->preview = p->preview;
     s->height_px = p->height_px;
     s->crash = strstr(p->prompt, "crash") != NULL;
     s->garble = strstr(p->prompt, "garble") != NULL;
@@ -266,7 +269,7 @@ static enum taca_code paint(const struct taca_seq *s, int shrink, struct taca_im
 enum taca_code taca_seq_preview(struct taca_engine *e, const struct taca_seq *s,
                                 struct taca_image *out, struct taca_err *err) {
     (void)e;
-    return paint(s, 8, out, err);
+    return paint(s, s->preview == TACA_PREVIEW_TAESD ? 1 : 8, out, err);
 }
 
 enum taca_code taca_decode_begin(struct taca_engine *e, struct taca_seq *s, struct taca_err *err) {

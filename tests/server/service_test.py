@@ -152,6 +152,20 @@ def test_previews_of_large_pictures_stay_short():
                             stream=True)
         previews = [x for x in events_of(body) if x["type"] == "preview"]
         assert previews and all(x["frame_len"] < 48 << 10 for x in previews), len(previews)
+    with Service("--taesd", "/dev/null", step_ms=30) as s:  # whose previews are as large as the picture
+        _, _, body = s.post(prompt="a", seed=3, steps=3, width=2048, height=2048, stream=True,
+                            previews={"every": 1, "max_side": 256, "method": "taesd"})
+        previews = [x for x in events_of(body) if x["type"] == "preview"]
+        assert previews and all(x["frame_len"] < 48 << 10 for x in previews), body[-300:]
+        assert not any(v for k, v in s.metrics().items() if k.startswith("taca_worker_restarts_total"))
+
+
+def test_the_longest_prompts_reach_the_worker():
+    size = 1 << 20
+    with Service("--max-prompt-bytes", size) as s:
+        asked = {k: k[0] * size for k in ("prompt", "negative_prompt")}
+        status, _, body = s.post(**asked, cfg_scale=2, steps=1, start_timeout_ms=10000 * PATIENCE)
+        assert status == 200, body
 
 
 def test_three_pictures_are_three_requests():
