@@ -310,7 +310,9 @@ static void expire(struct jobs *js) {
             jobs_fail(js, job, "expired", &e);
         }
     }
+    for (struct job *job = js->ends; job; job = job->next) readers_give_up(js, job, now);
     js->expiry_us = INT64_MAX;
+    for (struct job *job = js->ends; job; job = job->next) jobs_expires(js, readers_next_us(job));
     for (struct job *job = js->first; job; job = job->next) {
         jobs_expires(js, start_limit_us(js, job));
         jobs_expires(js, deadline_us(job));

@@ -129,6 +129,9 @@ bool jobs_disk_end(struct jobs *js, struct job *job) {
         return false;
     }
     js->ending[job->request.model]++;
+    job->next = js->ends;
+    if (job->next) job->next->prev = job;
+    js->ends = job;
     post_awaited(js, job, w);
     return true;
 }
@@ -176,6 +179,9 @@ static void inserted(struct jobs *js, struct job *job, const struct disk_write *
 
 static void ended(struct jobs *js, struct job *job, const struct disk_write *w) {
     js->ending[job->request.model]--;
+    *(job->prev ? &job->prev->next : &js->ends) = job->next;
+    if (job->next) job->next->prev = job->prev;
+    job->next = job->prev = NULL;
     if (job->refused) {
         job->state = JOB_DONE;
         jobs_count(job, "rejected");

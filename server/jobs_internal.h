@@ -58,6 +58,7 @@ struct jobs {
     int renders;              /* tasks at work for readers */
     int writes;               /* on the way to the disk that readers wait for */
     struct job *asleep;       /* durable ones that the next process makes */
+    struct job *ends;         /* ENDING ones, on their way to the disk */
     bool closing;             /* no durable job is begun any more */
     int ending[MODELS_MAX];   /* of each model: jobs that are over but for their way to the disk */
     int of_model[MODELS_MAX]; /* count and queued, of each */

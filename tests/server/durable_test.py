@@ -6,6 +6,7 @@ usage: durable_test.py TACA_FAKE [SUBSTRING]   (only tests whose name has the su
 TACA_KILLS=200 in the environment kills the service so often instead of 50 times."""
 
 import base64
+import concurrent.futures
 import http.client
 import json
 import os
@@ -594,6 +595,23 @@ def test_files_that_nobody_keeps_are_removed_and_others_left_alone():
                 file.write("x")
         with f.service() as s:
             assert f.pictures() == sorted(kept + others)
+
+
+def test_who_waits_so_long_waits_no_longer_for_a_slow_disk():
+    with Folder() as f, f.service("--max-batch-images", 1, step_ms=20) as s, \
+            concurrent.futures.ThreadPoolExecutor() as pool:
+        asked = pool.submit(send, s, "PUT", "/v1/jobs/x", {"prompt": "a", "steps": 10}, Prefer="wait=1")
+        while s.request("GET", "/v1/jobs/x")[0] != 200:
+            time.sleep(0.005)
+        disk = sqlite3.connect(f.db, isolation_level=None)
+        disk.execute("BEGIN IMMEDIATE")  # from now on nothing is written
+        begun = time.monotonic()
+        status, _, body = asked.result()
+        assert status == 202 and json.loads(body)["status"] == "running", (status, body)
+        assert time.monotonic() - begun < 3 * base.PATIENCE
+        disk.execute("ROLLBACK")
+        disk.close()
+        assert finish(s, "x")["status"] == "completed"
 
 
 def test_requests_of_another_version_fail_and_say_so():
