@@ -1,7 +1,7 @@
 /* jobs_internal.h - what the files behind jobs.h share: the table itself (jobs.c), the line of what
- * waits for the worker (jobs_line.c), the worker's answers (jobs_steps.c), who reads what
- * (jobs_readers.c), what clients are told (jobs_reply.c), what they ask (jobs_ask.c), what their
- * keys allow (jobs_quota.c) and what is on the disk (jobs_disk.c). */
+ * waits for the worker (jobs_line.c), what it does next (jobs_next.c), its answers (jobs_steps.c),
+ * who reads what (jobs_readers.c), what clients are told (jobs_reply.c), what they ask
+ * (jobs_ask.c), what their keys allow (jobs_quota.c) and what is on the disk (jobs_disk.c). */
 #ifndef TACA_SERVER_JOBS_INTERNAL_H
 #define TACA_SERVER_JOBS_INTERNAL_H
 
@@ -115,6 +115,9 @@ void jobs_publish(struct jobs *js);
 /* ---- jobs.c */
 /* Something of a job may expire then. */
 void jobs_expires(struct jobs *js, int64_t at_us);
+void jobs_expire(struct jobs *js); /* ends what is late */
+/* An image that a worker has, or had: it is closed there. */
+void jobs_give_up(struct jobs *js, const struct job *job, struct job_image *im);
 /* The job is over: its readers are served, and what they can ask for is kept. job->end says how;
  * `outcome` as in METRIC_REQUESTS, `status` for the log. */
 void jobs_finish(struct jobs *js, struct job *job, const char *outcome, int status,
