@@ -6,7 +6,6 @@
 #include <time.h>
 
 #include "base/clock.h"
-#include "base/log.h"
 #include "server/jobs_internal.h"
 #include "server/metrics.h"
 
