@@ -19,6 +19,7 @@ struct lt_shape {
     int64_t rows, in, out, x_ld, y_ld; /* rows as the upper end of a step */
     enum taca_dtype w_type, y_type;
     int epilogue;
+    uint32_t x_on, y_on; /* bytes: what their addresses are multiples of */
 };
 
 struct lt {
@@ -207,6 +208,12 @@ static cudaDataType_t lt_type(enum taca_dtype t) {
     return t == TACA_BF16 ? CUDA_R_16BF : CUDA_R_32F;
 }
 
+static bool prefer(struct cuda *c, cublasLtMatmulPreferenceAttributes_t a, uint32_t value) {
+    return lt_ok(c,
+                 c->lt->f.MatmulPreferenceSetAttribute(c->lt->preference, a, &value, sizeof value),
+                 "preference");
+}
+
 static bool set_int(struct cuda *c, cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t a,
                     int value) {
     return lt_ok(c, c->lt->f.MatmulDescSetAttribute(d, a, &value, sizeof value), "descriptor");
@@ -287,7 +294,33 @@ static int64_t row_step(int64_t rows) {
 static bool same_shape(const struct lt_shape *a, const struct lt_shape *b) {
     return a->rows == b->rows && a->in == b->in && a->out == b->out && a->x_ld == b->x_ld &&
            a->y_ld == b->y_ld && a->w_type == b->w_type && a->y_type == b->y_type &&
-           a->epilogue == b->epilogue;
+           a->epilogue == b->epilogue && a->x_on == b->x_on && a->y_on == b->y_on;
+}
+
+/* Bytes, at most 16: no algorithm wants more. */
+static uint32_t alignment(const void *p) {
+    uint32_t on = 16;
+    while ((uintptr_t)p % on) on /= 2;
+    return on;
+}
+
+/* Candidates for as many rows as the shape says: what runs with those, in the workspace that there
+ * is, runs with fewer. Left to itself the library takes addresses for multiples of 256. */
+static cublasStatus_t ask(struct cuda *c, const struct product *p, const struct lt_shape *s,
+                          cublasLtMatmulHeuristicResult_t (&found)[CANDIDATES], int *n) {
+    const struct lt_api *f = &c->lt->f;
+    struct product most = *p;
+    most.desc = NULL, most.w = NULL, most.x = NULL, most.y = NULL;
+    most.to.rows = s->rows;
+    cublasStatus_t status = CUBLAS_STATUS_INVALID_VALUE;
+    if (product_open(c, &most, s->epilogue) &&
+        prefer(c, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, s->x_on) &&
+        prefer(c, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, s->y_on) &&
+        prefer(c, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, s->y_on))
+        status = f->MatmulAlgoGetHeuristic(c->lt->handle, most.desc, most.w, most.x, most.y, most.y,
+                                           c->lt->preference, CANDIDATES, found, n);
+    product_close(c, &most);
+    return status;
 }
 
 /* Milliseconds of REPEATS runs; negative when the candidate does not run. */
@@ -305,15 +338,12 @@ static float time_candidate(struct cuda *c, const struct product *p,
 }
 
 /* The fastest candidate for p; the first one in deterministic mode, where time must not choose. */
-static bool choose(struct cuda *c, const struct product *p, cublasLtMatmulAlgo_t *best) {
+static bool choose(struct cuda *c, const struct product *p, const struct lt_shape *s,
+                   cublasLtMatmulAlgo_t *best) {
     cublasLtMatmulHeuristicResult_t found[CANDIDATES];
     int n = 0;
     float least = -1;
-    if (!lt_ok(c,
-               c->lt->f.MatmulAlgoGetHeuristic(c->lt->handle, p->desc, p->w, p->x, p->y, p->y,
-                                               c->lt->preference, CANDIDATES, found, &n),
-               "no algorithm"))
-        return false;
+    if (!lt_ok(c, ask(c, p, s, found, &n), "no algorithm")) return false;
     for (int i = 0; i < n; i++) {
         if (found[i].state != CUBLAS_STATUS_SUCCESS) continue;
         const float ms = c->deterministic ? 0 : time_candidate(c, p, &found[i].algo);
@@ -335,12 +365,14 @@ static const cublasLtMatmulAlgo_t *algorithm(struct cuda *c, const struct produc
                                   p->to.ld,
                                   p->l->base.dtype,
                                   p->to.dtype,
-                                  epilogue};
+                                  epilogue,
+                                  alignment(p->from.data),
+                                  alignment(p->to.data)};
     for (int i = 0; i < t->n_shapes; i++)
         if (same_shape(&t->shape[i], &want)) return &t->algo[i];
     const int at = t->next;
     if (cuda_must_not_now(c)) return NULL;
-    if (!choose(c, p, &t->algo[at])) return NULL;
+    if (!choose(c, p, &want, &t->algo[at])) return NULL;
     t->shape[at] = want;
     t->next = (at + 1) % SHAPES;
     if (t->n_shapes < SHAPES) t->n_shapes++;
@@ -349,23 +381,27 @@ static const cublasLtMatmulAlgo_t *algorithm(struct cuda *c, const struct produc
 
 bool lt_has_narrow(struct cuda *c) {
     const int64_t side = 256;
+    static const int epilogues[] = {CUBLASLT_EPILOGUE_DEFAULT, CUBLASLT_EPILOGUE_BIAS,
+                                    CUBLASLT_EPILOGUE_GELU, CUBLASLT_EPILOGUE_GELU_BIAS};
+    cublasLtMatmulHeuristicResult_t found[CANDIDATES];
     struct cuda_linear l = {};
     struct product p = {};
-    cublasLtMatmulHeuristicResult_t found;
-    int n = 0;
     l.base.in = l.base.out = side;
     l.base.dtype = TACA_U8;
+    l.base.has_bias = true;          /* whoever has none says so by the epilogue */
     l.scale = (float *)c->workspace; /* no value of it is looked at */
+    l.bias16 = (bf16 *)c->workspace;
     p.l = &l;
     p.to = {c->workspace, TACA_BF16, side, side, side};
     p.from = {c->workspace, TACA_U8, side, side, side};
     p.scale = l.scale;
-    const bool has = product_open(c, &p, CUBLASLT_EPILOGUE_DEFAULT) &&
-                     c->lt->f.MatmulAlgoGetHeuristic(c->lt->handle, p.desc, p.w, p.x, p.y, p.y,
-                                                     c->lt->preference, 1, &found,
-                                                     &n) == CUBLAS_STATUS_SUCCESS &&
-                     n > 0;
-    product_close(c, &p);
+    bool has = true;
+    for (int epilogue : epilogues) {
+        const struct lt_shape s = {side,    side,      side,     side, side,
+                                   TACA_U8, TACA_BF16, epilogue, 16,   16};
+        int n = 0;
+        has = has && ask(c, &p, &s, found, &n) == CUBLAS_STATUS_SUCCESS && n > 0;
+    }
     return has;
 }
 

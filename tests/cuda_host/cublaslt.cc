@@ -29,6 +29,7 @@ struct cuda_host_layout {
 };
 struct cuda_host_preference {
     uint64_t workspace = 0;
+    uint32_t on[4] = {256, 256, 256, 256}; /* what the addresses of A, B, C, D are multiples of */
 };
 
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *h) {
@@ -88,10 +89,14 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t p) {
     return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p,
-                                                    cublasLtMatmulPreferenceAttributes_t,
+                                                    cublasLtMatmulPreferenceAttributes_t a,
                                                     const void *value, size_t bytes) {
-    if (bytes != sizeof p->workspace) return CUBLAS_STATUS_INVALID_VALUE;
-    memcpy(&p->workspace, value, bytes);
+    const bool workspace = a == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+    if (bytes != (workspace ? sizeof p->workspace : sizeof p->on[0]))
+        return CUBLAS_STATUS_INVALID_VALUE;
+    void *to =
+        workspace ? (void *)&p->workspace : &p->on[a - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES];
+    memcpy(to, value, bytes);
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -100,11 +105,18 @@ static bool type_ok(const cuda_host_layout *a) {
     return a->type != CUDA_R_8F_E4M3 || cuda_host::major() == 9;
 }
 
-/* Addresses must be as aligned as the fast algorithms want them, or the list is empty: as on a
- * device, a caller needs an answer for odd shapes. Three candidates, the last of them slow. */
+/* What an algorithm was chosen for: it makes the most of the alignment that it was promised, and
+ * its workspace is enough for so many columns of B. */
+struct cuda_host_algo {
+    uint64_t number, columns;
+    uint32_t on[4];
+};
+static_assert(sizeof(cuda_host_algo) <= sizeof(cublasLtMatmulAlgo_t), "it must fit");
+
+/* Three candidates. */
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t,
                                               cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t,
-                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t out,
                                               cublasLtMatmulPreference_t p, int wanted,
                                               cublasLtMatmulHeuristicResult_t *results, int *got) {
     *got = 0;
@@ -112,7 +124,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     *got = wanted < 3 ? wanted : 3;
     for (int i = 0; i < *got; i++) {
         results[i] = {};
-        results[i].algo.data[0] = 1 + (uint64_t)i;
+        const cuda_host_algo algo = {
+            1 + (uint64_t)i, out->cols, {p->on[0], p->on[1], p->on[2], p->on[3]}};
+        memcpy(&results[i].algo, &algo, sizeof algo);
         results[i].workspaceSize = (size_t)p->workspace / (size_t)(i + 1);
         results[i].state = CUBLAS_STATUS_SUCCESS;
     }
@@ -216,15 +230,23 @@ static void multiply(const product &p) {
         }
 }
 
+static bool runs(const cublasLtMatmulAlgo_t *algo, size_t columns, const void *const (&matrix)[4]) {
+    cuda_host_algo x;
+    memcpy(&x, algo, sizeof x);
+    bool yes = x.number >= 1 && x.number <= 3 && columns <= x.columns;
+    for (int i = 0; i < 4; i++) yes = yes && (uintptr_t)matrix[i] % x.on[i] == 0;
+    return yes;
+}
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const void *alpha,
                               const void *a, cublasLtMatrixLayout_t la, const void *b,
                               cublasLtMatrixLayout_t lb, const void *beta, const void *c,
                               cublasLtMatrixLayout_t lc, void *out, cublasLtMatrixLayout_t lout,
                               const cublasLtMatmulAlgo_t *algo, void *workspace, size_t,
                               cudaStream_t s) {
-    if (!inputs_ok(d, la, lb, lout) || !float_type(lout->type) || lc->type != lout->type ||
-        (algo && (algo->data[0] < 1 || algo->data[0] > 3)))
+    if (!inputs_ok(d, la, lb, lout) || !float_type(lout->type) || lc->type != lout->type)
         return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (algo && !runs(algo, lout->cols, {a, b, c, out})) return CUBLAS_STATUS_INVALID_VALUE;
     const bool ta = d->trans_a == CUBLAS_OP_T, tb = d->trans_b == CUBLAS_OP_T;
     const size_t m = ta ? la->cols : la->rows, k = ta ? la->rows : la->cols;
     const size_t n = tb ? lb->rows : lb->cols;
