@@ -59,6 +59,12 @@ static bool lt_ok(struct cuda *c, cublasStatus_t s, const char *what) {
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
+static bool prefer(struct cuda *c, cublasLtMatmulPreferenceAttributes_t a, uint32_t value) {
+    return lt_ok(c,
+                 c->lt->f.MatmulPreferenceSetAttribute(c->lt->preference, a, &value, sizeof value),
+                 "preference");
+}
+
 enum taca_code lt_open(struct cuda *c, struct taca_err *err) {
     const char *missing;
     struct lt *t = c->lt = (struct lt *)calloc(1, sizeof *t);
@@ -73,6 +79,9 @@ enum taca_code lt_open(struct cuda *c, struct taca_err *err) {
               t->f.MatmulPreferenceSetAttribute(
                   t->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof most),
               "preference") &&
+        /* parts of a sum are not rounded to a type of 16 bits */
+        prefer(c, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+               CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE) &&
         cuda_ok(c, cudaEventCreateWithFlags(&t->from, 0), "event") &&
         cuda_ok(c, cudaEventCreateWithFlags(&t->to, 0), "event"))
         return TACA_OK;
@@ -206,12 +215,6 @@ void cuda_linear_close(struct taca_backend *b, struct taca_linear *w) {
 static cudaDataType_t lt_type(enum taca_dtype t) {
     if (t == TACA_U8) return CUDA_R_8F_E4M3;
     return t == TACA_BF16 ? CUDA_R_16BF : CUDA_R_32F;
-}
-
-static bool prefer(struct cuda *c, cublasLtMatmulPreferenceAttributes_t a, uint32_t value) {
-    return lt_ok(c,
-                 c->lt->f.MatmulPreferenceSetAttribute(c->lt->preference, a, &value, sizeof value),
-                 "preference");
 }
 
 static bool set_int(struct cuda *c, cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t a,

@@ -29,6 +29,7 @@ struct cuda_host_layout {
 };
 struct cuda_host_preference {
     uint64_t workspace = 0;
+    uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_MASK;
     uint32_t on[4] = {256, 256, 256, 256}; /* what the addresses of A, B, C, D are multiples of */
 };
 
@@ -91,11 +92,12 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t p) {
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p,
                                                     cublasLtMatmulPreferenceAttributes_t a,
                                                     const void *value, size_t bytes) {
-    const bool workspace = a == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
-    if (bytes != (workspace ? sizeof p->workspace : sizeof p->on[0]))
+    void *to = &p->workspace;
+    if (a == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK) to = &p->reductions;
+    if (a >= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES)
+        to = &p->on[a - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES];
+    if (bytes != (to == &p->workspace ? sizeof p->workspace : sizeof p->reductions))
         return CUBLAS_STATUS_INVALID_VALUE;
-    void *to =
-        workspace ? (void *)&p->workspace : &p->on[a - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES];
     memcpy(to, value, bytes);
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -106,10 +108,11 @@ static bool type_ok(const cuda_host_layout *a) {
 }
 
 /* What an algorithm was chosen for: it makes the most of the alignment that it was promised, and
- * its workspace is enough for so many columns of B. */
+ * its workspace is enough for so many columns of B. coarse: the sum is of parts that were rounded
+ * to the output's type. */
 struct cuda_host_algo {
     uint64_t number, columns;
-    uint32_t on[4];
+    uint32_t on[4], coarse;
 };
 static_assert(sizeof(cuda_host_algo) <= sizeof(cublasLtMatmulAlgo_t), "it must fit");
 
@@ -125,7 +128,10 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     for (int i = 0; i < *got; i++) {
         results[i] = {};
         const cuda_host_algo algo = {
-            1 + (uint64_t)i, out->cols, {p->on[0], p->on[1], p->on[2], p->on[3]}};
+            1 + (uint64_t)i,
+            out->cols,
+            {p->on[0], p->on[1], p->on[2], p->on[3]},
+            (p->reductions & ~(uint32_t)CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE) != 0};
         memcpy(&results[i].algo, &algo, sizeof algo);
         results[i].workspaceSize = (size_t)p->workspace / (size_t)(i + 1);
         results[i].state = CUBLAS_STATUS_SUCCESS;
@@ -204,7 +210,15 @@ struct product {
     const void *a, *b, *c;
     void *out;
     size_t m, n, k;
+    bool coarse;
 };
+
+/* v as the sum of two parts in this type, both larger than itself. */
+static float of_parts(float v, int type) {
+    return type == CUDA_R_32F ? v
+                              : __bfloat162float(__float2bfloat16_rn(3 * v)) +
+                                    __bfloat162float(__float2bfloat16_rn(-2 * v));
+}
 
 /* Whose the workspace is between the beginning of a product and its end. */
 static void sign(void *workspace, uint64_t turn) {
@@ -223,16 +237,15 @@ static void multiply(const product &p) {
     cuda_host::multiply_rows(y.data(), w.data(), x.data(), m, n, p.k);
     for (size_t j = 0; j < n; j++)
         for (size_t i = 0; i < m; i++) {
-            float v = p.alpha * y[j * m + i];
+            const float sum = p.coarse ? of_parts(y[j * m + i], p.lout.type) : y[j * m + i];
+            float v = p.alpha * sum;
             if (d->scale[0]) v *= d->scale[0][i] * d->scale[1][j];
             if (p.beta != 0) v += p.beta * load(p.c, p.lc.type, j * (size_t)p.lc.ld + i);
             store(p.out, p.lout.type, j * (size_t)p.lout.ld + i, epilogue(d, v, p.lout.type, i));
         }
 }
 
-static bool runs(const cublasLtMatmulAlgo_t *algo, size_t columns, const void *const (&matrix)[4]) {
-    cuda_host_algo x;
-    memcpy(&x, algo, sizeof x);
+static bool runs(const cuda_host_algo &x, size_t columns, const void *const (&matrix)[4]) {
     bool yes = x.number >= 1 && x.number <= 3 && columns <= x.columns;
     for (int i = 0; i < 4; i++) yes = yes && (uintptr_t)matrix[i] % x.on[i] == 0;
     return yes;
@@ -246,14 +259,16 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const vo
                               cudaStream_t s) {
     if (!inputs_ok(d, la, lb, lout) || !float_type(lout->type) || lc->type != lout->type)
         return CUBLAS_STATUS_NOT_SUPPORTED;
-    if (algo && !runs(algo, lout->cols, {a, b, c, out})) return CUBLAS_STATUS_INVALID_VALUE;
+    cuda_host_algo how = {};
+    if (algo) memcpy(&how, algo, sizeof how);
+    if (!runs(how, lout->cols, {a, b, c, out})) return CUBLAS_STATUS_INVALID_VALUE;
     const bool ta = d->trans_a == CUBLAS_OP_T, tb = d->trans_b == CUBLAS_OP_T;
     const size_t m = ta ? la->cols : la->rows, k = ta ? la->rows : la->cols;
     const size_t n = tb ? lb->rows : lb->cols;
     if ((tb ? lb->cols : lb->rows) != k || lout->rows != m || lout->cols != n)
         return CUBLAS_STATUS_INVALID_VALUE;
     const product p = {*d, *la, *lb, *lc, *lout, *(const float *)alpha, *(const float *)beta, a, b,
-                       c,  out, m,   n,   k};
+                       c,  out, m,   n,   k,     how.coarse != 0};
     /* in two pieces, so that another stream's product in the same workspace is found */
     static std::atomic<uint64_t> products;
     const uint64_t turn = ++products;
