@@ -103,8 +103,11 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
 }
 
 /* 8-bit products with outer vectors of scales are Hopper's alone. */
-static bool type_ok(const cuda_host_layout *a) {
-    return a->type != CUDA_R_8F_E4M3 || cuda_host::major() == 9;
+static bool type_ok(const cuda_host_desc *d, const cuda_host_layout *a) {
+    const bool activates =
+        d->epilogue == CUBLASLT_EPILOGUE_GELU || d->epilogue == CUBLASLT_EPILOGUE_GELU_BIAS;
+    return a->type != CUDA_R_8F_E4M3 ||
+           (cuda_host::major() == 9 && !(activates && cuda_host::fp8_is_bare()));
 }
 
 /* What an algorithm was chosen for: it makes the most of the alignment that it was promised, and
@@ -117,13 +120,13 @@ struct cuda_host_algo {
 static_assert(sizeof(cuda_host_algo) <= sizeof(cublasLtMatmulAlgo_t), "it must fit");
 
 /* Three candidates. */
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t,
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t d,
                                               cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t,
                                               cublasLtMatrixLayout_t, cublasLtMatrixLayout_t out,
                                               cublasLtMatmulPreference_t p, int wanted,
                                               cublasLtMatmulHeuristicResult_t *results, int *got) {
     *got = 0;
-    if (!type_ok(a)) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (!type_ok(d, a)) return CUBLAS_STATUS_NOT_SUPPORTED;
     *got = wanted < 3 ? wanted : 3;
     for (int i = 0; i < *got; i++) {
         results[i] = {};
@@ -157,7 +160,7 @@ static bool float_type(int t) { return t == CUDA_R_32F || t == CUDA_R_16BF; }
  * others: no scales. */
 static bool inputs_ok(const cuda_host_desc *d, const cuda_host_layout *a, const cuda_host_layout *b,
                       const cuda_host_layout *out) {
-    if (a->type != b->type || !type_ok(a)) return false;
+    if (a->type != b->type || !type_ok(d, a)) return false;
     if (a->type != CUDA_R_8F_E4M3) return float_type(a->type) && !d->scale[0] && !d->scale[1];
     return d->trans_a == CUBLAS_OP_T && d->trans_b == CUBLAS_OP_N && a->rows % 16 == 0 &&
            a->cols % 16 == 0 && a->ld % 16 == 0 && b->ld % 16 == 0 && out->type == CUDA_R_16BF &&

@@ -13,6 +13,7 @@ struct cuda_host_faults {
     long long devices;
     long long major;       /* of the compute capability x.0: what it has; 0 = 9 */
     long long wgmma_wrong; /* 1: its products are wrong by something */
+    long long bare_fp8;    /* 1: 8-bit products take no activation */
 };
 /* From now on; counts begin anew. */
 void cuda_host_set_faults(const struct cuda_host_faults *f);

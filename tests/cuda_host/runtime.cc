@@ -3,7 +3,7 @@
  * Kernels and copies wait in their streams (streams.cc). Pointers given to copies are looked up, so
  * that a host pointer where a device pointer belongs is an error. Faults on demand, see faults.h; a
  * process that cannot call it sets TACA_CUDA_HOST_FAULT="fail_alloc=7 lost_at=100 memory=1000000
- * devices=2 major=8 wgmma_wrong=1". */
+ * devices=2 major=8 wgmma_wrong=1 bare_fp8=1". */
 #include "queue.h"
 
 #include "faults.h"
@@ -22,7 +22,7 @@ static ranges blocks, pinned; /* of the device, of the host */
 static size_t in_use;
 static cudaError_t last;
 
-static cuda_host_faults faults = {-1, -1, 1ll << 30, 1, 0, 0};
+static cuda_host_faults faults = {-1, -1, 1ll << 30, 1, 0, 0, 0};
 static long long attempts, calls; /* to allocate, all */
 static cuda_host_counts counted;
 static int graphs; /* there are */
@@ -31,10 +31,11 @@ static int graphs; /* there are */
 static const bool read_environment = [] {
     const char *text = getenv("TACA_CUDA_HOST_FAULT");
     const char *const names[] = {
-        "fail_alloc=", "lost_at=", "memory=", "devices=", "major=", "wgmma_wrong="};
+        "fail_alloc=", "lost_at=", "memory=", "devices=", "major=", "wgmma_wrong=", "bare_fp8="};
     long long *const fields[] = {&faults.fail_alloc, &faults.lost_at, &faults.memory,
-                                 &faults.devices,    &faults.major,   &faults.wgmma_wrong};
-    for (int i = 0; text && i < 6; i++) {
+                                 &faults.devices,    &faults.major,   &faults.wgmma_wrong,
+                                 &faults.bare_fp8};
+    for (int i = 0; text && i < 7; i++) {
         const char *at = strstr(text, names[i]);
         if (at) *fields[i] = strtoll(at + strlen(names[i]), nullptr, 10);
     }
@@ -49,6 +50,7 @@ void cuda_host_set_faults(const cuda_host_faults *f) {
 }
 
 bool cuda_host::has_wgmma() { return major() == 9; }
+bool cuda_host::fp8_is_bare() { return faults.bare_fp8 > 0; }
 bool cuda_host::wgmma_is_wrong() { return faults.wgmma_wrong > 0; }
 
 long long cuda_host_calls(void) { return calls; }

@@ -4,7 +4,7 @@
 #include "tests/test.h"
 
 enum { IN = 16, OUT = 24, ROWS = 9, HEADS = 2 };
-static const struct cuda_host_faults healthy = {-1, -1, 1ll << 30, 1, 0, 0};
+static const struct cuda_host_faults healthy = {-1, -1, 1ll << 30, 1, 0, 0, 0};
 static float numbers[OUT * IN * 9];
 
 static void set(long long fail_alloc, long long lost_at) {
@@ -291,6 +291,19 @@ static void test_devices_after_hopper_run_what_those_before_it_run(void) {
     CHECK(apart > 0 && apart < 2e-3);
 }
 
+/* No product fails later for what the library could have been asked. */
+static void test_8_bits_need_every_epilogue(void) {
+    const struct taca_backend_opts opts = {.precision = TACA_BF16, .narrow = TACA_NARROW_FP8};
+    struct cuda_host_faults f = healthy;
+    struct taca_backend *b = NULL;
+    struct taca_err err = {0};
+    f.bare_fp8 = 1;
+    cuda_host_set_faults(&f);
+    CHECK_OK(taca_backend_open(&b, "cuda", &opts, &err), err);
+    CHECK_INT(taca_backend_narrow_type(b), TACA_NARROW_NONE);
+    taca_backend_close(b);
+}
+
 /* The kernel that was never run on a GPU is used where it proves itself, and nowhere else. */
 static void test_attention_takes_wgmma_only_where_it_is_right(void) {
     static const struct {
@@ -328,6 +341,7 @@ int main(void) {
     TEST(test_a_device_may_be_lost_at_any_call);
     TEST(test_a_request_too_large_is_refused_and_the_next_one_served);
     TEST(test_devices_are_counted_and_named);
+    TEST(test_8_bits_need_every_epilogue);
     unsetenv("TACA_CUDA_ATTENTION");
     TEST(test_the_check_of_attention_may_fail);
     TEST(test_attention_takes_wgmma_only_where_it_is_right);

@@ -5,7 +5,7 @@
 #include "tests/cuda_host/faults.h"
 #include "tests/test.h"
 
-static const struct cuda_host_faults healthy = {-1, -1, 4ll << 30, 1, 0, 0};
+static const struct cuda_host_faults healthy = {-1, -1, 4ll << 30, 1, 0, 0, 0};
 
 /* ---- lanes of a backend ---------------------------------------------------------------------- */
 

@@ -5,7 +5,7 @@
 #include "tests/test.h"
 
 enum { N = 96, ROWS = 8, KEPT = 16, KNOWN = 48 };
-static const struct cuda_host_faults healthy = {-1, -1, 1ll << 30, 1, 0, 0};
+static const struct cuda_host_faults healthy = {-1, -1, 1ll << 30, 1, 0, 0, 0};
 
 static void set(long long fail_alloc, long long lost_at) {
     struct cuda_host_faults f = healthy;

@@ -8,7 +8,7 @@
 
 enum { JOINT = 40, POOLED = 64, MAX_TEXT = 12, STEPS = 4, MOST = 4 };
 
-static const struct cuda_host_faults healthy = {-1, -1, 1ll << 30, 1, 0, 0};
+static const struct cuda_host_faults healthy = {-1, -1, 1ll << 30, 1, 0, 0, 0};
 static enum taca_dtype precision = TACA_BF16;
 static const struct taca_scheduler sd3 = {.shift = 3, .train_steps = 1000};
 

@@ -143,8 +143,9 @@ cudaError_t cudaGetLastError();
 const char *cudaGetErrorString(cudaError_t e);
 
 namespace cuda_host {
-int major(); /* of the device's compute capability, see faults.h */
-}
+int major();        /* of the device's compute capability, see faults.h */
+bool fp8_is_bare(); /* likewise */
+} /* namespace cuda_host */
 /* A launch on a stream; what is wrong with it is left for cudaGetLastError. */
 void cuda_host_launch(cudaStream_t s, dim3 grid, dim3 block, size_t shared,
                       const std::function<void()> &body);
