@@ -156,15 +156,15 @@ static void store(void *p, int type, size_t i, float v) {
 }
 static bool float_type(int t) { return t == CUDA_R_32F || t == CUDA_R_16BF; }
 
-/* 8-bit inputs: A transposed and B not, sides of 16, an output of 16 bits, outer vectors of scales;
- * others: no scales. */
+/* 8-bit inputs: A transposed and B not, sides of 16, an output of 16 bits whose columns lie 16
+ * bytes apart, outer vectors of scales; others: no scales. */
 static bool inputs_ok(const cuda_host_desc *d, const cuda_host_layout *a, const cuda_host_layout *b,
                       const cuda_host_layout *out) {
     if (a->type != b->type || !type_ok(d, a)) return false;
     if (a->type != CUDA_R_8F_E4M3) return float_type(a->type) && !d->scale[0] && !d->scale[1];
     return d->trans_a == CUBLAS_OP_T && d->trans_b == CUBLAS_OP_N && a->rows % 16 == 0 &&
-           a->cols % 16 == 0 && a->ld % 16 == 0 && b->ld % 16 == 0 && out->type == CUDA_R_16BF &&
-           d->scale[0] && d->scale[1] &&
+           a->cols % 16 == 0 && a->ld % 16 == 0 && b->ld % 16 == 0 && out->ld % 8 == 0 &&
+           out->type == CUDA_R_16BF && d->scale[0] && d->scale[1] &&
            d->scale_mode[0] == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F &&
            d->scale_mode[1] == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
 }
