@@ -183,10 +183,11 @@ def main():
     if not torch.cuda.is_available():
         sys.exit(77)
     ceilings(a.seconds)
-    for name, (shape, items, text, sides) in MODELS.items():
-        if a.only in name:
-            run_model(name, shape, items, text, sides, a.ways.split(","), a.seconds)
-            torch.cuda.empty_cache()
+    for way in a.ways.split(","):  # compiling may take all the time there is: the other way comes first
+        for name, (shape, items, text, sides) in MODELS.items():
+            if a.only in name:
+                run_model(name, shape, items, text, sides, [way], a.seconds)
+                torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":
