@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
 #include "base/utf8.h"
 
@@ -50,11 +51,8 @@ int api_exif_orientation(const void *tiff, size_t len) {
 /* ---- the comment ----------------------------------------------------------------------------- */
 
 static void put_utf8(struct taca_buf *out, uint32_t cp) {
-    const int more = cp < 0x80 ? 0 : cp < 0x800 ? 1 : cp < 0x10000 ? 2 : 3;
-    static const unsigned char first[] = {0, 0xC0, 0xE0, 0xF0};
-    char bytes[4] = {(char)(first[more] | cp >> 6 * more)};
-    for (int i = 1; i <= more; i++) bytes[i] = (char)(0x80 | (cp >> 6 * (more - i) & 0x3F));
-    taca_buf_put(out, bytes, (size_t)more + 1);
+    utf8proc_uint8_t bytes[4];
+    taca_buf_put(out, bytes, (size_t)utf8proc_encode_char((utf8proc_int32_t)cp, bytes));
 }
 
 static bool read_utf16(struct taca_buf *out, const struct tiff *t, size_t at, size_t bytes) {

@@ -32,6 +32,11 @@ const char *api_image_kind(const void *bytes, size_t len) {
     return kind < N_KINDS ? kinds[kind].name : "no known kind of";
 }
 
+bool api_image_is_readable(const void *bytes, size_t len) {
+    const size_t kind = kind_of(bytes, len);
+    return kind == PNG || kind == JPEG;
+}
+
 enum taca_code api_image_size(int *width_px, int *height_px, const void *bytes, size_t len,
                               struct taca_err *err) {
     struct api_jpeg_head jpeg;
@@ -78,7 +83,7 @@ enum taca_code api_image_read(struct taca_image *out, const void *bytes, size_t 
     struct taca_image img;
     const size_t kind = kind_of(bytes, len);
     const bool is_jpeg = kind == JPEG;
-    if (kind != PNG && kind != JPEG) return another_kind(bytes, len, err);
+    if (!api_image_is_readable(bytes, len)) return another_kind(bytes, len, err);
     enum taca_code rc = is_jpeg ? api_jpeg_head(&jpeg, bytes, len, err) : TACA_OK;
     if (!rc) rc = (is_jpeg ? api_jpeg_read : api_png_read)(&img, bytes, len, max_side_px, err);
     if (!rc)

@@ -7,6 +7,8 @@
 
 /* What the bytes look like, for people: "a JPEG", "a WebP", "no known kind of". */
 const char *api_image_kind(const void *bytes, size_t len);
+/* Whether it begins like a file that the functions below read; 8 bytes are enough. */
+bool api_image_is_readable(const void *bytes, size_t len);
 /* The sides as the picture is shown, from the head of the file: nothing of its size is made. Sides
  * of a PNG may be 0 or below. TACA_ENOTFOUND when it is of another kind, TACA_EFORMAT when its head
  * makes no sense. */

@@ -1,6 +1,7 @@
 /* png_text.c - the text chunks of a PNG of strangers, without looking at its pixels; see png.h.
  * Whoever keeps a picture may have packed them anew: all three kinds are read, packed or not. */
 #include <string.h>
+#include <utf8proc.h>
 #include <zlib.h>
 
 #include "api/png.h"
@@ -34,11 +35,8 @@ static bool next_chunk(struct chunk *c, const unsigned char *bytes, size_t len, 
 
 static void put_latin1(struct taca_buf *out, const unsigned char *s, size_t len) {
     for (size_t i = 0; i < len; i++) {
-        const char two[] = {(char)(0xC0 | s[i] >> 6), (char)(0x80 | (s[i] & 0x3F))};
-        if (s[i] < 0x80)
-            taca_buf_put(out, s + i, 1);
-        else
-            taca_buf_put(out, two, 2);
+        utf8proc_uint8_t bytes[4];
+        taca_buf_put(out, bytes, (size_t)utf8proc_encode_char(s[i], bytes));
     }
 }
 

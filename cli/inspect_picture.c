@@ -1,6 +1,5 @@
 /* inspect_picture.c - `taca inspect x.png`, `x.jpg`: how a picture was made, as it says itself. */
 #include <stdio.h>
-#include <string.h>
 
 #include "api/image_file.h"
 #include "cli/cli.h"
@@ -10,13 +9,10 @@
 enum { SIGNATURE_BYTES = 8, LARGEST_FILE = 256 << 20, LARGEST_TEXT = 2 << 20 };
 
 bool inspect_is_picture(const char *path) {
-    static const char png[] = "\x89PNG\r\n\x1a\n", jpeg[] = "\xFF\xD8\xFF";
     char head[SIGNATURE_BYTES];
     FILE *f = fopen(path, "rb");
     if (!f) return false;
-    const bool is =
-        fread(head, 1, sizeof head, f) == sizeof head &&
-        (memcmp(head, png, sizeof png - 1) == 0 || memcmp(head, jpeg, sizeof jpeg - 1) == 0);
+    const bool is = api_image_is_readable(head, fread(head, 1, sizeof head, f));
     fclose(f);
     return is;
 }

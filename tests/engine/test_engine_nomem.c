@@ -126,17 +126,17 @@ static void test_an_engine_survives_failed_allocations(void) {
     nomem_sweep("flux, GGUF", open_an_engine, &gguf, 1009);
 }
 
+static const struct taca_engine_opts demo = {
+    .model_path = TACA_SOURCE_DIR "/models/demo", .precision = TACA_PRECISION_F32, .threads = 1};
+
 /* The latent of a walk that draws noise, whose first step has its n-th allocation failing (0: none)
  * and is then made again. False when so many are not made. */
 static bool walk(long n, float *latent) {
-    const struct taca_engine_opts opts = {.model_path = TACA_SOURCE_DIR "/models/demo",
-                                          .precision = TACA_PRECISION_F32,
-                                          .threads = 1};
     struct taca_engine *e = NULL;
     struct taca_seq *s = NULL;
     struct taca_gen_params p;
     struct taca_err err = {0}, why = {0};
-    CHECK_OK(taca_engine_open(&e, &opts, &err), err);
+    CHECK_OK(taca_engine_open(&e, &demo, &err), err);
     if (!e) abort();
     taca_gen_params_init(&p, taca_engine_info(e));
     p.width_px = p.height_px = 64;
@@ -166,16 +166,13 @@ static void test_a_step_that_failed_is_made_again_as_it_was(void) {
 
 /* A decoding that lacks memory somewhere says so, or its picture is the same. */
 static void test_a_picture_is_whole_or_refused(void) {
-    const struct taca_engine_opts opts = {.model_path = TACA_SOURCE_DIR "/models/demo",
-                                          .precision = TACA_PRECISION_F32,
-                                          .threads = 1};
     struct taca_engine *e = NULL;
     struct taca_seq *s = NULL;
     struct taca_gen_params p;
     struct taca_image want = {0}, got = {0};
     struct taca_err err = {0};
     enum taca_code rc = TACA_ENOMEM;
-    CHECK_OK(taca_engine_open(&e, &opts, &err), err);
+    CHECK_OK(taca_engine_open(&e, &demo, &err), err);
     if (!e) return;
     taca_gen_params_init(&p, taca_engine_info(e));
     p.width_px = p.height_px = 64;
